@@ -1,0 +1,314 @@
+"""The `bedside` command: everything the page does, scripted and measured from a shell.
+
+With --json the last line of standard output is one JSON object. Errors go to standard error in one line that says what
+to do; exit status 2 is bad input, 1 a failure.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from app.config import ROOT, prepare_process, read_settings
+from app.errors import BedsideError, InputError, SettingsError, StorageError
+from contracts import Claim, ClaimKind, ContextLengthError, Patient, PatientError
+
+if TYPE_CHECKING:
+    from app.events import Turn
+    from app.services import Services
+    from retrieval.parsers import ParsedDocument
+
+app = typer.Typer(
+    help="Bedside: the clinical assistant that a hospital runs on its own hardware.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
+PatientOption = Annotated[Path | None, typer.Option("--patient", help="JSON file of the patient's data.")]
+
+
+def main() -> None:
+    """Entry point: turns our errors into one line and an exit status."""
+    try:
+        prepare_process()
+        app()
+    except (InputError, SettingsError, PatientError, ContextLengthError, ValueError) as error:
+        _exit(error, 2)  # the layers' errors for bad input are all ValueErrors
+    except (BedsideError, OSError) as error:
+        _exit(error, 1)
+
+
+def _exit(error: Exception, status: int) -> None:
+    print(f"bedside: {error}", file=sys.stderr)
+    sys.exit(status)
+
+
+def _print_json(value: object) -> None:
+    print(json.dumps(value, ensure_ascii=False), flush=True)
+
+
+def _read_file(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}.") from error
+
+
+def _parse_file(name: str, data: bytes) -> ParsedDocument:
+    from retrieval.parsers import DocumentError, parse
+
+    try:
+        return parse(data, name)
+    except DocumentError as error:
+        raise InputError(f"{name}: {error}") from error
+
+
+def _read_patient(path: Path | None) -> Patient | None:
+    if path is None:
+        return None
+    try:
+        data = json.loads(_read_file(path))
+    except ValueError as error:
+        raise InputError(f"{path} is not JSON: {error}.") from error
+    if not isinstance(data, dict):
+        raise InputError(f"{path} must hold one JSON object with the patient's fields.")
+    return Patient.from_dict(data)
+
+
+# --- the app ----------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def run(
+    host: Annotated[str | None, typer.Option(help="Address to bind; the default serves this machine only.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to serve on.")] = None,
+) -> None:
+    """Starts the app in the browser (what `make run` calls)."""
+    settings = read_settings()
+    settings = replace(settings, host=host or settings.host, port=port or settings.port)
+    os.environ |= {"BEDSIDE_HOST": settings.host, "BEDSIDE_PORT": str(settings.port)}
+    # Streamlit reads .streamlit/config.toml from the current folder only.
+    os.chdir(ROOT)
+    command = [sys.executable, "-m", "streamlit", "run", "streamlit_app.py"]
+    options = [f"--server.address={settings.host}", f"--server.port={settings.port}"]
+    options.append(f"--server.maxUploadSize={settings.max_upload_mb}")
+    if settings.host in _LOOPBACK:  # a page elsewhere must not reach it by a name of its own (DNS rebinding)
+        options += [f"--server.allowedHosts={name}" for name in _LOOPBACK]
+    print(f"Bedside: http://{settings.host}:{settings.port}", flush=True)
+    os.execv(sys.executable, [*command, *options])
+
+
+@app.command()
+def doctor(json_output: JsonFlag = False) -> None:
+    """Checks that this machine can serve: each line passes or says what to do."""
+    from app.doctor import run_checks
+
+    checks = run_checks(read_settings())
+    for check in checks:
+        print(f"{'pass' if check.passed else 'FAIL'}  {check.name}: {check.message}")
+    if json_output:
+        _print_json({"passed": all(c.passed for c in checks), "checks": [asdict(c) for c in checks]})
+    if not all(check.passed for check in checks):
+        raise typer.Exit(1)
+
+
+@app.command()
+def ask(
+    question: Annotated[str, typer.Argument(help="The question, in quotes.")],
+    document: Annotated[list[Path], typer.Option(help="A file of the record; may be given several times.")],
+    patient: PatientOption = None,
+    json_output: JsonFlag = False,
+) -> None:
+    """Gives one grounded answer about the documents; nothing is kept."""
+    from app.prompt import require_text
+
+    facts = _read_patient(patient)
+    files = [(path.name, _read_file(path)) for path in document]
+    require_text(question)
+    for name, data in files:
+        _parse_file(name, data)  # a file that cannot be read is refused before a large model is loaded
+    with _temporary_services() as services:
+        turn = _ask_once(services, question, files, facts or Patient())
+        if json_output:
+            _print_json(_answer_as_json(turn, services))
+        else:
+            print(_answer_as_text(turn))
+    if turn.error and not turn.claims:
+        print(f"bedside: {turn.error}", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+@contextmanager
+def _temporary_services() -> Iterator[Services]:
+    """The whole program over a folder that is removed afterwards."""
+    from app.services import build_services
+
+    folder = Path(tempfile.mkdtemp(prefix="bedside-"))
+    try:
+        services = build_services(replace(read_settings(), data_dir=folder, database_url="", demo=False))
+        try:
+            yield services
+        finally:
+            services.close()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _ask_once(services: Services, question: str, files: list[tuple[str, bytes]], patient: Patient) -> Turn:
+    record = services.store.add_patient(patient)
+    for name, data in files:
+        document = services.library.ingest(services.library.add(record.id, name, data).id)
+        if document is None or document.error:
+            raise InputError(f"{name}: {document.error if document else 'it could not be read.'}")
+    conversation = services.store.add_conversation(record.id)
+    turn_id = services.jobs.ask(conversation.id, question).id
+    services.jobs.wait(conversation.id)
+    turn = services.store.get_turn(turn_id)
+    if turn is None:
+        raise StorageError("The answer was not stored; see the log.")
+    return turn
+
+
+def _answer_as_text(turn: Turn) -> str:
+    lines = [f"! {finding.message}" for finding in turn.input_findings]
+    for claim in turn.claims:
+        keys = "".join(f" [{citation.key}]" for citation in claim.citations)
+        if claim.kind is ClaimKind.WITHHELD:
+            reason = claim.findings[0].message if claim.findings else "no passage supports it"
+            lines.append(f"(1 sentence withheld: {reason})")
+        else:
+            lines.append(f"“{claim.text}”{keys}" if claim.kind is ClaimKind.QUOTE else f"{claim.text}{keys}")
+    cited = {c.key: c for claim in turn.claims for c in claim.citations}
+    lines += [f"[{key}] {c.document}, page {c.page}" for key, c in sorted(cited.items())]
+    if turn.coverage:
+        lines.append(f"Read {turn.coverage.pages_read} of {turn.coverage.pages} pages.")
+    return "\n".join(lines)
+
+
+def _answer_as_json(turn: Turn, services: Services) -> dict[str, Any]:
+    from app.conversation import answer_text
+
+    info, usage, coverage = services.generator.info, turn.usage, turn.coverage
+    return {
+        "answer": answer_text(turn),
+        "status": turn.status.value,
+        "claims": [_claim_as_json(claim) for claim in turn.claims if claim.kind is not ClaimKind.WITHHELD],
+        "withheld": sum(claim.kind is ClaimKind.WITHHELD for claim in turn.claims),
+        "coverage": asdict(coverage) if coverage else None,
+        "verdict": turn.verdict.value,
+        "findings": [asdict(finding) for finding in turn.findings],
+        "usage": {
+            "prompt_tokens": usage.prompt_tokens,
+            "completion_tokens": usage.completion_tokens,
+            "ttft_s": usage.ttft_s,
+            "tokens_per_s": usage.tokens_per_s,
+        },
+        "model": {"name": info.name, "precision": info.precision, "kernels": info.kernels},
+        "error": turn.error,
+    }
+
+
+def _claim_as_json(claim: Claim) -> dict[str, Any]:
+    fields = ("document", "page", "start", "end", "quote", "method", "confidence")
+    return {
+        "text": claim.text,
+        "kind": claim.kind.value,
+        "supported": claim.supported,
+        "citations": [{name: getattr(c, name) for name in fields} for c in claim.citations],
+    }
+
+
+# --- the layers, one by one -------------------------------------------------------------------------------------
+
+
+@app.command()
+def parse(file: Path, json_output: JsonFlag = False) -> None:
+    """Shows what is read from a file, page by page."""
+    parsed = _parse_file(file.name, _read_file(file))
+    if json_output:
+        pages = [
+            {"page": p.number, "text": p.text, "method": p.method, "confidence": p.confidence} for p in parsed.pages
+        ]
+        _print_json(
+            {"document": file.name, "pages": pages, "tables": list(parsed.tables), "warnings": list(parsed.warnings)}
+        )
+        return
+    for page in parsed.pages:
+        print(f"--- page {page.number} ({page.method}) ---\n{page.text}")
+    for warning in parsed.warnings:
+        print(f"bedside: {warning}", file=sys.stderr)
+
+
+@app.command()
+def search(
+    docs: Annotated[Path, typer.Option(help="JSON lines of doc_id, title, text; may be .xz.")],
+    queries: Annotated[Path, typer.Option(help="JSON lines of qid, query; may be .xz.")],
+    output: Annotated[Path, typer.Option(help="Where to write one line a query.")],
+    k: Annotated[int, typer.Option("-k", min=1, max=1000, help="Results per query.")] = 10,
+) -> None:
+    """Ranks the passages of a benchmark folder."""
+    from retrieval.benchmark import run_search
+
+    run_search(docs, queries, k, output)
+
+
+@app.command()
+def check(
+    direction: Annotated[str, typer.Option(help="input, document or output.")],
+    patient: PatientOption = None,
+) -> None:
+    """Checks JSON lines from standard input: {id, text, passages?, messages?} → {id, verdict, findings, seconds}."""
+    from contracts import Direction
+    from safety.checks import check_line
+
+    if direction not in list(Direction):
+        raise InputError(f"--direction is {direction!r}; use input, document or output.")
+    facts = _read_patient(patient)
+    for line in filter(str.strip, sys.stdin):
+        _print_json(check_line(line, Direction(direction), facts))
+
+
+@app.command()
+def logits(
+    checkpoint: Annotated[Path, typer.Option(help="Folder of a Hugging Face checkpoint.")],
+    input_path: Annotated[Path, typer.Option("--input", help="safetensors with input_ids, attention_mask.")],
+    output_path: Annotated[Path, typer.Option("--output", help="safetensors to write.")],
+    precision: Annotated[str | None, typer.Option(help="f32 (default) or bf16.")] = None,
+    kernels: Annotated[str | None, typer.Option(help="reference.")] = None,
+) -> None:
+    """Runs the decoder on given ids and writes logits and routing."""
+    from model.logits import run_logits
+
+    run_logits(checkpoint, input_path, output_path, precision=precision, kernels=kernels)
+
+
+@app.command()
+def train(
+    stage: Annotated[str, typer.Argument(help="sft")],
+    config: Annotated[Path, typer.Option(help="YAML of the run.")],
+) -> None:
+    """Trains the embedded model; an interrupted run goes on where it was."""
+    from app import prompt
+
+    if stage != "sft":
+        raise InputError(f"Unknown training stage {stage!r}; this version has sft.")
+    from model.train.sft import train as train_sft
+
+    train_sft(config, prompt.render)
+
+
+if __name__ == "__main__":
+    main()

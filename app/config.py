@@ -1,0 +1,134 @@
+"""Settings: read once, from the environment and one optional TOML file; everything else takes them as an argument.
+
+Each field is set by BEDSIDE_<FIELD> in the environment, or by `<field> = …` in the file that BEDSIDE_CONFIG names; the
+environment wins. An unknown or malformed key is an error that names it.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from app.errors import SettingsError
+
+ROOT = Path(__file__).resolve().parents[1]
+EMBEDDED_CHECKPOINT = ROOT / "model" / "embedded"
+
+# Threads that wait by spinning starve the page: beside another job, 2 spinning threads took 1.7-8.4 s to the first
+# token, passive ones 0.4 s. Read by OpenMP when torch is first imported.
+_THREAD_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
+
+# Nothing leaves the building: no model hub, no telemetry, no tracing.
+OFFLINE_ENVIRONMENT = {
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "ANONYMIZED_TELEMETRY": "False",
+    "LANGSMITH_TRACING": "false",
+    "LANGCHAIN_TRACING_V2": "false",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    data_dir: Path = ROOT / "var"  # the database, its key, the vectors
+    database_url: str = ""  # SQLAlchemy URL; empty: SQLite in data_dir
+    checkpoint: Path = EMBEDDED_CHECKPOINT  # folder of a Hugging Face checkpoint
+    precision: str = "auto"  # "auto" (f32 below 1e9 parameters, else as stored), "f32" or "bf16"
+    demo: bool | None = None  # three synthetic patients; unset: only with the embedded model
+    host: str = "127.0.0.1"
+    port: int = 8501
+    threads: int = 0  # compute threads of the model and the embedder; 0: one per core
+    max_upload_mb: int = 50
+    max_answer_tokens: int = 512
+    temperature: float = 0.0  # 0 is greedy: the same question gives the same answer
+    top_p: float = 1.0
+    top_k: int = 0
+    repetition_penalty: float = 1.0
+
+    def __post_init__(self) -> None:
+        limits: Mapping[str, tuple[float, float]] = {
+            "port": (1, 65535),
+            "threads": (0, 1024),
+            "max_upload_mb": (1, 2000),
+            "max_answer_tokens": (16, 16384),
+            "temperature": (0, 2),
+            "top_p": (0.01, 1),
+            "top_k": (0, 1_000_000),
+            "repetition_penalty": (0.5, 2),
+        }
+        for key, (low, high) in limits.items():
+            value = getattr(self, key)
+            if not low <= value <= high:
+                raise SettingsError(f"{key} is {value}; it must lie between {low:g} and {high:g}.")
+        if self.precision not in ("auto", "f32", "bf16"):
+            raise SettingsError(f"precision is {self.precision!r}; use auto, f32 or bf16.")
+
+    @property
+    def uses_embedded_model(self) -> bool:
+        return self.checkpoint.resolve() == EMBEDDED_CHECKPOINT.resolve()
+
+    @property
+    def is_demo(self) -> bool:
+        return self.uses_embedded_model if self.demo is None else self.demo
+
+
+def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
+    """Settings from the environment and the file BEDSIDE_CONFIG names. Raises SettingsError naming key and value."""
+    environment = os.environ if environment is None else environment
+    given = {k.removeprefix("BEDSIDE_").lower(): v for k, v in environment.items() if k.startswith("BEDSIDE_")}
+    values: dict[str, Any] = {}
+    if path := given.pop("config", None):
+        values |= _read_file(Path(path))
+    values |= given
+    types = get_type_hints(Settings)
+    known = [field.name for field in fields(Settings)]
+    for key in values:
+        if key not in types:
+            raise SettingsError(f"Unknown setting {key!r}; the settings are {', '.join(known)}.")
+    return Settings(**{key: _convert(key, value, types[key]) for key, value in values.items()})
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SettingsError(f"The settings file {path} cannot be read: {error}.") from error
+
+
+def _convert(key: str, value: Any, kind: Any) -> Any:
+    try:
+        if kind in (Path, str, float):
+            return kind(value)
+        if kind is int:
+            return int(str(value))
+        return {"1": True, "true": True, "0": False, "false": False}[str(value).lower()]
+    except (ValueError, KeyError, TypeError) as error:
+        raise SettingsError(f"Setting {key} is {value!r}, which cannot be read as {_name(kind)}.") from error
+
+
+def _name(kind: Any) -> str:
+    return {int: "a whole number", float: "a number", Path: "a path"}.get(kind, "true or false")
+
+
+def go_offline() -> None:
+    """Switches off, for this process and its children, everything in our libraries that would call out.
+
+    Raises SettingsError if LangSmith tracing is on: it would send every prompt to a server outside.
+    """
+    for key in ("LANGSMITH_TRACING", "LANGCHAIN_TRACING_V2"):
+        if os.environ.get(key, "").lower() in ("1", "true"):
+            raise SettingsError(f"{key} is on and would send prompts outside; unset it to start.")
+    os.environ.update(OFFLINE_ENVIRONMENT)
+
+
+def prepare_process() -> None:
+    """What must stand in the environment before torch is imported: no calls outside, no spinning threads."""
+    go_offline()
+    for key, value in _THREAD_ENVIRONMENT.items():
+        os.environ.setdefault(key, value)

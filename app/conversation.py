@@ -1,0 +1,268 @@
+"""The main path: one question in, checked and cited events out. Runs in a worker, never in the page's thread.
+
+Knows nothing of Streamlit and of threads; what it needs of the layers arrives in the constructor.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from time import perf_counter
+from typing import Any
+
+from app import prompt
+from app.events import (
+    ChatEvent,
+    ClaimReleased,
+    Finished,
+    InputChecked,
+    SourcesFound,
+    Step,
+    StepStarted,
+    Turn,
+    TurnStatus,
+    Usage,
+)
+from app.grounding import Grounding
+from app.store import Store
+from contracts import (
+    Claim,
+    ClaimKind,
+    Coverage,
+    Document,
+    DocumentStatus,
+    Finding,
+    GenerationEnd,
+    Generator,
+    Message,
+    Passage,
+    Patient,
+    PrefillProgress,
+    Retriever,
+    Role,
+    SafetyChecker,
+    SamplingParams,
+    TextChunk,
+)
+from retrieval.packing import pack
+
+NO_DOCUMENTS = "There is no document to search, so there is no answer to give. Upload a document first."
+STILL_READING = "The documents are still being read, so there is nothing to search yet. Ask again when they are ready."
+NOTHING_READABLE = (
+    "No page of the selected documents could be read, so there is no answer to give. See Documents for why."
+)
+MAX_CANDIDATES = 24  # passages ranked per question before packing
+EMBEDDED_EVIDENCE_TOKENS = 600  # it was trained on some four passages; among more it loses its place
+FOLLOW_UP_WORDS = 5  # a question this short leans on the one before ("and since when?")
+_VERSION = 1  # of the answer record below
+
+
+class Conversation:
+    """Answers the turns of all conversations; holds no state of its own between turns."""
+
+    def __init__(self, store: Store, retriever: Retriever, generator: Generator, safety: SafetyChecker) -> None:
+        self.store = store
+        self.retriever = retriever
+        self.generator = generator
+        self.safety = safety
+
+    def answer(self, turn: Turn, params: SamplingParams, cancel: threading.Event) -> Iterator[ChatEvent]:
+        """Yields the events of one stored turn; the last is always Finished, unless a layer raises."""
+        started = perf_counter()
+        patient_id, patient = self._patient_of(turn)
+        history = self._history_before(turn)
+
+        yield StepStarted(Step.CHECKING)
+        check = self.safety.check_input(_as_messages(history, turn.question), patient)
+        yield InputChecked(check.verdict, check.findings)
+        if check.verdict.withholds:
+            reason = next((f.message for f in check.findings if f.severity.withholds), "The question was withheld.")
+            yield Finished(TurnStatus.HELD, error=reason)
+            return
+
+        yield StepStarted(Step.SEARCHING)
+        documents = self._documents(patient_id, turn.document_ids)
+        passages, removed = self._without_instructions(
+            self._gather(turn, patient_id, patient, history, documents, params)
+        )
+        messages, passages = prompt.build(
+            turn.question,
+            passages,
+            history,
+            patient,
+            self._max_prompt_tokens(params),
+            self.generator.count_prompt_tokens,
+        )
+        yield SourcesFound(_coverage(documents, passages, self._count_passages(patient_id, documents)), removed)
+        if not passages:
+            yield ClaimReleased(Claim(_why_nothing(documents), ClaimKind.ABSTENTION))
+            yield Finished(TurnStatus.DONE, record=self._record(messages, passages, params))
+            return
+        if cancel.is_set():
+            yield Finished(TurnStatus.STOPPED)
+            return
+
+        yield StepStarted(Step.READING, _count(len(passages), "passage"))
+        yield from self._write(turn, messages, passages, patient, params, cancel, started)
+
+    def _write(
+        self,
+        turn: Turn,
+        messages: Sequence[Message],
+        passages: Sequence[Passage],
+        patient: Patient | None,
+        params: SamplingParams,
+        cancel: threading.Event,
+        started: float,
+    ) -> Iterator[ChatEvent]:
+        """Streams the model's text through the grounding; text is never yielded, only checked claims."""
+        grounding = Grounding(turn.question, passages, self.safety, patient)
+        is_writing, first_claim_s = False, 0.0
+        for event in self.generator.stream(messages, params, cancel):
+            claims: list[Claim] = []
+            match event:
+                case PrefillProgress(done, total):
+                    yield StepStarted(Step.READING, _count(len(passages), "passage"), done, total)
+                case TextChunk(text):
+                    if not is_writing:
+                        is_writing = True
+                        yield StepStarted(Step.WRITING)
+                    claims = grounding.feed(text)
+                case GenerationEnd():
+                    end = event
+                    claims = grounding.finish(end.finish_reason)
+            if claims and not first_claim_s:
+                first_claim_s = perf_counter() - started
+            for claim in claims:
+                yield ClaimReleased(claim)
+        usage = Usage(end.prompt_tokens, end.completion_tokens, end.ttft_s, end.tokens_per_s, first_claim_s)
+        status = TurnStatus.STOPPED if end.finish_reason == "cancelled" else TurnStatus.DONE
+        yield Finished(status, usage, self._record(messages, passages, params))
+
+    # --- what the answer may rest on ----------------------------------------------------------------------------
+
+    def _gather(
+        self,
+        turn: Turn,
+        patient_id: str,
+        patient: Patient | None,
+        history: Sequence[tuple[str, str]],
+        documents: Sequence[Document],
+        params: SamplingParams,
+    ) -> list[Passage]:
+        """Every passage in reading order if the selection fits the context, else the best ones for this question."""
+        ready = [document.id for document in documents if document.status is DocumentStatus.READY]
+        if not ready:
+            return []
+        empty = self.generator.count_prompt_tokens(prompt.render(turn.question, [], history, patient))
+        budget = self._max_prompt_tokens(params) - empty
+        if self.generator.info.is_embedded:
+            budget = min(budget, EMBEDDED_EVIDENCE_TOKENS)
+        everything = self.store.list_passages(patient_id, ready)
+        if len(pack(everything, budget, self.generator.count_tokens)) == len(everything):
+            return everything
+        ranked = self.retriever.search(_search_query(turn.question, history), patient_id, ready, MAX_CANDIDATES)
+        return pack([scored.passage for scored in ranked], budget, self.generator.count_tokens)
+
+    def _without_instructions(self, passages: Sequence[Passage]) -> tuple[list[Passage], tuple[Finding, ...]]:
+        """Passages with quarantined sentences blanked, at equal length so that every offset still holds."""
+        findings = {doc: self.store.get_document_findings(doc) for doc in {p.document_id for p in passages}}
+        clean, removed = [], []
+        for passage in passages:
+            text = passage.text
+            for finding in findings[passage.document_id].get(passage.page, []):
+                start, end = max(finding.start, passage.start), min(finding.end, passage.end)
+                if finding.severity.withholds and start < end:
+                    removed.append(finding)
+                    text = text[: start - passage.start] + " " * (end - start) + text[end - passage.start :]
+            if text.strip():
+                clean.append(replace(passage, text=text))
+        return clean, tuple(removed)
+
+    def _documents(self, patient_id: str, selected: Sequence[str] | None) -> list[Document]:
+        documents = [d for d in self.store.list_documents(patient_id) if d.status is not DocumentStatus.DELETING]
+        return documents if selected is None else [d for d in documents if d.id in selected]
+
+    def _count_passages(self, patient_id: str, documents: Sequence[Document]) -> int:
+        return len(self.store.list_passages(patient_id, [d.id for d in documents]))
+
+    def _max_prompt_tokens(self, params: SamplingParams) -> int:
+        return max_prompt_tokens(self.generator, params)
+
+    def _patient_of(self, turn: Turn) -> tuple[str, Patient]:
+        conversation = self.store.get_conversation(turn.conversation_id)
+        record = self.store.get_patient(conversation.patient_id) if conversation else None
+        if record is None:
+            raise LookupError("The conversation or its patient was deleted.")
+        return record.id, record.patient
+
+    def _history_before(self, turn: Turn) -> list[tuple[str, str]]:
+        """(question, answer) of the finished turns before this one, oldest first."""
+        pairs = []
+        for past in self.store.get_turns(turn.conversation_id):
+            if past.id == turn.id:
+                break
+            if past.status is TurnStatus.DONE and (answer := answer_text(past)):
+                pairs.append((past.question, answer))
+        return pairs
+
+    def _record(
+        self, messages: Sequence[Message], passages: Sequence[Passage], params: SamplingParams
+    ) -> dict[str, Any]:
+        """Everything needed to give the same answer again."""
+        return {
+            "version": _VERSION,
+            "messages": [{"role": message.role.value, "text": message.text} for message in messages],
+            "passages": [passage.id for passage in passages],
+            "sampling": asdict(params),
+            "model": {**asdict(self.generator.info), "details": dict(self.generator.info.details)},
+            "rules": self.safety.version,
+        }
+
+
+def answer_text(turn: Turn) -> str:
+    """The answer as shown: its claims with their [n], without what was withheld."""
+    shown = [claim for claim in turn.claims if claim.kind is not ClaimKind.WITHHELD]
+    return " ".join(claim.text + "".join(f" [{c.key}]" for c in claim.citations) for claim in shown)
+
+
+def max_prompt_tokens(generator: Generator, params: SamplingParams) -> int:
+    """Room for the prompt: the context less the answer, which never takes more than a quarter of it."""
+    context = generator.info.context_length
+    return context - min(params.max_tokens, context // 4)
+
+
+def _why_nothing(documents: Sequence[Document]) -> str:
+    unfinished = (DocumentStatus.QUEUED, DocumentStatus.READING, DocumentStatus.INDEXING)
+    if any(document.status in unfinished for document in documents):
+        return STILL_READING
+    return NOTHING_READABLE if documents else NO_DOCUMENTS
+
+
+def _search_query(question: str, history: Sequence[tuple[str, str]]) -> str:
+    if history and len(question.split()) <= FOLLOW_UP_WORDS:
+        return f"{history[-1][0]} {question}"
+    return question
+
+
+def _as_messages(history: Sequence[tuple[str, str]], question: str) -> list[Message]:
+    pairs = [m for q, a in history for m in (Message(Role.USER, q), Message(Role.ASSISTANT, a))]
+    return [*pairs, Message(Role.USER, question)]
+
+
+def _coverage(documents: Sequence[Document], passages: Sequence[Passage], num_passages: int) -> Coverage:
+    ready = [d for d in documents if d.status is DocumentStatus.READY]
+    return Coverage(
+        pages=sum(d.num_pages for d in ready),
+        pages_read=len({(p.document_id, p.page) for p in passages}),
+        unreadable=sum(d.num_pages_empty for d in ready),
+        ocr=sum(d.num_pages_ocr for d in ready),
+        whole_record=0 < num_passages == len(passages),
+        documents=len(ready),
+        not_ready=tuple(d.name for d in documents if d.status is not DocumentStatus.READY),
+    )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

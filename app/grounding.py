@@ -1,0 +1,126 @@
+"""From streamed model text to claims that may be shown: cut, check, cite, and replace what fails by the record's words.
+
+Nothing reaches a caller unchecked. Knows nothing of the store, the page or the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from contracts import Citation, Claim, ClaimCheck, ClaimKind, Passage, Patient, SafetyChecker, Verdict
+from retrieval.packing import quotes
+from safety.claims import ClaimSplitter, citations_of, strip_citations
+
+# Not "the passages do not say": that would be a claim of ours, and nothing has shown it.
+NOTHING_FOUND = "No sentence that answers this was found in the passages read. Look at the record itself."
+MAX_QUOTES = 3  # in one answer, all withheld claims together
+CLOSEST_QUOTES = 2  # beside an abstention
+
+
+class Grounding:
+    """Checks the claims of one answer against its passages, in order.
+
+    `feed(text)` takes streamed text and returns the claims that became complete; `finish()` those that remain.
+    """
+
+    def __init__(
+        self, question: str, passages: Sequence[Passage], safety: SafetyChecker, patient: Patient | None = None
+    ) -> None:
+        self.question = question
+        self.passages = list(passages)
+        self.safety = safety
+        self.patient = patient
+        self._splitter = ClaimSplitter()
+        self._keys: dict[int, int] = {}  # passage index -> the n of [n], in order of first citation
+        self._shown: set[str] = set()
+        self._spans: list[tuple[int, int, int]] = []  # (passage index, start, end) of what stands in the answer
+        self._num_quotes = 0
+        self._has_abstained = False
+        self._is_on_topic = False
+
+    def feed(self, text: str) -> list[Claim]:
+        """Claims completed by this text, each checked; none is ever taken back."""
+        return [claim for part in self._splitter.feed(text) for claim in self._release(part)]
+
+    def finish(self, finish_reason: str) -> list[Claim]:
+        """The last claims; finish_reason is the generation's: "stop", "length" or "cancelled".
+
+        An answer that was cut off loses its unfinished sentence, as half a sentence can say the opposite of the whole.
+        One with nothing to show falls back to quotes, unless the clinician stopped it.
+        """
+        rest = self._splitter.flush()
+        claims = [claim for part in rest for claim in self._release(part)] if finish_reason == "stop" else []
+        if finish_reason == "cancelled" or self._has_abstained or self._is_on_topic:
+            return claims
+        return [*claims, *self._fall_back()]
+
+    def _release(self, text: str) -> list[Claim]:
+        check = self.safety.check_claim(text, citations_of(text), self.passages, self.patient)
+        words = strip_citations(text).strip()
+        if words.casefold() in self._shown:
+            return []  # small models repeat themselves
+        if check.is_abstention and not check.verdict.withholds:
+            return self._abstain(words, check)
+        if check.supported and not check.verdict.withholds:
+            return self._answer(words, check)
+        return self._withhold(words, check)
+
+    def _answer(self, words: str, check: ClaimCheck) -> list[Claim]:
+        self._shown.add(words.casefold())
+        citations = tuple(self._cite(index, start, end) for index, (start, end) in sorted(check.evidence.items()))
+        self._is_on_topic |= any(self._bears_on_question(citation) for citation in citations)
+        return [Claim(words, ClaimKind.ANSWER, citations, check.verdict, check.findings)]
+
+    def _abstain(self, words: str, check: ClaimCheck) -> list[Claim]:
+        if self._has_abstained:
+            return []
+        self._has_abstained = True
+        abstention = Claim(words, ClaimKind.ABSTENTION, (), check.verdict, check.findings)
+        return [abstention, *self._quote(CLOSEST_QUOTES)]
+
+    def _withhold(self, words: str, check: ClaimCheck) -> list[Claim]:
+        verdict = check.verdict if check.verdict.withholds else Verdict.HOLD
+        withheld = Claim(words, ClaimKind.WITHHELD, (), verdict, check.findings)
+        return [withheld, *self._quote(1)]
+
+    def _fall_back(self) -> list[Claim]:
+        """What is added to an answer of which no claim bears on the question: true, perhaps, but not what was asked."""
+        quoted = self._quote(MAX_QUOTES)
+        if quoted or self._num_quotes or self._shown:
+            return quoted
+        return [Claim(NOTHING_FOUND, ClaimKind.ABSTENTION)]
+
+    def _bears_on_question(self, citation: Citation) -> bool:
+        page = Passage(
+            "", citation.document_id, citation.document, citation.page, 0, len(citation.quote), citation.quote
+        )
+        return bool(quotes(self.question, [page], 1))
+
+    def _quote(self, limit: int) -> list[Claim]:
+        """The record's best sentences for the question that do not stand in the answer yet. The model's withheld words
+        are no guide to them: they may be about anything."""
+        limit = min(limit, MAX_QUOTES - self._num_quotes)
+        if limit <= 0:
+            return []
+        claims = []
+        for index, start, end in quotes(self.question, self.passages, limit, exclude=self._spans):
+            citation = self._cite(index, start, end)
+            claims.append(Claim(citation.quote, ClaimKind.QUOTE, (citation,)))
+        self._num_quotes += len(claims)
+        return claims
+
+    def _cite(self, index: int, start: int, end: int) -> Citation:
+        """The citation of a span of a passage; start and end are offsets in the passage's text."""
+        passage = self.passages[index]
+        self._spans.append((index, start, end))
+        return Citation(
+            key=self._keys.setdefault(index, len(self._keys) + 1),
+            document_id=passage.document_id,
+            document=passage.document_name,
+            page=passage.page,
+            start=passage.start + start,
+            end=passage.start + end,
+            quote=passage.text[start:end],
+            method=passage.method,
+            confidence=passage.confidence,
+        )

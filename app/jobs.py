@@ -1,0 +1,223 @@
+"""Work that outlives the page: answering a turn, ingesting a document. Knows nothing of Streamlit.
+
+A Streamlit script dies at its next call when a tab closes or a widget is clicked. So the page submits, polls and draws;
+a worker thread works and persists. Stop sets an event that the model reads at every prefill chunk and decode step.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from queue import SimpleQueue
+
+from app import prompt
+from app.conversation import Conversation, max_prompt_tokens
+from app.errors import BedsideError, InputError
+from app.events import ClaimReleased, Finished, InputChecked, SourcesFound, Turn, TurnStatus
+from app.store import Store
+from contracts import ContextLengthError, DocumentStatus, SamplingParams
+from retrieval.documents import DocumentLibrary
+
+_LOG = logging.getLogger(__name__)
+# Deltas of progress are drawn, not kept: only these change what a restart must find.
+_PERSISTED = (InputChecked, SourcesFound, ClaimReleased, Finished)
+REGENERATE_TEMPERATURE = 0.7  # greedy decoding would give the same words again
+
+
+@dataclass(frozen=True, slots=True)
+class IngestProgress:
+    """step is "waiting", "reading" or "indexing"; done and total count pages, then passages."""
+
+    step: str
+    done: int = 0
+    total: int = 0
+
+
+class _TurnJob:
+    def __init__(self, turn: Turn) -> None:
+        self.turn = turn
+        self.cancel = threading.Event()
+        self.done = threading.Event()
+
+
+class Jobs:
+    """Submits, polls and stops the work of all conversations and documents. All methods are thread-safe."""
+
+    def __init__(
+        self, store: Store, conversation: Conversation, library: DocumentLibrary, params: SamplingParams
+    ) -> None:
+        self._store = store
+        self._conversation = conversation
+        self._library = library
+        self._params = params
+        self._lock = threading.Lock()
+        self._turns: dict[str, _TurnJob] = {}  # by conversation
+        self._ingests: dict[str, IngestProgress] = {}  # by document
+        self._cancels: dict[str, threading.Event] = {}
+        self._queue: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._is_closing = False
+        self._worker = threading.Thread(target=self._work_through_queue, name="ingest", daemon=True)
+        self._worker.start()
+
+    # --- turns --------------------------------------------------------------------------------------------------
+
+    def ask(self, conversation_id: str, question: str, document_ids: tuple[str, ...] | None = None) -> Turn:
+        """Stores the question and starts its answer. Raises InputError, storing nothing, if it cannot be asked."""
+        self._check_question(question)
+        return self._start(conversation_id, question, document_ids, self._params)
+
+    def regenerate(self, turn_id: str) -> Turn:
+        """Answers the turn's question anew; the turn and those after it are replaced."""
+        turn = self._last_turn(turn_id)
+        params = replace(self._params, temperature=max(self._params.temperature, REGENERATE_TEMPERATURE))
+        return self._start(turn.conversation_id, turn.question, turn.document_ids, params, replaces=turn.id)
+
+    def edit(self, turn_id: str, question: str) -> Turn:
+        """Replaces the question of a turn, and drops what came after it."""
+        self._check_question(question)
+        turn = self._last_turn(turn_id)
+        return self._start(turn.conversation_id, question, turn.document_ids, self._params, replaces=turn.id)
+
+    def live(self, conversation_id: str) -> Turn | None:
+        """The turn being answered now, as far as it has come."""
+        job = self._turns.get(conversation_id)
+        return job.turn if job else None
+
+    def stop(self, conversation_id: str) -> None:
+        """Stops the running answer, also while the model is still reading; what was checked until then stays."""
+        if job := self._turns.get(conversation_id):
+            job.cancel.set()
+
+    def wait(self, conversation_id: str, timeout_s: float | None = None) -> None:
+        """Blocks until no answer runs in the conversation; for the shell and for tests."""
+        if job := self._turns.get(conversation_id):
+            job.done.wait(timeout_s)
+
+    def _check_question(self, question: str) -> None:
+        prompt.require_text(question)
+        generator = self._conversation.generator
+        limit = max_prompt_tokens(generator, self._params)
+        num_tokens = generator.count_prompt_tokens(prompt.render(question, []))
+        if num_tokens > limit:
+            raise InputError(
+                f"The question takes {num_tokens:,} tokens and the model has room for {limit:,}: shorten it, "
+                "or upload the text as a document."
+            )
+
+    def _last_turn(self, turn_id: str) -> Turn:
+        turn = self._store.get_turn(turn_id)
+        if turn is None:
+            raise InputError("That question was deleted; ask it again.")
+        return turn
+
+    def _start(
+        self,
+        conversation_id: str,
+        question: str,
+        document_ids: tuple[str, ...] | None,
+        params: SamplingParams,
+        replaces: str | None = None,
+    ) -> Turn:
+        with self._lock:
+            if conversation_id in self._turns:
+                raise InputError("An answer is being written in this conversation: stop it or wait for it.")
+            if replaces:
+                self._store.delete_turns_from(replaces)
+            turn = self._store.add_turn(conversation_id, question, document_ids)
+            job = self._turns[conversation_id] = _TurnJob(turn)
+        # A recorded seed makes a sampled answer repeatable.
+        seeded = replace(params, seed=random.randrange(2**31)) if params.seed is None else params
+        threading.Thread(target=self._answer, args=(job, seeded), name=f"answer-{turn.id}", daemon=True).start()
+        return turn
+
+    def _answer(self, job: _TurnJob, params: SamplingParams) -> None:
+        try:
+            job.turn = replace(job.turn, model_name=self._conversation.generator.info.name)
+            for event in self._conversation.answer(job.turn, params, job.cancel):
+                job.turn = job.turn.apply(event)
+                if isinstance(event, _PERSISTED):
+                    self._store.save_turn(job.turn)
+        except Exception as error:  # noqa: BLE001 - the outermost edge of the worker: logged, shown and stored
+            self._fail(job, error)
+        finally:
+            with self._lock:
+                self._turns.pop(job.turn.conversation_id, None)
+            job.done.set()
+
+    def _fail(self, job: _TurnJob, error: Exception) -> None:
+        known = isinstance(error, BedsideError | ContextLengthError | LookupError)
+        _LOG.error("turn %s failed: %s", job.turn.id, type(error).__name__, exc_info=not known)
+        sentence = (
+            str(error) if known else "The answer failed inside the program; ask again, and see the log if it recurs."
+        )
+        job.turn = job.turn.apply(Finished(TurnStatus.FAILED, error=sentence))
+        try:
+            self._store.save_turn(job.turn)
+        except BedsideError:
+            _LOG.error("turn %s: its failure could not be stored; it will show as interrupted", job.turn.id)
+
+    # --- documents ----------------------------------------------------------------------------------------------
+
+    def ingest(self, document_id: str) -> None:
+        """Queues a stored document for reading and indexing; one at a time, so that memory stays bounded."""
+        with self._lock:
+            if document_id in self._ingests:
+                return
+            self._ingests[document_id] = IngestProgress("waiting")
+            self._cancels[document_id] = threading.Event()
+        self._queue.put(lambda: self._ingest(document_id))
+
+    def ingest_progress(self, document_id: str) -> IngestProgress | None:
+        """How far a document has come; None once it is ready, failed or cancelled."""
+        return self._ingests.get(document_id)
+
+    def cancel_ingest(self, document_id: str) -> None:
+        """Cancels the reading of a document; it is removed wholly."""
+        if cancel := self._cancels.get(document_id):
+            cancel.set()
+
+    def run_in_background(self, task: Callable[[], None]) -> None:
+        """Queues a task behind the documents already waiting: the repair and the demo records at start."""
+        self._queue.put(task)
+
+    def close(self) -> None:
+        """Stops the answers, waits for the document being read, and leaves the queue for the next start's repair."""
+        self._is_closing = True
+        for job in list(self._turns.values()):
+            job.cancel.set()
+            job.done.wait()
+        self._queue.put(lambda: None)
+        self._worker.join()
+
+    def _ingest(self, document_id: str) -> None:
+        def report(step: str, done: int, total: int) -> None:
+            self._ingests[document_id] = IngestProgress(step, done, total)
+
+        try:
+            self._library.ingest(document_id, report, self._cancels[document_id])
+        except Exception as error:  # noqa: BLE001 - the outermost edge of the worker: logged, shown and stored
+            self._fail_ingest(document_id, error)
+        finally:
+            with self._lock:
+                self._ingests.pop(document_id, None)
+                self._cancels.pop(document_id, None)
+
+    def _fail_ingest(self, document_id: str, error: Exception) -> None:
+        _LOG.exception("document %s could not be read", document_id)
+        known = isinstance(error, BedsideError)
+        sentence = str(error) if known else "Reading failed inside the program; delete the document, and see the log."
+        try:
+            self._store.set_document_status(document_id, DocumentStatus.FAILED, sentence)
+        except BedsideError:
+            _LOG.error("document %s: its failure could not be stored; it is read again at the next start", document_id)
+
+    def _work_through_queue(self) -> None:
+        while not self._is_closing:
+            task = self._queue.get()
+            try:
+                task()
+            except Exception:  # noqa: BLE001 - the outermost edge of the worker: one document must not stop the next
+                _LOG.exception("a background task failed")

@@ -1,0 +1,150 @@
+"""The composition root: the only place that constructs the store, the model, retrieval and safety."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from app.config import Settings, go_offline
+from app.conversation import Conversation
+from app.demo import load_demo_patients
+from app.errors import StorageError
+from app.jobs import Jobs
+from app.store import Store
+from contracts import Generator, SamplingParams
+from model.generator import LocalGenerator
+from retrieval.documents import DocumentLibrary
+from retrieval.embedding import MiniLMEmbedder
+from retrieval.index import VectorIndex
+from retrieval.search import HybridRetriever
+from safety.checker import RuleSafetyChecker
+
+_LOG = logging.getLogger(__name__)
+REPAIRING = "Checking the index against the records"
+SEEDING = "Reading the demo records"
+
+
+@dataclass
+class Services:
+    """Everything a screen or a command needs; built once for a process."""
+
+    settings: Settings
+    store: Store
+    library: DocumentLibrary
+    generator: Generator
+    safety: RuleSafetyChecker
+    retriever: HybridRetriever
+    conversation: Conversation
+    jobs: Jobs
+    _index: VectorIndex
+    _lock: FileLock
+    _preparing: str = ""  # what goes on in the background after the start; "" once it is over
+
+    def status(self) -> dict[str, Any]:
+        """{"ready": bool, "message": str}: whether the start's background work (repair, demo records) is over."""
+        return {"ready": not self._preparing, "message": self._preparing}
+
+    def start_preparing(self) -> None:
+        """Queues the start's background work: repair what the last process left, bring in missing demo records."""
+        self._preparing = REPAIRING
+        self.jobs.run_in_background(self._prepare)
+
+    def _prepare(self) -> None:
+        try:
+            self.library.repair()
+            if self.settings.is_demo:
+                self._preparing = SEEDING
+                seed_demo(self)
+        finally:
+            # Streamlit collects all garbage after each script run and each poll: over the libraries' objects, which
+            # never become garbage, that held the interpreter for most of every second and starved the worker.
+            gc.freeze()
+            self._preparing = ""
+
+    def close(self) -> None:
+        """Gives the data folder back."""
+        self.jobs.close()
+        self._index.close()
+        self.store.close()
+        self._lock.release()
+
+
+def build_services(settings: Settings, generator: Generator | None = None) -> Services:
+    """Opens the data folder, loads the model and the rules, and starts the repair in the background.
+
+    Raises StorageError if another process owns the data folder; CheckpointError or RuleError if the model or the rules
+    cannot be loaded. A generator may be given instead of the checkpoint's.
+    """
+    go_offline()
+    lock = _own(settings)
+    try:
+        return _compose(settings, generator, lock)
+    except BaseException:
+        lock.release()
+        raise
+
+
+def _own(settings: Settings) -> FileLock:
+    """One process owns a data folder: Chroma's index is not made for two."""
+    try:
+        settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise StorageError(f"The data folder {settings.data_dir} cannot be made: {error.strerror}.") from error
+    lock = FileLock(settings.data_dir / "owner.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise StorageError(
+            f"Another Bedside process is using {settings.data_dir}: stop it, or set BEDSIDE_DATA_DIR to another folder."
+        ) from error
+    return lock
+
+
+def _compose(settings: Settings, generator: Generator | None, lock: FileLock) -> Services:
+    threads = settings.threads or os.cpu_count() or 1
+    safety = RuleSafetyChecker()  # first: without its rules nothing may start
+    store = Store.open(settings.data_dir, settings.database_url or None)
+    num_interrupted = store.recover()
+    if num_interrupted:
+        _LOG.warning("%d answers were interrupted by the last end of the program", num_interrupted)
+    if generator is None:
+        precision = None if settings.precision == "auto" else settings.precision
+        generator = LocalGenerator.load(settings.checkpoint, dtype=precision, threads=threads)
+    embedder = MiniLMEmbedder(threads=threads)
+    index = VectorIndex(settings.data_dir / "vectors")
+    retriever = HybridRetriever(store, index, embedder)
+    max_bytes = settings.max_upload_mb * 1024 * 1024
+    library = DocumentLibrary(store, index, embedder, safety, max_bytes, on_delete=retriever.forget)
+    conversation = Conversation(store, retriever, generator, safety)
+    jobs = Jobs(store, conversation, library, sampling_params(settings))
+    services = Services(settings, store, library, generator, safety, retriever, conversation, jobs, index, lock)
+    services.start_preparing()
+    return services
+
+
+def sampling_params(settings: Settings) -> SamplingParams:
+    return SamplingParams(
+        temperature=settings.temperature,
+        top_p=settings.top_p,
+        top_k=settings.top_k,
+        repetition_penalty=settings.repetition_penalty,
+        max_tokens=settings.max_answer_tokens,
+    )
+
+
+def seed_demo(services: Services) -> None:
+    """Brings in the synthetic patients by the same way as any upload; a patient already there stays as it is."""
+    present = {record.patient.name for record in services.store.list_patients() if record.demo}
+    for demo in load_demo_patients():
+        if demo.patient.name in present:
+            continue
+        record = services.store.add_patient(demo.patient, demo=True)
+        # All are stored before the first is read: a process killed meanwhile finds them queued at its next start.
+        documents = [services.library.add(record.id, file.name, file.read_bytes()) for file in demo.files]
+        for document in documents:
+            services.library.ingest(document.id)

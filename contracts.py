@@ -1,0 +1,444 @@
+"""The types that every layer shares, and the seams between the layers.
+
+Knows nothing of torch, Streamlit, Chroma or SQL: standard library only, so that `model/`, `retrieval/` and
+`safety/` can be read, tested and replaced alone. Values are frozen dataclasses; seams are Protocols.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from enum import StrEnum
+from typing import Any, Protocol
+
+# --- conversation -----------------------------------------------------------------------------------------------
+
+
+class Role(StrEnum):
+    SYSTEM = "system"
+    USER = "user"
+    ASSISTANT = "assistant"
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    role: Role
+    text: str
+
+
+# --- patient ----------------------------------------------------------------------------------------------------
+
+
+class PatientError(ValueError):
+    """A patient's data hold an unknown field, a wrong type or a value outside its range; the message names it."""
+
+
+# Inclusive limits of what can be typed for a person; outside them the unit is more likely wrong than the patient.
+PATIENT_RANGES: Mapping[str, tuple[float, float, str]] = {
+    "age_years": (0, 130, "years"),
+    "weight_kg": (0.2, 650, "kg"),
+    "height_cm": (20, 260, "cm"),
+    "egfr_ml_min": (0, 200, "mL/min/1.73 m²"),
+    "qtc_ms": (200, 800, "ms"),
+}
+SEXES = ("female", "male", "other", "unknown")
+
+
+@dataclass(frozen=True, slots=True)
+class Patient:
+    """What is known of a patient; every field is optional. None means not known, never "no"."""
+
+    name: str | None = None
+    age_years: float | None = None
+    sex: str | None = None
+    weight_kg: float | None = None
+    height_cm: float | None = None
+    pregnant: bool | None = None
+    lactating: bool | None = None
+    egfr_ml_min: float | None = None
+    hepatic_impairment: bool | None = None
+    qtc_ms: float | None = None
+    allergies: tuple[str, ...] = ()
+    medications: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, (low, high, unit) in PATIENT_RANGES.items():
+            value = getattr(self, name)
+            if value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise PatientError(f"{name} must be a number in {unit}, not {value!r}.")
+            if not low <= value <= high:
+                raise PatientError(f"{name} is {value:g}; it must lie between {low:g} and {high:g} {unit}.")
+        if self.sex is not None and self.sex not in SEXES:
+            raise PatientError(f"sex is {self.sex!r}; use one of {', '.join(SEXES)}.")
+        if self.sex == "male" and self.pregnant:
+            raise PatientError("pregnant is true for a male patient; correct one of the two.")
+        for name in ("pregnant", "lactating", "hepatic_impairment"):
+            if not isinstance(getattr(self, name), bool | None):
+                raise PatientError(f"{name} must be true, false or absent, not {getattr(self, name)!r}.")
+        for name in ("allergies", "medications", "problems"):
+            items = getattr(self, name)
+            if not isinstance(items, tuple) or not all(isinstance(item, str) for item in items):
+                raise PatientError(f"{name} must be a list of texts.")
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Patient:
+        """Builds a patient from JSON data. Raises PatientError for an unknown field, a wrong type or range."""
+        known = {f.name for f in fields(cls)}
+        unknown = sorted(set(data) - known)
+        if unknown:
+            raise PatientError(f"Unknown patient field {unknown[0]!r}; the fields are {', '.join(sorted(known))}.")
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+        return cls(**values)
+
+
+# --- documents --------------------------------------------------------------------------------------------------
+
+
+class ReadMethod(StrEnum):
+    """How a document page became text."""
+
+    TEXT = "text"  # the file's own text
+    OCR = "ocr"  # recognised from an image
+    EMPTY = "empty"  # nothing could be read: the page counts as unreadable
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page of a document. number counts from 1; confidence is 0..1 (1.0 for the file's own text)."""
+
+    number: int
+    text: str
+    method: ReadMethod = ReadMethod.TEXT
+    confidence: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A stretch of one page: `text == page.text[start:end]`, always. Passages of a document never overlap."""
+
+    id: str
+    document_id: str
+    document_name: str
+    page: int
+    start: int
+    end: int
+    text: str
+    method: ReadMethod = ReadMethod.TEXT
+    confidence: float = 1.0
+
+
+class DocumentStatus(StrEnum):
+    QUEUED = "queued"  # bytes stored, not read yet
+    READING = "reading"
+    INDEXING = "indexing"  # pages and passages stored, vectors being made
+    READY = "ready"
+    FAILED = "failed"  # `error` says why, in a sentence for the clinician
+    DELETING = "deleting"  # vectors and rows are on their way out; finished at the next start if interrupted
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    id: str
+    patient_id: str
+    name: str
+    media_type: str
+    size_bytes: int
+    sha256: str
+    status: DocumentStatus
+    error: str = ""
+    num_pages: int = 0
+    num_pages_ocr: int = 0
+    num_pages_empty: int = 0
+    parser: str = ""  # parser and version, e.g. "pypdfium2 5.15.2"
+    added_at: str = ""  # ISO 8601, UTC
+
+
+# --- safety -----------------------------------------------------------------------------------------------------
+
+
+class Verdict(StrEnum):
+    """What a check decided: allow < notice < hold < block. A check that could not run is `unavailable` and holds."""
+
+    ALLOW = "allow"
+    NOTICE = "notice"
+    HOLD = "hold"
+    UNAVAILABLE = "unavailable"
+    BLOCK = "block"
+
+    @property
+    def rank(self) -> int:
+        return {"allow": 0, "notice": 1, "hold": 2, "unavailable": 2, "block": 3}[self.value]
+
+    @property
+    def withholds(self) -> bool:
+        """Whether what was checked must not be passed on."""
+        return self.rank >= 2
+
+    @staticmethod
+    def worst(verdicts: Iterable[Verdict]) -> Verdict:
+        """The most severe; `allow` for none. Of hold and unavailable the latter, as it names a fault."""
+        order = list(Verdict)
+        return max(verdicts, key=order.index, default=Verdict.ALLOW)
+
+
+class Direction(StrEnum):
+    INPUT = "input"
+    DOCUMENT = "document"
+    OUTPUT = "output"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One rule or model hit. start/end are character offsets into the text that was checked."""
+
+    rule: str
+    severity: Verdict
+    start: int
+    end: int
+    message: str  # for the clinician: what was seen and what to do
+    source: str = ""  # the guideline, paper or standard behind the rule
+    evidence: str = ""  # the matched words
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResult:
+    verdict: Verdict
+    findings: tuple[Finding, ...] = ()
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Citation:
+    """Where a claim stands: `quote == page text[start:end]`, verbatim. key is the n of the `[n]` shown."""
+
+    key: int
+    document_id: str
+    document: str
+    page: int
+    start: int
+    end: int
+    quote: str
+    method: ReadMethod = ReadMethod.TEXT
+    confidence: float = 1.0
+
+
+class ClaimKind(StrEnum):
+    ANSWER = "answer"  # the model's words, supported by its citations
+    QUOTE = "quote"  # the record's own words, standing in for a withheld claim
+    ABSTENTION = "abstention"  # "the record does not say": no citation is due
+    WITHHELD = "withheld"  # the model's words failed a check; `text` is kept for the audit and never drawn
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One checked sentence or list item of an answer."""
+
+    text: str
+    kind: ClaimKind
+    citations: tuple[Citation, ...] = ()
+    verdict: Verdict = Verdict.ALLOW
+    findings: tuple[Finding, ...] = ()
+
+    @property
+    def supported(self) -> bool:
+        return self.kind in (ClaimKind.ANSWER, ClaimKind.QUOTE) and bool(self.citations)
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """What an answer rests on, in pages of the selected documents."""
+
+    pages: int = 0  # all pages of the selected documents
+    pages_read: int = 0  # pages of which some passage was put before the model
+    unreadable: int = 0
+    ocr: int = 0
+    whole_record: bool = False
+    documents: int = 0
+    not_ready: tuple[str, ...] = ()  # names of selected documents that were not searched: failed or still being read
+
+
+# --- seams ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How to choose tokens. temperature 0 is greedy; top_k 0 and top_p 1 switch those filters off."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    repetition_penalty: float = 1.0
+    max_tokens: int = 512
+    seed: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillProgress:
+    """Emitted after each prefill chunk, so that a long record shows progress."""
+
+    num_done: int
+    num_total: int
+
+
+@dataclass(frozen=True, slots=True)
+class TextChunk:
+    """New text of the answer, whole characters only."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationEnd:
+    """The last event of every generation."""
+
+    finish_reason: str  # "stop", "length" or "cancelled"
+    prompt_tokens: int
+    completion_tokens: int
+    ttft_s: float
+    tokens_per_s: float
+
+
+GenerationEvent = PrefillProgress | TextChunk | GenerationEnd
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What answers, for the banner, the Model screen and the answer record."""
+
+    name: str
+    precision: str
+    kernels: str
+    context_length: int
+    num_parameters: int
+    weights_sha256: str
+    is_embedded: bool = False
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Generator(Protocol):
+    """Messages in, streamed text out: the in-process engine, or a server that speaks for one."""
+
+    @property
+    def info(self) -> ModelInfo: ...
+
+    def count_tokens(self, text: str) -> int:
+        """Tokens of plain text, without any turn markers."""
+        ...
+
+    def count_prompt_tokens(self, messages: Sequence[Message]) -> int:
+        """Tokens of the whole prompt as the chat template renders it."""
+        ...
+
+    def stream(
+        self, messages: Sequence[Message], params: SamplingParams, cancel: threading.Event | None = None
+    ) -> Iterator[GenerationEvent]:
+        """Yields events, the last a GenerationEnd. `cancel` is read at every prefill chunk and decode step.
+
+        Raises ContextLengthError, before any work, if the prompt and one token do not fit.
+        """
+        ...
+
+
+class ContextLengthError(ValueError):
+    """A prompt does not fit the model's context; the message gives both token counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredPassage:
+    passage: Passage
+    score: float
+
+
+class Retriever(Protocol):
+    def search(
+        self, query: str, patient_id: str, document_ids: Sequence[str] | None = None, limit: int = 20
+    ) -> list[ScoredPassage]:
+        """Passages of this patient only, best first. document_ids None means every ready document."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimCheck:
+    """Outcome of holding one claim against the passages. evidence maps passage index -> (start, end) in its text."""
+
+    verdict: Verdict
+    supported: bool
+    is_abstention: bool = False
+    evidence: Mapping[int, tuple[int, int]] = field(default_factory=dict)
+    findings: tuple[Finding, ...] = ()
+
+
+class SafetyChecker(Protocol):
+    """Stands before, between and after. Never raises: what cannot be checked comes back `unavailable`."""
+
+    @property
+    def version(self) -> str:
+        """Version and hash of the loaded rule set, recorded with each answer."""
+        ...
+
+    def check_input(self, messages: Sequence[Message], patient: Patient | None = None) -> CheckResult:
+        """Checks the last user message in the light of those before it. Offsets are into that message."""
+        ...
+
+    def check_document(self, text: str) -> CheckResult:
+        """Looks for injected instructions and forged turns in uploaded text; findings carry the sentence's span."""
+        ...
+
+    def check_claim(
+        self, claim: str, cited: Sequence[int], passages: Sequence[Passage], patient: Patient | None = None
+    ) -> ClaimCheck:
+        """Holds one claim against the passages. `cited` are the indices the model named (from 0, may be empty)."""
+        ...
+
+
+class DocumentStore(Protocol):
+    """Where documents, their pages and passages rest. Each call is one transaction, durable on return."""
+
+    def add_document(self, patient_id: str, name: str, media_type: str, data: bytes) -> Document:
+        """Stores the bytes as QUEUED. The same bytes twice for a patient give the document already there."""
+        ...
+
+    def get_document(self, document_id: str) -> Document | None: ...
+
+    def list_documents(self, patient_id: str | None = None) -> list[Document]: ...
+
+    def get_file(self, document_id: str) -> bytes: ...
+
+    def get_pages(self, document_id: str) -> list[Page]: ...
+
+    def save_pages(
+        self,
+        document_id: str,
+        pages: Sequence[Page],
+        passages: Sequence[Passage],
+        findings: Mapping[int, Sequence[Finding]],
+        parser: str,
+    ) -> None:
+        """Replaces pages, passages and per-page findings in one transaction and sets INDEXING."""
+        ...
+
+    def set_document_status(self, document_id: str, status: DocumentStatus, error: str = "") -> None: ...
+
+    def list_passages(self, patient_id: str, document_ids: Sequence[str] | None = None) -> list[Passage]:
+        """Passages of READY documents in reading order: document by time added, then page, then start."""
+        ...
+
+    def list_document_passages(self, document_id: str) -> list[Passage]:
+        """Passages of one document whatever its status, in reading order."""
+        ...
+
+    def get_document_findings(self, document_id: str) -> dict[int, list[Finding]]:
+        """Page number -> findings of the document check on that page."""
+        ...
+
+    def delete_document(self, document_id: str) -> None:
+        """Removes the rows and the bytes."""
+        ...
+
+
+ProgressCallback = Callable[[str, int, int], None]
+"""(step, done, total): step is "reading" or "indexing"; done and total count pages, then passages."""

@@ -1,0 +1,155 @@
+"""Messages in, streamed text out: the in-process implementation of contracts.Generator.
+
+Joins engine, tokenizer and chat template of one checkpoint folder. Knows nothing of patients, prompts or pages.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+
+import torch
+
+from contracts import GenerationEnd, GenerationEvent, Message, ModelInfo, PrefillProgress, SamplingParams, TextChunk
+from model.chat_template import ChatTemplate
+from model.checkpoint import PRECISIONS, load_model, stored_dtype, weights_sha256
+from model.config import CheckpointError
+from model.engine import Engine
+from model.modeling import BailingMoeV2ForCausalLM
+from model.request import TokenStreamer, check_params, count_new_tokens
+from model.tokenizer import Detokenizer, Tokenizer
+
+KERNELS = "torch reference"
+EMBEDDED = Path(__file__).parent / "embedded"
+# Below this many parameters a model is computed in f32 unless told otherwise: exact, and quick on a CPU without bf16
+# arithmetic. Above, f32 would double the memory.
+MAX_F32_PARAMETERS = 1_000_000_000
+
+
+class LocalGenerator:
+    """Answers with a model in this process. Several threads may stream at once."""
+
+    def __init__(self, engine: TokenStreamer, tokenizer: Tokenizer, template: ChatTemplate, info: ModelInfo) -> None:
+        self._engine = engine
+        self._tokenizer = tokenizer
+        self._template = template
+        self._info = info
+
+    @classmethod
+    def load(
+        cls, folder: str | Path, dtype: str | torch.dtype | None = None, threads: int | None = None
+    ) -> LocalGenerator:
+        """Loads a checkpoint folder. dtype: "f32" or "bf16", by default f32 for a small model and as stored for a large
+        one; threads: torch's, by default its own choice. Raises CheckpointError naming what is wrong with the folder,
+        ValueError for an unknown precision."""
+        folder = Path(folder)
+        wanted = find_dtype(dtype)
+        if threads is not None:
+            torch.set_num_threads(threads)
+        tokenizer = Tokenizer.load(folder)
+        template = ChatTemplate.load(folder, tokenizer)
+        model = load_model(folder, wanted)
+        if wanted is None and count_parameters(model) < MAX_F32_PARAMETERS:
+            model.float()
+        if tokenizer.vocab_size > model.config.vocab_size:
+            raise CheckpointError(
+                f"{folder.name}: the tokenizer has {tokenizer.vocab_size:,} tokens, the model only "
+                f"{model.config.vocab_size:,}; they do not belong together."
+            )
+        info = describe_model(folder, model, tokenizer)
+        return cls(Engine(model, tokenizer.stop_ids), tokenizer, template, info)
+
+    @property
+    def info(self) -> ModelInfo:
+        return self._info
+
+    def count_tokens(self, text: str) -> int:
+        """Tokens of plain text, without any turn markers."""
+        return len(self._tokenizer.encode(text))
+
+    def count_prompt_tokens(self, messages: Sequence[Message]) -> int:
+        """Tokens of the whole prompt as the chat template renders it."""
+        return len(self._template.encode(messages))
+
+    def stream(
+        self, messages: Sequence[Message], params: SamplingParams, cancel: threading.Event | None = None
+    ) -> Iterator[GenerationEvent]:
+        """Yields PrefillProgress and TextChunk, the last event a GenerationEnd. Raises at the call, before any work:
+        ContextLengthError if the prompt and one token do not fit, ValueError for a parameter out of range."""
+        prompt_ids = self._template.encode(messages)
+        check_params(params)
+        count_new_tokens(len(prompt_ids), params.max_tokens, self._engine.context_length)
+        return self._run(prompt_ids, params, cancel)
+
+    def _run(
+        self, prompt_ids: list[int], params: SamplingParams, cancel: threading.Event | None
+    ) -> Iterator[GenerationEvent]:
+        detokenizer = Detokenizer(self._tokenizer)
+        started = time.perf_counter()
+        first = last = started
+        num_new, reason = 0, "cancelled"
+        # closing: a consumer that stops listening must free the request's cache at once.
+        with closing(self._engine.stream(prompt_ids, params, cancel)) as events:
+            for event in events:
+                if isinstance(event, PrefillProgress):
+                    yield event
+                    continue
+                reason = event.finish_reason or reason
+                if event.token_id is None or reason == "stop":
+                    continue
+                last = time.perf_counter()
+                first = first if num_new else last
+                num_new += 1
+                if text := detokenizer.add(event.token_id):
+                    yield TextChunk(text)
+        if text := detokenizer.finish():
+            yield TextChunk(text)
+        yield GenerationEnd(
+            reason,
+            prompt_tokens=len(prompt_ids),
+            completion_tokens=num_new,
+            ttft_s=first - started,
+            tokens_per_s=(num_new - 1) / (last - first) if last > first else 0.0,
+        )
+
+
+def describe_model(folder: Path, model: BailingMoeV2ForCausalLM, tokenizer: Tokenizer) -> ModelInfo:
+    """What is shown and recorded of a loaded model; reads the weights once more for their hash."""
+    config = model.config
+    is_embedded = folder.resolve() == EMBEDDED.resolve()
+    return ModelInfo(
+        name="Bedside nano" if is_embedded else folder.resolve().name,
+        precision=name_precision(model.lm_head.weight.dtype),
+        kernels=KERNELS,
+        context_length=config.context_length,
+        num_parameters=count_parameters(model),
+        weights_sha256=weights_sha256(folder),
+        is_embedded=is_embedded,
+        details={
+            "layers": config.num_hidden_layers,
+            "experts": f"{config.num_experts}, {config.num_experts_per_tok} a token",
+            "stored as": name_precision(stored_dtype(config)),
+            "end tokens": ", ".join(map(str, tokenizer.stop_ids)),
+        },
+    )
+
+
+def count_parameters(model: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def find_dtype(precision: str | torch.dtype | None) -> torch.dtype | None:
+    """The dtype of a precision's name; None, "as stored", stays None. ValueError for an unknown name."""
+    if precision is None or isinstance(precision, torch.dtype):
+        return precision
+    if precision not in PRECISIONS:
+        raise ValueError(f"Unknown precision {precision!r}; this version computes in {', '.join(PRECISIONS)}.")
+    return PRECISIONS[precision]
+
+
+def name_precision(dtype: torch.dtype) -> str:
+    """The name of a dtype among PRECISIONS."""
+    return next(name for name, known in PRECISIONS.items() if known == dtype)

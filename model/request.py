@@ -1,0 +1,57 @@
+"""What the engine is asked and what it answers, in token ids. Standard library only."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from threading import Event
+from typing import Protocol
+
+from contracts import ContextLengthError, PrefillProgress, SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class TokenEvent:
+    """One sampled token. The last event of a stream carries `finish_reason`: "stop" (its token is an end token),
+    "length", or "cancelled" (its token_id is None)."""
+
+    token_id: int | None
+    finish_reason: str | None = None
+
+
+EngineEvent = TokenEvent | PrefillProgress
+
+
+class TokenStreamer(Protocol):
+    """The engine's surface, as LocalGenerator needs it."""
+
+    @property
+    def context_length(self) -> int: ...
+
+    def stream(
+        self, prompt_ids: Sequence[int], params: SamplingParams, cancel: Event | None = None
+    ) -> Generator[EngineEvent, None, None]: ...
+
+
+def check_params(params: SamplingParams) -> None:
+    """Raises ValueError naming the first sampling parameter outside its range."""
+    if not params.temperature >= 0:
+        raise ValueError(f"temperature is {params.temperature}; it must be 0 (greedy) or above.")
+    if not 0 < params.top_p <= 1:
+        raise ValueError(f"top_p is {params.top_p}; it must lie above 0 and not above 1.")
+    if params.top_k < 0:
+        raise ValueError(f"top_k is {params.top_k}; it must be 0 (off) or above.")
+    if not params.repetition_penalty > 0:
+        raise ValueError(f"repetition_penalty is {params.repetition_penalty}; it must be above 0.")
+    if params.max_tokens < 1:
+        raise ValueError(f"max_tokens is {params.max_tokens}; it must be at least 1.")
+
+
+def count_new_tokens(num_prompt_tokens: int, max_tokens: int, context_length: int) -> int:
+    """How many tokens may follow the prompt; raises ContextLengthError if not even one fits."""
+    if num_prompt_tokens >= context_length:
+        raise ContextLengthError(
+            f"The prompt has {num_prompt_tokens:,} tokens, but the model's context holds {context_length:,} with the "
+            "answer; select fewer documents or ask a shorter question."
+        )
+    return min(max_tokens, context_length - num_prompt_tokens)

@@ -1,0 +1,376 @@
+"""Groups of training examples: a few passages, and questions that they answer or do not.
+
+A group is made from a seed alone, so example n of a run is always the same. Knows nothing of tokens or of the prompt.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from contracts import Passage, Patient
+from model.train import wording
+from model.train.asks import ASKS, LOOKUPS, LOOKUPS_TWO, LOOKUPS_ZH
+from model.train.corpora import Text
+from model.train.records import Key, Line, Person, Sheet, invent_drug, synonyms, write_sheet
+
+ABSTENTION = "The passages do not say."
+MAX_CLAIMS = 5
+_WORD = re.compile(r"[A-Za-z][A-Za-z0-9'’/-]+")
+_PHRASE = re.compile(r"[A-Za-z0-9][\w'’/%.-]*[\w%](?: [\w'’/%.-]*[\w%]){0,2}")
+_CHINESE = re.compile(r"[\u4e00-\u9fff]{3,7}")
+_SUBJECT = re.compile(
+    r"^((?:The |A |An )?(?:[\w'’-]+ ){1,5})(is|are|was|were|can|causes|include|includes|affects|may) "
+)
+_STOPWORD_LIST = """
+a about after all also an and any are as at be because been before being but by can could did do does due
+during each for from had has have he her him his how if in into is it its like many may might more most
+much no not of often on one or other our out over patient patients she should some such than that the their
+them then there these they this to two up use used very was we were what when where which while who will
+with within would you your
+"""
+_STOPWORDS = frozenset(_STOPWORD_LIST.split())
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One sentence of an answer, verbatim in its passage (0-based)."""
+
+    text: str
+    passage: int
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A question and its claims; none means that the passages do not say. history: earlier (question, answer)."""
+
+    question: str
+    claims: tuple[Claim, ...]
+    history: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def answer(self) -> str:
+        return " ".join(cite(c.text, c.passage + 1) for c in self.claims) or ABSTENTION
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Passages and the questions asked of them."""
+
+    passages: tuple[Passage, ...]
+    items: tuple[Item, ...]
+    patient: Patient | None = None
+
+
+_BULLET = re.compile(r"^(?:[-•|*] ?|\d{1,2}[.)] )+|[ |]+$")
+
+
+def claim_of(text: str, passage: int) -> Claim:
+    """The claim that a line makes: its words without bullet, number or outer table bars, still verbatim in it."""
+    return Claim(_BULLET.sub("", text.strip()), passage)
+
+
+def cite(text: str, key: int) -> str:
+    """ "He smokes." -> "He smokes [2]."; a line without a full stop gets one."""
+    text = text.strip()
+    end = text[-1] if text[-1:] in ".!?。！？" else "."
+    return f"{text.rstrip('.!?。！？ ')} [{key}]{end}"
+
+
+class ExampleMaker:
+    """Makes groups: of invented records, and of the public texts given. size 0..1 is how long passages may be."""
+
+    def __init__(self, texts: dict[str, list[Text]]) -> None:
+        self.texts = texts
+        self.by_group: dict[str, list[Text]] = {}
+        for text in (t for part in texts.values() for t in part):
+            self.by_group.setdefault(f"{text.source}/{text.group}", []).append(text)
+
+    def make(self, seed: str, size: float, num_items: int, kind: str = "") -> Group:
+        """A group of up to num_items questions (at least one); kind "record" or "text" restricts it to that."""
+        rng = random.Random(seed)
+        sources = [s for s in ("medquad", "pubmedqa", "openstax", "notes", "charts", "zh") if self.texts.get(s)]
+        weights = {"medquad": 8, "pubmedqa": 2, "openstax": 8, "notes": 9, "charts": 4, "zh": 3}
+        of_record = {"record": 1, "text": 0}.get(kind, 46)
+        source = rng.choices(["record", *sources], [of_record, *(kind != "record" and weights[s] for s in sources)])[0]
+        group = (
+            self._from_record(rng, size, num_items)
+            if source == "record"
+            else self._from_texts(rng, source, size, num_items)
+        )
+        return group if group.items else self.make(f"{seed}+", size, num_items, kind)
+
+    # --- invented records ---------------------------------------------------------------------------------------
+
+    def _from_record(self, rng: random.Random, size: float, num_items: int) -> Group:
+        person = Person(rng)
+        max_lines = max(2, round(2 + size * rng.uniform(2, 9)))
+        sheets = [write_sheet(person, rng.randint(2, max_lines)) for _ in range(_num_passages(rng, size))]
+        if rng.random() < 0.06:
+            sheets[0] = _inject(sheets[0], rng)
+        facts: dict[Key, list[Claim]] = {}
+        for index, sheet in enumerate(sheets):
+            for line in sheet.lines:
+                for key in line.keys:
+                    facts.setdefault(key, []).append(claim_of(line.text, index))
+        lines = [(i, line) for i, sheet in enumerate(sheets) for line in sheet.lines if len(line.text) > 15]
+        whole = "\n".join(" ".join(sheet.text.split()) for sheet in sheets)
+        items: list[Item] = []
+        keys = sorted(facts)
+        for _ in range(num_items):
+            draw = rng.random()
+            if draw < 0.22 or not keys:
+                item = _unanswerable(rng, person, facts, whole)
+            elif draw < 0.36 and lines:
+                index, line = rng.choice(lines)
+                item = _look_up(rng, line.text, [(i, x.text) for i, x in lines])
+            else:
+                key = rng.choice(keys)
+                item = Item(_ask(rng, key, person), tuple(_distinct(facts[key])[:MAX_CLAIMS]))
+            if item is not None:
+                items.append(item)
+        return Group(_passages(sheets), _with_history(rng, items), _patient(rng, person))
+
+    # --- public texts -------------------------------------------------------------------------------------------
+
+    def _from_texts(self, rng: random.Random, source: str, size: float, num_items: int) -> Group:
+        wanted = rng.choice(self.texts[source])
+        siblings = self.by_group[f"{wanted.source}/{wanted.group}"]
+        pool = [t for t in siblings if t is not wanted]
+        chosen = [wanted, *rng.sample(pool, min(len(pool), rng.randint(0, 3)))]
+        while len(chosen) < _num_passages(rng, size):
+            chosen.append(rng.choice(self.texts[source]))
+        rng.shuffle(chosen)
+        max_chars = round(180 + size * rng.uniform(150, 800))
+        sheets = [_text_sheet(rng, text, max_chars) for text in chosen]
+        if rng.random() < 0.06:
+            sheets[0] = _inject(sheets[0], rng)
+        lines = [(i, line.text) for i, sheet in enumerate(sheets) for line in sheet.lines if len(line.text) > 12]
+        whole = "\n".join(" ".join(sheet.text.split()) for sheet in sheets)
+        items: list[Item] = []
+        kinds: dict[str, list[Claim]] = {}
+        for index, (text, sheet) in enumerate(zip(chosen, sheets, strict=True)):
+            heads = [
+                claim_of(s, index)
+                for s in text.sentences[: text.num_answers]
+                if any(s == line.text for line in sheet.lines)
+            ]
+            if text.question and not text.question.startswith("#") and heads:
+                items.append(Item(text.question, tuple(heads)))
+            if text.kind in ASKS and heads:
+                kinds.setdefault(text.kind, []).extend(heads)
+        rng.shuffle(items)
+        items = items[: max(1, num_items // 3)]
+        person = Person(rng)
+        items += [Item(_ask(rng, (k, ""), person), tuple(_distinct(c)[:MAX_CLAIMS])) for k, c in sorted(kinds.items())][
+            :2
+        ]
+        for _ in range(num_items - len(items)):
+            if rng.random() < 0.2:
+                item = self._foreign(rng, source, whole)
+            else:
+                item = _look_up(rng, rng.choice(lines)[1], lines) if lines else None
+            if item is not None:
+                items.append(item)
+        return Group(_passages(sheets), _with_history(rng, items))
+
+    def _foreign(self, rng: random.Random, source: str, whole: str) -> Item | None:
+        """A question about another text, which these passages cannot answer."""
+        other = rng.choice(self.texts[source])
+        folded = whole.casefold()
+        if other.question and not other.question.startswith("#") and rng.random() < 0.5:
+            words = [x for x in _WORD.findall(other.question) if x[0].isupper() or len(x) > 7] or _CHINESE.findall(
+                other.question
+            )
+            subject = max(words[1:] or words, key=len, default="")
+            return Item(other.question, ()) if subject and subject.casefold() not in folded else None
+        item = _look_up(rng, rng.choice(other.sentences), [])
+        if item is None:
+            return None
+        words = [x.casefold() for x in _WORD.findall(item.question) if len(x) > 4] or _CHINESE.findall(item.question)
+        asked = [
+            x for x in words if x not in ("record", "passages", "information", "document", "mentioned", "summarise")
+        ]
+        return Item(item.question, ()) if asked and not any(x in folded for x in asked) else None
+
+
+def _num_passages(rng: random.Random, size: float) -> int:
+    return rng.randint(1, 3) if size < 0.2 else rng.choice((2, 3, 3, 4, 4, 5, 6))
+
+
+def _inject(sheet: Sheet, rng: random.Random) -> Sheet:
+    lines = list(sheet.lines)
+    lines.insert(rng.randint(0, len(lines)), Line(rng.choice(wording.INJECTIONS)))
+    return Sheet(sheet.document, sheet.page, tuple(lines), sheet.joiner, sheet.width)
+
+
+def _text_sheet(rng: random.Random, text: Text, max_chars: int) -> Sheet:
+    sentences = list(text.sentences)
+    start = 0 if text.question or rng.random() < 0.5 else rng.randrange(len(sentences))
+    kept = sentences[start : start + 1]
+    for sentence in sentences[start + 1 :]:
+        if sum(map(len, kept)) + len(sentence) > max_chars:
+            break
+        kept.append(sentence)
+    kind = (
+        rng.choice(tuple(wording.DOCUMENTS))
+        if text.source not in ("medquad", "openstax", "glossary", "pubmedqa")
+        else "letter"
+    )
+    names = (
+        wording.DOCUMENTS[kind]
+        if text.source in ("aci", "mts", "primock", "chart", "zh")
+        else ("guideline", "textbook", "leaflet", "article", "review")
+    )
+    joiner = "" if text.source == "zh" else "\n" if text.source in ("chart", "primock") or rng.random() < 0.2 else " "
+    width = rng.randint(60, 130) if joiner == " " and rng.random() < 0.35 else 0
+    return Sheet(
+        rng.choice(names) + rng.choice(wording.EXTENSIONS[kind]),
+        rng.randint(1, 40),
+        tuple(Line(s) for s in kept),
+        joiner,
+        width,
+    )
+
+
+def _passages(sheets: Sequence[Sheet]) -> tuple[Passage, ...]:
+    return tuple(
+        Passage(f"p{i}", f"d{i}", sheet.document, sheet.page, 0, len(sheet.text), sheet.text)
+        for i, sheet in enumerate(sheets)
+    )
+
+
+def _distinct(claims: Sequence[Claim]) -> list[Claim]:
+    return list({claim.text: claim for claim in reversed(claims)}.values())[::-1]
+
+
+def _ask(rng: random.Random, key: Key, person: Person) -> str:
+    """A question for a key; ("lab_on 3 March 2026", "Potassium") carries its date in the kind."""
+    kind, _, when = key[0].partition(" ")
+    template = rng.choice(ASKS[kind])
+    named = rng.choice(synonyms(kind, key[1]))
+    words = (
+        dict(person.words)
+        if rng.random() < 0.6
+        else {"he": "the patient", "his": "the patient's", "him": "the patient"}
+    )
+    question = template.format(**{**words, "x": named, "date": when, "month": when})
+    return _vary(rng, question)
+
+
+def _vary(rng: random.Random, question: str) -> str:
+    question = question[0].upper() + question[1:] if rng.random() < 0.8 else question[0].lower() + question[1:]
+    return question.rstrip("?.") if rng.random() < 0.08 else question
+
+
+def _unanswerable(rng: random.Random, person: Person, facts: dict[Key, list[Claim]], whole: str) -> Item | None:
+    """A question whose fact is in none of the lines: another drug, test or date, or a fact not stated of this one."""
+    kind = rng.choice([*ASKS, "lab", "lab", "lab_on", "dose", "dose", "stopped", "imaging", "reaction"])
+    entity, suffix = "", ""
+    if kind.startswith("lab"):
+        entity = (
+            rng.choice([k[1] for k in facts if k[0] == "lab"] or ["Potassium"])
+            if kind != "lab"
+            else rng.choice(wording.LABS)[0]
+        )
+        if kind != "lab":
+            day = person.day(900)
+            suffix = f" {day:%B %Y}" if kind == "lab_month" else f" {person.write(day)}"
+            if suffix.strip().casefold() in whole.casefold() or f"{day:%B}" in whole or day.isoformat()[:7] in whole:
+                return None
+    elif kind in ("dose", "started", "stopped", "changed", "indication"):
+        present = [k[1] for k in facts if k[0] in ("dose", "stopped")]
+        is_near = kind != "dose" and present and rng.random() < 0.4
+        entity = rng.choice(present) if is_near else invent_drug(rng)[0]
+    elif kind == "vital":
+        entity = rng.choice(wording.VITALS)[0]
+    elif kind == "imaging":
+        entity = rng.choice(wording.IMAGING)[0]
+    elif kind in ("procedure", "vaccine", "reaction", "problem"):
+        table = {
+            "procedure": wording.PROCEDURES,
+            "vaccine": wording.VACCINES,
+            "reaction": wording.ALLERGENS,
+            "problem": wording.PROBLEMS,
+        }
+        entity = rng.choice(table[kind])
+    names = {n.casefold() for n in synonyms(kind, entity)} if entity else set()
+    is_named = any(re.search(rf"\b{re.escape(n)}\b", whole, re.IGNORECASE) for n in names)
+    if (f"{kind}{suffix}", entity) in facts or (
+        is_named and kind not in ("started", "stopped", "changed", "indication", "lab_on", "lab_month")
+    ):
+        return None
+    if kind == "started" and ("changes", "") in facts and is_named:
+        return None
+    return Item(_ask(rng, (f"{kind}{suffix}", entity), person), ())
+
+
+def _look_up(rng: random.Random, sentence: str, lines: Sequence[tuple[int, str]]) -> Item | None:
+    """A question by a phrase of the sentence, answered by every line that holds the phrase (at most two)."""
+    if match := _SUBJECT.match(sentence):
+        subject = match[1].strip()
+        content = [x for x in subject.split() if x.casefold() not in _STOPWORDS]
+        if content and rng.random() < 0.35:
+            verb = match[2] if match[2] in ("is", "are", "was", "were") else "is"
+            return _with_claims(_vary(rng, f"What {verb} {subject[0].lower() + subject[1:]}?"), (subject,), lines)
+    phrases = _phrases(rng, sentence)
+    if not phrases:
+        return None
+    if _CHINESE.search(sentence):
+        return _with_claims(rng.choice(LOOKUPS_ZH).format(x=phrases[0]), phrases[:1], lines)
+    if len(phrases) > 1 and rng.random() < 0.3:
+        x, y = phrases[:2]
+        return _with_claims(_vary(rng, rng.choice(LOOKUPS_TWO).format(x=x, y=y)), (x, y), lines)
+    return _with_claims(_vary(rng, rng.choice(LOOKUPS).format(x=phrases[0])), phrases[:1], lines)
+
+
+def _with_claims(question: str, phrases: Sequence[str], lines: Sequence[tuple[int, str]]) -> Item | None:
+    claims = _distinct(
+        [claim_of(text, i) for i, text in lines if all(p.casefold() in text.casefold() for p in phrases)]
+    )
+    return Item(question, tuple(claims)) if len(claims) <= 2 else None
+
+
+def _phrases(rng: random.Random, sentence: str) -> list[str]:
+    """Telling stretches of one to three words, in random order."""
+    if _CHINESE.search(sentence):
+        found = [m for part in _CHINESE.findall(sentence) for m in (part,)]
+        rng.shuffle(found)
+        return found
+    words = sentence.split()
+    found = []
+    for start in range(len(words)):
+        span = words[start : start + rng.choice((1, 1, 2, 2, 3))]
+        bare = [x.strip('.,;:()[]"“”•?!') for x in span]
+        phrase = " ".join(bare)
+        edges_tell = bare and all(len(x) > 3 and x.casefold() not in _STOPWORDS for x in (bare[0], bare[-1]))
+        if edges_tell and phrase in sentence and len(phrase) > 4 and "|" not in phrase:
+            found.append(phrase)
+    rng.shuffle(found)
+    return found
+
+
+def _with_history(rng: random.Random, items: Sequence[Item]) -> tuple[Item, ...]:
+    """One item in six is asked after one or two others."""
+    result = []
+    for item in items:
+        earlier = [x for x in items if x.question != item.question and len(x.answer) < 300]
+        if earlier and rng.random() < 0.17:
+            turns = rng.sample(earlier, min(len(earlier), rng.choice((1, 1, 2))))
+            item = Item(item.question, item.claims, tuple((t.question, t.answer) for t in turns))
+        result.append(item)
+    return tuple(result)
+
+
+def _patient(rng: random.Random, person: Person) -> Patient | None:
+    if rng.random() > 0.5:
+        return None
+    return Patient(
+        age_years=rng.randint(19, 94),
+        sex=person.sex,
+        weight_kg=round(rng.uniform(45, 120), 1) if rng.random() < 0.5 else None,
+        pregnant=True if person.sex == "female" and rng.random() < 0.1 else None,
+        egfr_ml_min=rng.randint(10, 95) if rng.random() < 0.5 else None,
+    )

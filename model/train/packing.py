@@ -1,0 +1,136 @@
+"""Groups -> training batches: the passages once, then every question with its answer as a branch of its own.
+
+A branch sees the passages and itself, at the positions it would have alone, so that eight questions cost little more
+than one and each trains exactly the prompt that the product sends.
+
+Shape suffixes: B sequences, S positions.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer as FastTokenizer
+from torch import Tensor
+
+from contracts import Message, Passage, Patient
+from model.chat_template import ChatTemplate
+from model.tokenizer import Tokenizer
+from model.train.examples import Group, Item
+
+Render = Callable[[str, Sequence[Passage], Sequence[tuple[str, str]], Patient | None], list[Message]]
+PROMPT, ANSWER, UNSCORED = 0, 1, 2
+
+
+@dataclass(frozen=True, slots=True)
+class PackedSequence:
+    """One group in tokens. branch 0 is what all share; kind says how the token itself is scored: as part of a prompt,
+    of an answer, or not at all."""
+
+    ids: tuple[int, ...]
+    positions: tuple[int, ...]
+    branches: tuple[int, ...]
+    kinds: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """ids, positions, branches, kinds: [B,S] i64 each."""
+
+    ids: Tensor
+    positions: Tensor
+    branches: Tensor
+    kinds: Tensor
+
+    @property
+    def num_shared(self) -> int:
+        """How many leading positions every sequence shares among its branches."""
+        return int((self.branches == 0).sum(1).min())
+
+    @property
+    def mask(self) -> Tensor:
+        """[B,1,S,S] True where a token may look: earlier, in the shared part or in its own branch."""
+        S = self.ids.shape[1]
+        is_earlier = torch.ones(S, S, dtype=torch.bool).tril()
+        query, key = self.branches[:, :, None], self.branches[:, None, :]
+        return (is_earlier & ((key == 0) | (key == query)))[:, None]
+
+
+class Packer:
+    """Writes groups in the tokens of one checkpoint folder's tokenizer and chat template."""
+
+    def __init__(self, folder: Path, render: Render) -> None:
+        self.tokenizer = Tokenizer.load(folder)
+        self.template = ChatTemplate.load(folder, self.tokenizer)
+        self._render = render
+        # The rendered prompt holds special tokens on purpose: here their text is the token.
+        self._encoder = FastTokenizer.from_file(str(folder / "tokenizer.json"))
+        self._end = "<|role_end|>"
+
+    def messages(self, group: Group, item: Item) -> list[Message]:
+        return self._render(item.question, group.passages, item.history, group.patient)
+
+    def prompt(self, group: Group, item: Item) -> str:
+        return self.template.render(self.messages(group, item))
+
+    def pack(self, group: Group, max_tokens: int) -> PackedSequence | None:
+        """None if the passages alone do not fit; branches that do not fit are left out."""
+        prompts = [self.prompt(group, item) for item in group.items]
+        cut = shared_length(prompts, len(group.passages))
+        shared = self._encode(prompts[0][:cut])
+        ids, positions, branches, kinds = (
+            list(shared),
+            list(range(len(shared))),
+            [0] * len(shared),
+            [PROMPT] * len(shared),
+        )
+        for number, (prompt, item) in enumerate(zip(prompts, group.items, strict=True), 1):
+            question, answer = self._encode(prompt[cut:]), self._encode(item.answer + self._end)
+            size = len(question) + len(answer)
+            if len(ids) + size > max_tokens:
+                break
+            ids += question + answer
+            positions += range(len(shared), len(shared) + size)
+            branches += [number] * size
+            kinds += [PROMPT] * len(question) + [ANSWER] * len(answer)
+        has_branch = len(ids) > len(shared)
+        return PackedSequence(tuple(ids), tuple(positions), tuple(branches), tuple(kinds)) if has_branch else None
+
+    def _encode(self, text: str) -> list[int]:
+        return self._encoder.encode(text, add_special_tokens=False).ids
+
+
+def shared_length(prompts: Sequence[str], num_passages: int) -> int:
+    """Characters that all prompts share, up to a blank line: there a token ends, whatever follows."""
+    first, last = min(prompts), max(prompts)  # what these two share, all share
+    length = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+    shared = first[:length]
+    cut = shared.rfind("\n\n") + 2
+    return cut if num_passages and cut > 1 else 0
+
+
+def make_batches(
+    sequences: Sequence[PackedSequence], tokens_per_batch: int, pad_id: int, rng: random.Random
+) -> list[Batch]:
+    """Sequences of like length together, at most tokens_per_batch with padding (one sequence may exceed it)."""
+    batches: list[list[PackedSequence]] = []
+    for sequence in sorted(sequences, key=lambda s: len(s.ids)):
+        if not batches or (len(batches[-1]) + 1) * len(sequence.ids) > tokens_per_batch:
+            batches.append([])
+        batches[-1].append(sequence)
+    rng.shuffle(batches)
+    return [_stack(batch, pad_id) for batch in batches]
+
+
+def _stack(sequences: Sequence[PackedSequence], pad_id: int) -> Batch:
+    width = max(len(s.ids) for s in sequences)
+
+    def rows(name: str, filler: int) -> Tensor:
+        values = [getattr(s, name) for s in sequences]
+        return torch.tensor([[*row, *[filler] * (width - len(row))] for row in values], dtype=torch.int64)
+
+    return Batch(rows("ids", pad_id), rows("positions", 0), rows("branches", -1), rows("kinds", UNSCORED))

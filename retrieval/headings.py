@@ -1,0 +1,67 @@
+"""Which lines are headings, and under which heading each passage stands.
+
+A passage's words alone ("Negative.") rarely say what they are about; its document's name and the heading above it do.
+Both go into what is indexed, never into Passage.text, which stays verbatim.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import PurePath
+
+from contracts import Passage
+
+MAX_HEADING_CHARS = 90
+_CLOSED = tuple(".,;!?。；，！？|")
+_BULLET = re.compile(r"\s*(?:[-*•·–]|\d{1,3}[.)])\s")
+
+
+def is_heading(line: str) -> bool:
+    """Whether a line announces what follows: marked with #, all in capitals, or short and ending in a colon."""
+    line = line.strip()
+    if not line or len(line) > MAX_HEADING_CHARS or "|" in line:
+        return False
+    if line.startswith("#"):
+        return bool(line.strip("# "))
+    if line.endswith(_CLOSED) or _BULLET.match(line):
+        return False
+    letters = [character for character in line if character.isalpha()]
+    if len(letters) >= 3 and all(character.isupper() for character in letters):
+        return True
+    return line.endswith((":", "：")) and len(line) <= 60
+
+
+def contexts(passages: Sequence[Passage]) -> list[str]:
+    """For each passage its document's name and the heading it stands under, in one line.
+
+    `passages` must be in reading order, document by document; a heading holds until the next one, across pages.
+    """
+    lines: list[str] = []
+    document_id, heading = "", ""
+    for passage in passages:
+        if passage.document_id != document_id:
+            document_id, heading = passage.document_id, ""
+        opens_with_heading = is_heading(passage.text.split("\n", 1)[0])
+        lines.append(_context(passage.document_name, "" if opens_with_heading else heading))
+        heading = last_heading(passage.text) or heading
+    return lines
+
+
+def indexed_texts(passages: Sequence[Passage]) -> list[str]:
+    """What is indexed of each passage, by words and by meaning: its context, then its text."""
+    return [f"{context}\n{passage.text}" for context, passage in zip(contexts(passages), passages, strict=True)]
+
+
+def _context(document_name: str, heading: str) -> str:
+    name = PurePath(document_name).stem if "." in document_name else document_name
+    title = re.sub(r"[_\s]+", " ", name).strip()[:MAX_HEADING_CHARS]
+    return f"{title}. {heading}" if heading else title
+
+
+def last_heading(text: str) -> str:
+    """The last heading in a text, without its marks; "" if there is none."""
+    for line in reversed(text.splitlines()):
+        if is_heading(line):
+            return line.strip("#: ：\t")
+    return ""

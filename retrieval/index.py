@@ -1,0 +1,228 @@
+"""The vector index: Chroma, one collection a patient, vectors and ids only. The only file that imports chromadb.
+
+Text never enters it, so that erasing the database's rows erases the words. One process owns the folder. It can always
+be made again from the text: whatever goes wrong here is an IndexFailure, and costs search by meaning until repaired.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import shutil
+import sqlite3
+import threading
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from retrieval.errors import DISK_FULL, IndexFailure, IndexUnreadable, is_disk_full
+
+FloatArray = npt.NDArray[np.float32]
+
+logger = logging.getLogger(__name__)
+
+# Chroma's default of 100 missed 89 % of the neighbours in the worst case measured; a patient's collection is small.
+_EF_SEARCH = 400
+_BATCH = 1_000
+_RESERVE_BYTES = 20_000_000
+_BYTES_PER_VECTOR_BYTE = 6  # measured: database, its log and the graph file together
+
+
+class VectorIndex:
+    """Vectors of passages under their ids, apart for each patient. Opened on first use; safe between threads."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = threading.RLock()
+        self._open_client: Any = None
+
+    def add(self, patient_id: str, ids: Sequence[str], vectors: FloatArray) -> None:
+        """Stores vectors [N, D] under their ids; an id already there is replaced. Durable on return."""
+        with self._guard():
+            self.path.mkdir(parents=True, exist_ok=True)
+            if shutil.disk_usage(self.path).free < _RESERVE_BYTES + vectors.nbytes * _BYTES_PER_VECTOR_BYTE:
+                raise IndexFailure(DISK_FULL)  # before Chroma finds out: it does not recover from a half-written log
+            collection = self._collection(patient_id, create=True)
+            for first in range(0, len(ids), _BATCH):
+                part = slice(first, first + _BATCH)
+                collection.upsert(ids=list(ids[part]), embeddings=vectors[part])
+
+    def delete(self, patient_id: str, ids: Iterable[str]) -> None:
+        """Removes vectors by id; ids that are not there are no error. An empty collection is removed whole."""
+        with self._guard():
+            collection = self._collection(patient_id)
+            if collection is None:
+                return
+            present = set(collection.get(include=[])["ids"])
+            doomed = sorted(present & set(ids))
+            if len(doomed) == len(present):
+                self.delete_patient(patient_id)
+                return
+            for first in range(0, len(doomed), _BATCH):
+                collection.delete(ids=doomed[first : first + _BATCH])
+
+    def query(
+        self, patient_id: str, vector: FloatArray, limit: int, ids: Sequence[str] | None = None
+    ) -> dict[str, float]:
+        """Cosine similarity of the nearest `limit` vectors by id, best first; only among `ids` if they are given."""
+        if ids is not None and not ids:
+            return {}
+        with self._guard():
+            collection = self._collection(patient_id)
+            if collection is None:
+                return {}
+            # Chroma fails on an id that it does not have, as of a document whose vectors are still being made.
+            scope = None if ids is None else collection.get(ids=list(ids), include=[])["ids"]
+            if scope == []:
+                return {}
+            found = collection.query(query_embeddings=[vector], n_results=limit, ids=scope, include=["distances"])
+        return {id_: 1.0 - distance for id_, distance in zip(found["ids"][0], found["distances"][0], strict=True)}
+
+    def ids(self, patient_id: str) -> set[str]:
+        """The ids stored for a patient."""
+        with self._guard():
+            collection = self._collection(patient_id)
+            return set() if collection is None else set(collection.get(include=[])["ids"])
+
+    def delete_patient(self, patient_id: str) -> None:
+        """Removes a patient's collection and its files; no error if there is none."""
+        self._delete_collection(_collection_name(patient_id))
+
+    def delete_orphans(self, patient_ids: Iterable[str]) -> int:
+        """Removes the collections, and the files, of all but these patients; returns how many collections."""
+        known = {_collection_name(patient_id) for patient_id in patient_ids}
+        with self._guard():
+            orphans = [c.name for c in self._client().list_collections() if c.name not in known]
+        for name in orphans:
+            self._delete_collection(name)
+        self._delete_orphaned_folders()
+        return len(orphans)
+
+    def check(self, patient_id: str) -> None:
+        """Reads every vector of a patient and searches once. Raises IndexFailure if the files cannot be read."""
+        with self._guard():
+            collection = self._collection(patient_id)
+            if collection is None:
+                return
+            stored = collection.get(include=["embeddings"])
+            if len(stored["ids"]) and len(stored["embeddings"]) != len(stored["ids"]):
+                raise IndexUnreadable("The vector index has lost vectors; it is made again from the text.")
+            if len(stored["ids"]):
+                collection.query(query_embeddings=[stored["embeddings"][0]], n_results=1, include=["distances"])
+
+    def set_aside(self) -> Path | None:
+        """Moves an unreadable folder out of the way, so that the index starts empty; returns where it is now."""
+        with self._lock:
+            self.close()
+            if not self.path.exists():
+                return None
+            aside = self.path.with_name(f"{self.path.name}.unreadable-{datetime.now(UTC):%Y%m%dT%H%M%S%f}")
+            self.path.rename(aside)
+            return aside
+
+    def close(self) -> None:
+        """Lets go of the files; the next use opens them again."""
+        with self._lock:
+            client, self._open_client = self._open_client, None
+            if client is not None:
+                with contextlib.suppress(*_chroma_errors()):
+                    client.close()
+
+    def _client(self) -> Any:
+        if self._open_client is None:
+            import chromadb
+            from chromadb.api.shared_system_client import SharedSystemClient
+            from chromadb.config import Settings
+
+            self.path.mkdir(parents=True, exist_ok=True)
+            path = str(self.path.resolve())
+            try:
+                self._open_client = chromadb.PersistentClient(path, settings=Settings(anonymized_telemetry=False))
+            finally:
+                if self._open_client is None:
+                    # Chroma keeps what failed to open under its path, and would give it out at the next attempt.
+                    SharedSystemClient._identifier_to_system.pop(path, None)
+        return self._open_client
+
+    def _collection(self, patient_id: str, create: bool = False) -> Any:
+        """The patient's collection; None if there is none and it is not to be created."""
+        from chromadb.errors import NotFoundError
+
+        name = _collection_name(patient_id)
+        if create:
+            configuration: Any = {"hnsw": {"space": "cosine", "ef_search": _EF_SEARCH}}
+            return self._client().get_or_create_collection(name, embedding_function=None, configuration=configuration)
+        try:
+            return self._client().get_collection(name, embedding_function=None)
+        except NotFoundError:
+            return None
+
+    def _delete_collection(self, name: str) -> None:
+        from chromadb.errors import NotFoundError
+
+        with self._guard(), contextlib.suppress(NotFoundError):
+            self._client().delete_collection(name)
+        self._delete_orphaned_folders()
+
+    def _delete_orphaned_folders(self) -> None:
+        """Chroma leaves the folder of a deleted collection, vectors and all; remove those that it no longer lists."""
+        with self._guard():
+            database = sqlite3.connect(f"file:{self.path / 'chroma.sqlite3'}?mode=ro", uri=True)
+            with contextlib.closing(database):
+                listed = {row[0] for row in database.execute("SELECT id FROM segments")}
+            for folder in self.path.iterdir():
+                if folder.is_dir() and _is_uuid(folder.name) and folder.name not in listed:
+                    shutil.rmtree(folder)
+
+    @contextlib.contextmanager
+    def _guard(self) -> Iterator[None]:
+        """One thread at a time; whatever Chroma, SQLite or the disk raise leaves as an IndexFailure."""
+        with self._lock:
+            try:
+                yield
+            except IndexFailure:
+                raise
+            except _chroma_errors() as error:
+                self.close()  # a client that failed once keeps failing; the next use opens the files anew
+                raise _failure(error, self.path) from error
+            except BaseException as error:
+                # A panic in Chroma's Rust part derives from BaseException and has no importable name.
+                if type(error).__name__ == "PanicException":
+                    self.close()
+                    raise _failure(error, self.path) from error
+                raise
+
+
+def _chroma_errors() -> tuple[type[Exception], ...]:
+    from chromadb.errors import ChromaError
+
+    return ChromaError, sqlite3.Error, OSError, ValueError, TypeError, RuntimeError, AttributeError
+
+
+def _failure(error: BaseException, path: Path) -> IndexFailure:
+    if is_disk_full(error) or (path.exists() and shutil.disk_usage(path).free < _RESERVE_BYTES):
+        return IndexFailure(DISK_FULL)
+    if "disk i/o" in str(error).lower():
+        return IndexFailure("The disk cannot be written (input/output error); check its space, then try again.")
+    if "locked" in str(error).lower():
+        return IndexFailure("The vector index is in use by another process; close the other one and start again.")
+    return IndexUnreadable(f"The vector index cannot be used ({error}); restart to have it made again from the text.")
+
+
+def _collection_name(patient_id: str) -> str:
+    """Chroma allows few characters in a name, and a folder listing must not give patients away."""
+    return "patient-" + hashlib.sha256(patient_id.encode()).hexdigest()[:40]
+
+
+def _is_uuid(name: str) -> bool:
+    try:
+        uuid.UUID(name)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,122 @@
+"""Whether a sentence says that something is so, or is absent, past, possible, a relative's, or asked in general.
+
+Cue phrases (lexicon/cues.yaml, English and Chinese) open scopes that end at a turn of the sentence ("but", ";",
+"because"): the ConText idea (Harkema et al., J Biomed Inform 2009). Knows nothing of rules or claims.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from safety.lexicon import cues
+
+
+class Assertion(StrEnum):
+    PRESENT = "present"
+    NEGATED = "negated"
+    HISTORICAL = "historical"
+    HYPOTHETICAL = "hypothetical"
+    FAMILY = "family"
+    GENERAL = "general"  # a question of knowledge or about the record, not about a state now
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """text[start:end] is under a cue of this status."""
+
+    status: Assertion
+    start: int
+    end: int
+
+
+def _any_of(phrases: Mapping[str, Sequence[str]], english: str = r"\b(?:{})\b", extra: str = "") -> re.Pattern[str]:
+    """One pattern for the phrases of both languages; `english` says how the English ones are bounded."""
+    joined = "|".join(phrases["en"]).replace(" ", r"\s+")
+    return re.compile("|".join([english.format(joined), *phrases["zh"], *([extra] if extra else [])]), re.IGNORECASE)
+
+
+_CUES = cues()
+_PSEUDO = _any_of(_CUES["pseudo"])
+_FORWARD = {Assertion(status): _any_of(phrases) for status, phrases in _CUES["forward"].items()}
+_BACKWARD = {Assertion(status): _any_of(phrases) for status, phrases in _CUES["backward"].items()}
+_NOT_CONTRACTED = re.compile(r"n't\b", re.IGNORECASE)
+_END = _any_of(_CUES["end"], extra=r";|；|。|\.\s+(?=\S)|\s{4,}")
+# A condition ends where its consequence begins; a relative's story where the patient's does.
+_END_OF = {
+    Assertion.HYPOTHETICAL: re.compile(r", (?:he|she|they|you|then|please|call|go)\b|，", re.IGNORECASE),
+    Assertion.FAMILY: re.compile(
+        r"\b(?:patient|he|she|i|who|is|now|just)\b|, (?=has\b)|患者|本人|我|，", re.IGNORECASE
+    ),
+    Assertion.HISTORICAL: re.compile(
+        r"\b(?:has|is|with|and (?:is|now|has)|states?|developed|come in|came in|woke|having|started)\b|，",
+        re.IGNORECASE,
+    ),
+}
+_WINDOW = {Assertion.HISTORICAL: 90}  # characters a cue reaches, where the sentence's end is too far
+_DEFAULT_WINDOW = 400
+_ORDER = (Assertion.NEGATED, Assertion.FAMILY, Assertion.HYPOTHETICAL, Assertion.HISTORICAL)
+
+_KNOWLEDGE = _any_of(_CUES["knowledge"], english=r"^\W*(?:please\s+)?(?:{})\b")
+_IMMEDIATE = _any_of(_CUES["immediate"])
+_OPTIONS = r"\ba\) .{1,80}\bb\) |\(a\) .{1,80}\(b\) |(?m:^)\s*q\d*[.:]"
+_EXAM = _any_of(_CUES["exam"], extra=_OPTIONS)
+
+
+def assess(sentence: str, start: int, end: int) -> Assertion:
+    """The status of sentence[start:end]. Where several scopes cover it, the first of negated, family, hypothetical,
+    historical, general. A negation must cover all of it: "won't stop bleeding" holds a negation and is none."""
+    found = {
+        scope.status
+        for scope in scopes(sentence)
+        if scope.start < end <= scope.end and (scope.start <= start or scope.status is not Assertion.NEGATED)
+    }
+    for status in _ORDER:
+        if status in found:
+            return status
+    return Assertion.GENERAL if is_general_question(sentence) else Assertion.PRESENT
+
+
+def scopes(sentence: str, is_literal: bool = False) -> list[Scope]:
+    """All scopes of one sentence, in no particular order. is_literal also takes phrases that only look like cues
+    ("without difficulty", "no change"): right where two texts are compared word for word."""
+    pseudo = [] if is_literal else _spans(_PSEUDO, sentence)
+    ends = _spans(_END, sentence)
+    found = []
+    for status, cue in _FORWARD.items():
+        limits = ends + _spans(_END_OF.get(status), sentence)
+        places = _spans(cue, sentence)
+        if status is Assertion.NEGATED:
+            places += _spans(_NOT_CONTRACTED, sentence)
+        for _, end in _outside(pseudo, places):
+            limit = min((a for a, _ in limits if a >= end), default=len(sentence))
+            found.append(Scope(status, end, min(limit, end + _WINDOW.get(status, _DEFAULT_WINDOW))))
+    for status, cue in _BACKWARD.items():
+        for start, _ in _outside(pseudo, _spans(cue, sentence)):
+            limit = max((b for _, b in ends if b <= start), default=0)
+            found.append(Scope(status, max(limit, _last_comma(sentence, start)), start))
+    return found
+
+
+def is_general_question(sentence: str) -> bool:
+    """Asks for knowledge, or what the record says, and names nobody who is ill now."""
+    return bool(_KNOWLEDGE.search(sentence)) and not _IMMEDIATE.search(sentence)
+
+
+def is_exam_question(text: str) -> bool:
+    return bool(_EXAM.search(text))
+
+
+def _outside(taken: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    return (span for span in spans if not any(start <= span[0] < end for start, end in taken))
+
+
+def _spans(pattern: re.Pattern[str] | None, sentence: str) -> list[tuple[int, int]]:
+    return [match.span() for match in pattern.finditer(sentence)] if pattern else []
+
+
+def _last_comma(sentence: str, place: int) -> int:
+    """Backward cues speak of their own clause: "fever, chest pain absent" leaves the fever."""
+    return max(sentence.rfind(mark, 0, place) for mark in (",", "，", ":", "：")) + 1

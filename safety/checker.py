@@ -1,0 +1,130 @@
+"""The safety layer as the rest of the product sees it: what comes in, what is read, what goes out.
+
+Implements `contracts.SafetyChecker` with rules and the support check. The outermost edge of the layer: whatever goes
+wrong inside comes back as the verdict `unavailable`, which withholds.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import wraps
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from contracts import CheckResult, ClaimCheck, Direction, Finding, Message, Passage, Patient, Role, Verdict
+from safety.claims import strip_citations
+from safety.matcher import Matcher
+from safety.rule import Rule
+from safety.rule_files import load_rules
+from safety.support import SUPPORT_SOURCE, abstention_object, check_support, is_abstention
+
+_LOG = logging.getLogger(__name__)
+MAX_CLAIM = 4000  # characters; nothing a person would call one claim is longer
+
+
+def _faults_withhold(result: type[Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """A check that could not run gives a result of this type with the verdict `unavailable`."""
+
+    def decorate(check: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(check)
+        def guarded(*args: Any, **kwargs: Any) -> Any:
+            started = perf_counter()
+            try:
+                found = check(*args, **kwargs)
+            except Exception as error:  # noqa: BLE001  # the layer's edge: a fault must withhold, never pass or crash
+                _LOG.exception("The safety check %s failed.", check.__name__)
+                message = f"The safety check could not run ({type(error).__name__}), so this text is withheld."
+                finding = Finding("checker.fault", Verdict.UNAVAILABLE, 0, 0, message)
+                found = result(Verdict.UNAVAILABLE, findings=(finding,), **_UNSUPPORTED.get(result, {}))
+            return replace(found, seconds=perf_counter() - started) if result is CheckResult else found
+
+        return guarded
+
+    return decorate
+
+
+_UNSUPPORTED: dict[type[Any], dict[str, Any]] = {ClaimCheck: {"supported": False}}
+
+
+class RuleSafetyChecker:
+    """Loads the rules once; every check is then safe to call from any thread. Raises RuleError if a rule is odd."""
+
+    def __init__(self, rules_dir: Path | None = None) -> None:
+        rule_set = load_rules(rules_dir)
+        self._rules = rule_set.rules
+        self._version = rule_set.version
+        self._matcher = Matcher(self._rules)
+        self._cited_allowed = {rule.id for rule in self._rules if rule.is_cited_allowed}
+
+    @property
+    def version(self) -> str:
+        return self._version
+
+    @property
+    def rules(self) -> tuple[Rule, ...]:
+        """The loaded rules, for the review page."""
+        return self._rules
+
+    @_faults_withhold(CheckResult)
+    def check_input(self, messages: Sequence[Message], patient: Patient | None = None) -> CheckResult:
+        """Checks the last user message. Emergencies are notices and come first."""
+        text = next((message.text for message in reversed(messages) if message.role is Role.USER), "")
+        return _result(self._matcher.find(text, Direction.INPUT))
+
+    @_faults_withhold(CheckResult)
+    def check_document(self, text: str) -> CheckResult:
+        """Looks for text that speaks to the machine; a finding spans the sentence that is kept from the model."""
+        return _result(self._matcher.find(text, Direction.DOCUMENT))
+
+    @_faults_withhold(CheckResult)
+    def check_output(self, text: str) -> CheckResult:
+        """The rules on an answer's words alone, without passages: absolutes, reassurance, how doses are written."""
+        return _result(self._matcher.find(text, Direction.OUTPUT))
+
+    @_faults_withhold(ClaimCheck)
+    def check_claim(
+        self, claim: str, cited: Sequence[int], passages: Sequence[Passage], patient: Patient | None = None
+    ) -> ClaimCheck:
+        """Holds one claim against the passages: the rules on its words, and whether it stands in them."""
+        if len(claim) > MAX_CLAIM:
+            return _unsupported(claim, "it is too long to be checked as one statement", [])
+        findings = self._matcher.find(claim, Direction.OUTPUT)
+        if is_abstention(claim):
+            return _abstention(claim, passages, findings)
+        support = check_support(claim, cited, passages)
+        if not support.supported:
+            return _unsupported(claim, support.missing, findings)
+        evidence = " ".join(passages[i].text[a:b] for i, (a, b) in support.evidence.items()).casefold()
+        kept = [f for f in findings if f.rule not in self._cited_allowed or f.evidence.casefold() not in evidence]
+        found = (*kept, *support.findings)
+        return ClaimCheck(_worst(found), supported=True, evidence=support.evidence, findings=found)
+
+
+def _result(findings: Sequence[Finding]) -> CheckResult:
+    ordered = sorted(findings, key=lambda finding: (not finding.rule.startswith("emergency."), finding.start))
+    return CheckResult(_worst(ordered), tuple(ordered))
+
+
+def _worst(findings: Sequence[Finding]) -> Verdict:
+    return Verdict.worst(finding.severity for finding in findings)
+
+
+def _unsupported(claim: str, reason: str, findings: Sequence[Finding]) -> ClaimCheck:
+    message = f"Not supported by the record: {reason}."
+    finding = Finding(
+        "support.unsupported", Verdict.HOLD, 0, len(claim), message, SUPPORT_SOURCE, strip_citations(claim)
+    )
+    found = (finding, *findings)
+    return ClaimCheck(_worst(found), supported=False, findings=found)
+
+
+def _abstention(claim: str, passages: Sequence[Passage], findings: Sequence[Finding]) -> ClaimCheck:
+    """ "The record does not say" passes; "it does not mention allergies" only if it does not."""
+    named = abstention_object(claim)
+    if named and check_support(named, (), passages).supported:
+        check = _unsupported(claim, f"it does speak of “{named}”", findings)
+        return replace(check, is_abstention=True)
+    return ClaimCheck(_worst(findings), supported=False, is_abstention=True, findings=tuple(findings))

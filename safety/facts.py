@@ -1,0 +1,330 @@
+"""What a stretch of text says, in a form that two texts can be compared by: words, quantities, dates, sides.
+
+Every word carries whether it is negated, a relative's or hypothetical; every quantity the drug or measurement that
+it belongs to. Offsets are into the text given. Knows nothing of claims and passages.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from safety.assertion import Assertion, Scope, scopes
+from safety.lexicon import chinese_drugs, irregular, is_clinical, is_drug, silent_words, synonyms
+from safety.quantities import DateFact, Quantity, find_dates, find_frequencies, find_quantities
+
+# One character for one, so that offsets hold.
+_PLAIN = str.maketrans("‐‑‒–—−‘’ʼ“”\u00a0\u2009\u202f，（）：；％．", "------'''\"\"   ,():;%.")
+
+
+_WORD = re.compile(r"[a-z][a-z0-9'+]*(?:-[a-z0-9']+)*|\d+[a-z][a-z0-9]*", re.IGNORECASE)
+_CJK_RUN = re.compile(r"[\u3400-\u9fff]+")
+_CJK_STOP = re.compile(r"患者|病人|记录|显示|目前|其|的|了|为|是|在|与|和|及|并|有|被|于|现|该")
+_SIDE = re.compile(
+    r"\b(left|right|bilateral|both)\b(?!\s+ventricular\s+ejection)(?!\s+(?:away|now|after|before|the|against|for|in|on|hospital|at)\b)|([左右双])(?=侧|[\u3400-\u9fff])",
+    re.IGNORECASE,
+)
+_UNCERTAIN = re.compile(
+    r"\b(?:possibl[ey]|probabl[ey]|suspected|suspicious for|suspicion of|likely|presumed|questionable|query|might|"
+    r"may (?:have|be|represent)|could (?:be|represent)|concern(?:ing|ed)? (?:for|about)|to rule out|rule out|r/o|"
+    r"consider|cannot exclude)\b|可能|疑似|考虑|待排",
+    re.IGNORECASE,
+)
+_UNCERTAIN_REACH = 60  # characters
+_DENIAL = re.compile(
+    r"\b(?:no|not|nor|none|never|cannot|without|den(?:y|ies|ied|ying)|neither)\b|n't\b|否认|没有|未|无", re.IGNORECASE
+)
+# "was not given", "no longer takes": what stands before the cue in its clause is negated as well.
+_WHOLE_CLAUSE = re.compile(
+    r"\b(?:is|are|was|were|be|been|has|have|had|must|should|do|does|did|will|would|can|could|may)(?:\s+not\b|n't\b)"
+    r"|\bnever\b|\bcannot\b|\bno longer\b|未|没有?|不再",
+    re.IGNORECASE,
+)
+_CLAUSE_END = re.compile(
+    r"[,;:，；。]|\b(?:but|and|because|although|though|however|so that|which|who)\b", re.IGNORECASE
+)
+EXCEPTION = r"\b(?:no (?:\w+ )?other|other than|except|apart from|aside from)\b|其他|除.{1,12}外"
+STATUSES = frozenset(
+    f"term:{word}"
+    for word in ("start", "stop", "withhold", "continue", "restart", "increase", "decrease", "allergic", "intolerance")
+)
+_COMPARED = (Assertion.NEGATED, Assertion.FAMILY, Assertion.HYPOTHETICAL)
+_PART_END = re.compile(r"[,;:，；、|]|\band\b|\bthen\b", re.IGNORECASE)
+OWNER_REACH = 160  # characters back to the drug or measurement a number belongs to
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    key: str
+    start: int
+    end: int
+    is_required: bool  # must stand in the evidence, not only count towards coverage
+    flags: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class OwnedQuantity:
+    quantity: Quantity
+    owner: str  # key of the drug or measurement; "" if none is near
+    clause: tuple[int, int]  # the stretch between commas and "and" that holds it: what is said of this number
+
+
+@dataclass(frozen=True, slots=True)
+class OwnedStatus:
+    """That a drug was started, stopped … or is an allergy."""
+
+    key: str
+    owner: str  # "" if its sentence names no drug
+    start: int
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    key: str  # "left", "right" or "both"
+    nouns: tuple[str, ...]  # keys of the next words
+    start: int
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    words: tuple[Word, ...]
+    quantities: tuple[OwnedQuantity, ...]
+    dates: tuple[DateFact, ...]
+    sides: tuple[Side, ...]
+    statuses: tuple[OwnedStatus, ...]
+    is_hypothetical: bool
+    is_uncertain: bool
+    num_denials: int
+    has_exception: bool  # "no other", "except", "apart from"
+
+
+def plain(text: str) -> str:
+    """The text with one form of dash, quote and space; equal in length."""
+    return text.translate(_PLAIN)
+
+
+def facts_of(text: str, sentences: Sequence[tuple[int, int]]) -> Facts:
+    """The facts of a text whose sentences are known. Owners of quantities are looked for across sentences."""
+    text = plain(text)
+    dates = tuple(find_dates(text))
+    taken = [(d.start, d.end) for d in dates]
+    frequencies = [q for q in find_frequencies(text) if not _overlaps(taken, q.start, q.end)]
+    taken += [(q.start, q.end) for q in frequencies]
+    quantities = list(find_quantities(_blank(text, taken)))
+    taken += [(q.start, q.end) for q in quantities]
+    words = _words(text, taken)
+    scoped = [replace(s, start=s.start + a, end=s.end + a) for a, b in sentences for s in _scopes(text[a:b])]
+    words = [replace(word, flags=_flags(scoped, word)) for word in words]
+    owned = tuple(_own(text, q, words, sentences) for q in sorted([*frequencies, *quantities], key=_start))
+    return Facts(
+        words=tuple(words),
+        quantities=owned,
+        dates=dates,
+        sides=tuple(_sides(text, words)),
+        statuses=tuple(_statuses(text, words, sentences)),
+        is_hypothetical=any(scope.status is Assertion.HYPOTHETICAL for scope in scoped),
+        is_uncertain=bool(_UNCERTAIN.search(text)),
+        num_denials=len(_DENIAL.findall(text)),
+        has_exception=bool(re.search(EXCEPTION, text, re.IGNORECASE)),
+    )
+
+
+def is_owner(key: str) -> bool:
+    return key.startswith(("drug:", "anchor:"))
+
+
+# --- words ------------------------------------------------------------------------------------------------------
+
+
+def stem(word: str) -> str:
+    """A light stem: plural, -ing and -ed off, British spelling to American."""
+    word = word.lower().replace("'s", "").strip("'")
+    word = irregular().get(word, word)
+    word = word.replace("ae", "e").replace("oe", "e") if len(word) > 4 else word
+    word = re.sub(r"(?<=[lr])our\b", "or", word)
+    if len(word) > 5 and word.endswith("ies"):
+        return word[:-3] + "y"
+    for ending in ("ing", "ed", "es", "s"):
+        if word.endswith(ending) and len(word) - len(ending) >= 3 and not word.endswith(("ss", "us", "is")):
+            word = word[: -len(ending)]
+            if ending in ("ing", "ed") and len(word) > 3 and word[-1] == word[-2] and word[-1] not in "lse":
+                word = word[:-1]
+            break
+    return word[:-1] if len(word) > 4 and word.endswith("e") else word
+
+
+def _table(name: str, prefix: str) -> dict[tuple[str, ...], str]:
+    return {tuple(stem(part) for part in phrase): prefix + key for phrase, key in synonyms(name).items()}
+
+
+_PHRASES: dict[tuple[str, ...], str] = {}
+
+
+def _phrases() -> dict[tuple[str, ...], str]:
+    if not _PHRASES:
+        _PHRASES.update(_table("terms.txt", "term:") | _table("anchors.txt", "anchor:"))
+    return _PHRASES
+
+
+def _words(text: str, taken: list[tuple[int, int]]) -> list[Word]:
+    tokens = [
+        (stem(part), start, end)
+        for match in _WORD.finditer(text)
+        if not _overlaps(taken, *match.span())
+        for part, start, end in _parts(match)
+    ]
+    words, index = [], 0
+    while index < len(tokens):
+        length, word = _phrase_at(text, tokens, index)
+        if word is not None:
+            words.append(word)
+        index += length
+    return sorted([*words, *_chinese_words(text, taken)], key=_start)
+
+
+def _parts(match: re.Match[str]) -> Iterator[tuple[str, int, int]]:
+    """A hyphenated word as it is if the word lists know it, else its parts."""
+    word = match.group().lower()
+    if "-" not in word or is_drug(word) or (stem(word),) in _phrases():
+        yield word, *match.span()
+        return
+    for part in re.finditer(r"[^-]+", word):
+        yield part.group(), match.start() + part.start(), match.start() + part.end()
+
+
+def _phrase_at(text: str, tokens: list[tuple[str, int, int]], index: int) -> tuple[int, Word | None]:
+    """(tokens used, word) of the longest known phrase that begins at this token; None for a word that says nothing."""
+    for length in (4, 3, 2, 1):
+        keys = tuple(key for key, _, _ in tokens[index : index + length])
+        if len(keys) == length and keys in _phrases():
+            return length, Word(_phrases()[keys], tokens[index][1], tokens[index + length - 1][2], True)
+    key, start, end = tokens[index]
+    written = text[start:end]
+    lowered = written.lower()
+    if is_drug(lowered):
+        return 1, Word(f"drug:{lowered}", start, end, True)
+    if lowered in silent_words() or len(lowered) == 1:
+        return 1, None
+    is_name = any(c.isdigit() for c in written) or (len(written) > 1 and written.isupper())
+    return 1, Word(key, start, end, is_name or is_clinical(lowered) or _is_doctor(text, start, written))
+
+
+def _is_doctor(text: str, start: int, word: str) -> bool:
+    return word[0].isupper() and bool(
+        re.search(r"\b(?:dr|prof|doctor|nurse)\.?\s(?:[a-z]\.?\s|\w+\s)?$", text[max(0, start - 24) : start], re.I)
+    )
+
+
+def _chinese_words(text: str, taken: list[tuple[int, int]]) -> Iterator[Word]:
+    for match in chinese_drugs().finditer(text):
+        yield Word(f"drug:{match.group()}", *match.span(), True)
+    for run in _CJK_RUN.finditer(text):
+        blank = _CJK_STOP.sub(lambda m: " " * len(m.group()), run.group())
+        for offset in range(len(blank) - 1):
+            pair, start = blank[offset : offset + 2], run.start() + offset
+            if " " not in pair and not _overlaps(taken, start, start + 2):
+                yield Word(pair, start, start + 2, False)
+
+
+# --- status -----------------------------------------------------------------------------------------------------
+
+
+def _scopes(sentence: str) -> list[Scope]:
+    found = [scope for scope in scopes(sentence, is_literal=True) if scope.status in _COMPARED]
+    for match in _WHOLE_CLAUSE.finditer(sentence):
+        start = max((end.end() for end in _CLAUSE_END.finditer(sentence, 0, match.start())), default=0)
+        found.append(Scope(Assertion.NEGATED, start, match.start()))
+    return found
+
+
+def _flags(scoped: list[Scope], word: Word) -> frozenset[str]:
+    return frozenset(scope.status.value for scope in scoped if scope.start <= word.start and word.end <= scope.end)
+
+
+def uncertain_spans(text: str, sentences: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Where a text only suspects: from the cue to the end of its clause, at most _UNCERTAIN_REACH characters."""
+    spans = []
+    for match in _UNCERTAIN.finditer(plain(text)):
+        _, end = _sentence_of(match.start(), text, sentences)
+        clause = next((m.start() for m in _CLAUSE_END.finditer(text, match.end(), end)), end)
+        spans.append((match.end(), min(clause, match.end() + _UNCERTAIN_REACH)))
+    return spans
+
+
+# --- numbers and sides ------------------------------------------------------------------------------------------
+
+
+def _own(text: str, quantity: Quantity, words: Sequence[Word], sentences: Sequence[tuple[int, int]]) -> OwnedQuantity:
+    start, end = _sentence_of(quantity.start, text, sentences)
+    left = max((m.end() for m in _PART_END.finditer(text, start, quantity.start)), default=start)
+    right = next((m.start() for m in _PART_END.finditer(text, quantity.end, end)), end)
+    owners = [word for word in words if is_owner(word.key)]
+    return OwnedQuantity(quantity, _owner(text, quantity, owners, start, end), (left, right))
+
+
+def _sentence_of(place: int, text: str, sentences: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    return next(((a, b) for a, b in sentences if a <= place < b), (0, len(text)))
+
+
+def _owner(text: str, quantity: Quantity, owners: Sequence[Word], start: int, end: int) -> str:
+    """ "5 mg of apixaban" belongs to what follows; else to the last owner named in the sentence, the next one in it, or
+    the last one before it."""
+    before = [w for w in owners if w.end <= quantity.start]
+    after = [w for w in owners if quantity.end <= w.start < end]
+    if after and re.fullmatch(r"\s*(?:of\s+)?(?:oral\s+|intravenous\s+|iv\s+)?", text[quantity.end : after[0].start]):
+        return after[0].key
+    if before and before[-1].start >= start:
+        return before[-1].key
+    if after:
+        return after[0].key
+    return before[-1].key if before and quantity.start - before[-1].end <= OWNER_REACH else ""
+
+
+def _statuses(text: str, words: Sequence[Word], sentences: Sequence[tuple[int, int]]) -> Iterator[OwnedStatus]:
+    """The drug of "stopped" is the one right after it, else the last one before it in the sentence, else the next. A
+    table's cell that stands alone ("Continued") belongs to the last drug above it; a heading ("Allergies") to none."""
+    owners = [word for word in words if word.key.startswith("drug:")]
+    for word in words:
+        if word.key not in STATUSES:
+            continue
+        start, end = _sentence_of(word.start, text, sentences)
+        before = [w for w in owners if w.end <= word.start]
+        after = [w for w in owners if word.end <= w.start < end]
+        if (
+            after
+            and re.fullmatch(r"\s*(?:[\w%./-]+\s+){0,5}", text[word.end : after[0].start])
+            and not re.search(r"\b(?:and|or)\b", text[word.end : after[0].start])
+        ):
+            owner = after[0].key
+        elif before and before[-1].start >= start:
+            owner = before[-1].key
+        elif after:
+            owner = after[0].key
+        else:
+            is_cell = word.key != "term:allergic" and end - start < 2 * (word.end - word.start) + 8
+            owner = before[-1].key if is_cell and before and word.start - before[-1].end <= OWNER_REACH else ""
+        yield OwnedStatus(word.key, owner, word.start)
+
+
+def _sides(text: str, words: Sequence[Word]) -> Iterator[Side]:
+    for match in _SIDE.finditer(text):
+        key = {"bilateral": "both", "双": "both", "左": "left", "右": "right"}.get(
+            match.group().lower(), match.group().lower()
+        )
+        yield Side(key, tuple(w.key for w in words if match.end() <= w.start <= match.end() + 30)[:3], match.start())
+
+
+def _blank(text: str, spans: Sequence[tuple[int, int]]) -> str:
+    """The text with these spans made unreadable, so that a date's figures join no range."""
+    for start, end in spans:
+        text = f"{text[:start]}{'_' * (end - start)}{text[end:]}"
+    return text
+
+
+def _overlaps(spans: Sequence[tuple[int, int]], start: int, end: int) -> bool:
+    return any(a < end and start < b for a, b in spans)
+
+
+def _start(item: Word | Quantity) -> int:
+    return item.start

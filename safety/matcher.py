@@ -1,0 +1,151 @@
+"""Text -> findings of the rules, with spans in the text as it was written.
+
+Sentence by sentence: an instruction hides well in a page and badly in its own sentence, negation has a sentence's
+scope, and no pattern ever meets more than MAX_SEGMENT characters at once. Knows nothing of verdicts over whole texts.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import regex
+
+from contracts import Direction, Finding, Verdict
+from safety.assertion import Assertion, assess, is_exam_question
+from safety.normalise import NormalisedText, normalise
+from safety.rule import Rule
+from safety.sentences import sentence_spans
+
+TIMEOUT_S = 1.0  # per pattern and sentence; need is below 0.001, but on a starved machine 0.25 was seen to run out
+MAX_SEGMENT, OVERLAP = 1000, 200  # characters
+_CJK = regex.compile(r"\p{Han}")
+# " … " in a pattern: up to ten words of the same clause, none of them a negation.
+_GAP = r"(?:(?![\s,/(]+(?:no|not|nor|denies|denied|denying|without|never)\b)[\s,/(]+[\w'’.:%°+/)-]+){0,10}?[\s,/(]+"
+_FLAGS = regex.IGNORECASE | regex.VERSION1
+
+
+@dataclass(frozen=True, slots=True)
+class _Compiled:
+    rule: Rule
+    patterns: tuple[regex.Pattern[str], ...]
+    unless: tuple[regex.Pattern[str], ...]
+
+
+class Matcher:
+    """Compiles the rules once; `find` is then safe to call from any thread. Raises regex.error for a bad pattern."""
+
+    def __init__(self, rules: Iterable[Rule], timeout_s: float = TIMEOUT_S) -> None:
+        self._timeout_s = timeout_s
+        self._compiled = [_Compiled(rule, _compile(rule.patterns), _compile(rule.unless)) for rule in rules]
+
+    def find(self, text: str, direction: Direction) -> list[Finding]:
+        """Findings in order of their place. A rule that runs out of time gives a finding `unavailable` instead."""
+        source = normalise(text)
+        lowered = _lower(source.text)
+        segments: list[tuple[int, int]] = []
+        findings: list[Finding] = []
+        for compiled in self._compiled:
+            if direction not in compiled.rule.direction:
+                continue
+            places = [place for word in compiled.rule.keywords for place in _occurrences(lowered, word)]
+            if not places:
+                continue
+            segments = segments or _segments(source.text)
+            found = list(self._find_rule(compiled, source, _touched(segments, places), direction))
+            if found and compiled.rule.is_asserted and is_exam_question(source.text):
+                found = [finding for finding in found if finding.severity is Verdict.UNAVAILABLE]
+            findings += found
+        return _without_repeats(findings)
+
+    def _find_rule(
+        self, compiled: _Compiled, source: NormalisedText, segments: Iterable[tuple[int, int]], direction: Direction
+    ) -> Iterator[Finding]:
+        rule = compiled.rule
+        for start, end in segments:
+            try:
+                span = self._match(compiled, source.text[start:end])
+            except TimeoutError:
+                yield Finding(
+                    rule.id,
+                    Verdict.UNAVAILABLE,
+                    *source.raw_span(start, end),
+                    f"The check “{rule.title}” ran out of time on this text, so the text is withheld; shorten it.",
+                    rule.source,
+                )
+                return
+            if span is not None:
+                yield _finding(rule, source, (start + span[0], start + span[1]), (start, end), direction)
+
+    def _match(self, compiled: _Compiled, sentence: str) -> tuple[int, int] | None:
+        """The first match in one sentence that counts."""
+        for pattern in compiled.patterns:
+            for match in pattern.finditer(sentence, timeout=self._timeout_s):
+                if any(unless.search(sentence, timeout=self._timeout_s) for unless in compiled.unless):
+                    return None
+                if not compiled.rule.is_asserted or assess(sentence, *match.span()) is Assertion.PRESENT:
+                    return match.span()
+        return None
+
+
+def _compile(patterns: Iterable[str]) -> tuple[regex.Pattern[str], ...]:
+    return tuple(regex.compile(_expand(pattern), _FLAGS) for pattern in patterns)
+
+
+def _expand(pattern: str) -> str:
+    return pattern.replace(" … ", _GAP).replace(" ?", r"\s*").replace(" ", r"\s+")
+
+
+def _lower(text: str) -> str:
+    """Lower case at equal length: a few letters grow when lowered, which would shift every offset after them."""
+    lowered = text.lower()
+    return lowered if len(lowered) == len(text) else "".join(c.lower() if len(c.lower()) == 1 else c for c in text)
+
+
+def _occurrences(text: str, keyword: str) -> Iterator[int]:
+    """Where a keyword begins; one of Latin letters only where a word begins ("ai" is not in "pain")."""
+    is_word = keyword[0].isascii() and keyword[0].isalpha()
+    place = text.find(keyword)
+    while place >= 0:
+        if not (is_word and place and text[place - 1].isalpha() and text[place - 1].isascii()):
+            yield place
+        place = text.find(keyword, place + 1)
+
+
+def _segments(text: str) -> list[tuple[int, int]]:
+    """Sentences; one without end is cut into overlapping pieces."""
+    pieces = []
+    for start, end in sentence_spans(text):
+        while end - start > MAX_SEGMENT:
+            pieces.append((start, start + MAX_SEGMENT))
+            start += MAX_SEGMENT - OVERLAP
+        pieces.append((start, end))
+    return pieces
+
+
+def _touched(segments: list[tuple[int, int]], places: Iterable[int]) -> list[tuple[int, int]]:
+    """The segments in which these places lie, with the piece before where pieces overlap."""
+    starts = [start for start, _ in segments]
+    touched = set()
+    for place in places:
+        index = bisect_right(starts, place) - 1
+        touched |= {i for i in (index - 1, index) if i >= 0 and segments[i][1] > place}
+    return [segments[index] for index in sorted(touched)]
+
+
+def _finding(
+    rule: Rule, source: NormalisedText, match: tuple[int, int], sentence: tuple[int, int], direction: Direction
+) -> Finding:
+    """Of a document the whole sentence is the finding's span, as the whole sentence is kept from the model."""
+    message = rule.message_zh if _CJK.search(source.text, *match) else rule.message
+    start, end = source.raw_span(*match)
+    evidence = source.raw[start:end]
+    if direction is Direction.DOCUMENT:
+        start, end = source.raw_span(*sentence)
+    return Finding(rule.id, rule.severity_in(direction), start, end, message, rule.source, evidence)
+
+
+def _without_repeats(findings: list[Finding]) -> list[Finding]:
+    unique = {(finding.rule, finding.start, finding.end): finding for finding in findings}
+    return sorted(unique.values(), key=lambda finding: (finding.start, finding.end, finding.rule))

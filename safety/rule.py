@@ -1,0 +1,57 @@
+"""What a safety rule is. Rules are data, reviewed by clinicians; `safety.rule_files` reads and proves them.
+
+What a rule file may hold is read from the dataclass below, so that there is no second list to forget.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date
+
+from contracts import Direction, Verdict
+
+
+class RuleError(ValueError):
+    """A rule file cannot be used; the message names the file, the rule and what to change."""
+
+
+@dataclass(frozen=True, slots=True)
+class Examples:
+    """Sentences that must fire a rule and sentences that must not; every one is a test."""
+
+    fires: tuple[str, ...]
+    must_not_fire: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One rule. In a pattern a space stands for any white space and " … " for up to ten words without a negation among
+    them; case never matters."""
+
+    id: str
+    title: str
+    severity: Verdict
+    direction: tuple[Direction, ...]
+    keywords: tuple[str, ...]  # patterns are tried only on sentences that hold one of these: speed
+    patterns: tuple[str, ...]
+    message: str  # what was seen and what to do next
+    message_zh: str
+    source: str  # guideline or standard, with its year
+    reviewed: date
+    owner: str
+    examples: Examples
+    unless: tuple[str, ...] = ()  # a sentence that matches one of these does not fire
+    is_asserted: bool = False  # fires only on what is present: not negated, past, hypothetical, a relative's, general
+    is_cited_allowed: bool = False  # an output may say it if its evidence uses the same words
+    input_severity: Verdict | None = None  # where a clinician's own words weigh less than an uploaded document's
+
+    def severity_in(self, direction: Direction) -> Verdict:
+        return self.input_severity if direction is Direction.INPUT and self.input_severity else self.severity
+
+
+@dataclass(frozen=True, slots=True)
+class RuleSet:
+    """The loaded rules. version is the date of the latest review and a hash over all files' bytes."""
+
+    rules: tuple[Rule, ...]
+    version: str

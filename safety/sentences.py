@@ -1,0 +1,68 @@
+"""Where sentences and lines of a record begin and end. Knows nothing of rules or claims.
+
+A record is prose, lists and tables mixed, often with lines wrapped by a page's width. A line break ends a sentence
+unless the line was full or the next one goes on in lower case.
+"""
+
+from __future__ import annotations
+
+import re
+
+from safety.lexicon import abbreviations
+
+_WRAPPED_LINE, _WRAPPED_LINE_CJK = 55, 20  # characters from which a line may have been broken by the page's width
+_BREAK = re.compile(r"[.!?]+[\"'”’)\]]*(?=\s|$)|[。！？]+[”』」）]*|\n")
+_LIST_ITEM = re.compile(
+    r"[ \t]*(?:[-*•·▪◦‣|#]|\(?\d{1,3}[.)、]\s|\(?[a-zA-Z][.)]\s|[（(][一二三四五六七八九十\d]+[)）])"
+)
+_LAST_WORD = re.compile(r"(?:^|(?<=[\s(]))[\w.]+$")
+_CJK = re.compile(r"[\u3400-\u9fff]")
+
+
+def sentence_spans(text: str) -> list[tuple[int, int]]:
+    """(start, end) of each sentence, line or list item in order, white space at both ends left out."""
+    spans, start = [], 0
+    for match in _BREAK.finditer(text):
+        is_end = _ends_line(text, start, match.start()) if match.group() == "\n" else _ends_sentence(text, match)
+        if is_end:
+            spans.append((start, match.end()))
+            start = match.end()
+    spans.append((start, len(text)))
+    return [span for span in (_trim(text, *span) for span in spans) if span[0] < span[1]]
+
+
+def is_abbreviation(before: str) -> bool:
+    """Whether the full stop after these words belongs to an abbreviation, an initial or a list number."""
+    word = _LAST_WORD.search(before[-24:])
+    if word is None:
+        return False
+    last = word.group()
+    return last.lower() in abbreviations() or (len(last) == 1 and last.isupper())
+
+
+def _ends_sentence(text: str, match: re.Match[str]) -> bool:
+    if match.group()[0] in "。！？":
+        return True
+    rest = text[match.end() : match.end() + 80].lstrip()
+    if rest and rest[0].islower():
+        return False
+    if match.group()[0] != ".":
+        return True
+    line = text[text.rfind("\n", 0, match.start()) + 1 : match.start()]
+    return not (is_abbreviation(line) or re.fullmatch(r"\s*\d{1,3}", line))
+
+
+def _ends_line(text: str, start: int, newline: int) -> bool:
+    before = text[max(start, text.rfind("\n", 0, newline) + 1) : newline].rstrip()
+    after = text[newline + 1 : newline + 60]
+    if not before or not after.strip() or after[0] in "\r\n" or before[-1] in ".:!?;。：；！？|":
+        return True
+    if _LIST_ITEM.match(after) or before.lstrip().startswith(("|", "#")):
+        return True
+    limit = _WRAPPED_LINE_CJK if _CJK.search(before) else _WRAPPED_LINE
+    return not (after.lstrip()[0].islower() or len(before) >= limit)
+
+
+def _trim(text: str, start: int, end: int) -> tuple[int, int]:
+    part = text[start:end]
+    return start + len(part) - len(part.lstrip()), end - (len(part) - len(part.rstrip()))

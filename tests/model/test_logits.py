@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from model.logits import run_logits
+from tests.model.goldens import LOCAL, find_differences, load_goldens
+
+
+def write_inputs(path: Path, **tensors: torch.Tensor) -> Path:
+    save_file(tensors, path)
+    return path
+
+
+@pytest.mark.parametrize("case", ["a_tiny", "b_yarn", "c_mtp", "d_bias_sharded", "e_leftpad", "f_decode"])
+def test_file_to_file_matches_the_goldens(case: str, shared: Path, tmp_path: Path) -> None:
+    folder = shared / "golden" / case
+    goldens = load_goldens(folder)
+    if case == "f_decode":
+        goldens = {"input_ids": goldens["full.input_ids"], "logits": goldens["full.logits"]}
+    inputs = {k: v for k, v in goldens.items() if k in ("input_ids", "attention_mask", "position_ids")}
+    run_logits(folder, write_inputs(tmp_path / "in", **inputs), tmp_path / "out")
+    ours = load_file(tmp_path / "out")
+    compared = {name: tensor for name, tensor in goldens.items() if name in ours or name == "attention_mask"}
+    assert len(compared) >= (8 if case != "f_decode" else 1)
+    assert find_differences(ours, compared) == []
+    assert ours["logits"].dtype is torch.float32
+
+
+def test_clone_alone_matches_file_to_file(tmp_path: Path) -> None:
+    goldens = load_goldens(LOCAL / "c_mtp")
+    run_logits(LOCAL / "c_mtp", write_inputs(tmp_path / "in", input_ids=goldens["input_ids"]), tmp_path / "out")
+    ours = load_file(tmp_path / "out")
+    assert len(ours) == 8
+    assert find_differences(ours, {name: goldens[name] for name in ours}) == []
+
+
+def test_mtp_logits_only_where_there_is_such_a_layer(tmp_path: Path) -> None:
+    inputs = write_inputs(tmp_path / "in", input_ids=torch.tensor([[1, 2, 3]]))
+    run_logits(LOCAL / "c_mtp", inputs, tmp_path / "mtp", kernels="reference")
+    run_logits(LOCAL / "f_decode", inputs, tmp_path / "plain", precision="bf16")
+    assert "mtp_logits.0" in load_file(tmp_path / "mtp")
+    assert set(load_file(tmp_path / "plain")) == {"logits"} | {
+        f"router.{layer}.{name}" for layer in (1, 2, 3) for name in ("topk_ids", "topk_weights")
+    }
+
+
+@pytest.mark.parametrize(
+    ("tensors", "options", "says"),
+    [
+        ({"input_ids": [[1]]}, {"precision": "int4"}, "Unknown precision 'int4'"),
+        ({"input_ids": [[1]]}, {"kernels": "cuda"}, "Unknown kernels 'cuda'"),
+        ({"tokens": [[1]]}, {}, "must hold integer input_ids"),
+        ({"input_ids": [1, 2]}, {}, "must hold integer input_ids"),
+        ({"input_ids": [[512]]}, {}, "between 0 and 511"),
+        ({"input_ids": [[-1]]}, {}, "between 0 and 511"),
+        ({"input_ids": [[1, 2]], "attention_mask": [[1]]}, {}, "attention_mask has shape"),
+    ],
+)
+def test_unusable_input_is_said_in_a_sentence(tensors: dict, options: dict, says: str, tmp_path: Path) -> None:
+    inputs = write_inputs(tmp_path / "in", **{name: torch.tensor(value) for name, value in tensors.items()})
+    with pytest.raises(ValueError, match=says):
+        run_logits(LOCAL / "c_mtp", inputs, tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_unreadable_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="absent cannot be read"):
+        run_logits(LOCAL / "c_mtp", tmp_path / "absent", tmp_path / "out")
+    inputs = write_inputs(tmp_path / "in", input_ids=torch.tensor([[1]]))
+    with pytest.raises(ValueError, match="cannot be written"):
+        run_logits(LOCAL / "c_mtp", inputs, tmp_path / "no" / "out")

@@ -1,0 +1,56 @@
+"""`bedside search` writes one line a query, with spans that stand in the documents."""
+
+from __future__ import annotations
+
+import json
+import lzma
+from pathlib import Path
+
+import pytest
+
+from retrieval.benchmark import run_search
+
+DOCS = [
+    {
+        "doc_id": "a",
+        "title": "Ann Lee",
+        "text": "# Results\nPotassium 5.9 mmol/L on 03/01/2024.\n\n# Plan\nStop it.",
+    },
+    {"doc_id": "b", "title": "Bob Roe", "text": "# Results\nPotassium 4.1 mmol/L on 03/01/2024.\n\n# Plan\nGo on."},
+]
+# patient_doc is there to score with; that it is wrong here must not matter to the search.
+QUERIES = [
+    {"qid": "1", "query": "Potassium of Ann Lee on March 1, 2024", "patient_doc": "b"},
+    {"qid": "2", "query": "zzz"},
+]
+
+
+def write(path: Path, rows: list[dict[str, str]]) -> Path:
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    if path.suffix == ".xz":
+        path.write_bytes(lzma.compress(lines.encode()))
+    else:
+        path.write_text(lines)
+    return path
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "jsonl.xz"])
+def test_run_has_a_line_for_each_query_with_spans_in_the_text(tmp_path: Path, ending: str) -> None:
+    docs, queries = write(tmp_path / f"d.{ending}", DOCS), write(tmp_path / f"q.{ending}", QUERIES)
+    output = tmp_path / "run.jsonl"
+    assert run_search(docs, queries, 2, output) == 2
+    first, second = map(json.loads, output.read_text().splitlines())
+    assert (first["qid"], second["qid"]) == ("1", "2")
+    best = first["results"][0]
+    assert best["doc_id"] == "a"
+    assert "5.9 mmol/L" in DOCS[0]["text"][best["start"] : best["end"]]
+    assert len(first["results"]) <= 2
+    assert [r["score"] for r in first["results"]] == sorted((r["score"] for r in first["results"]), reverse=True)
+
+
+@pytest.mark.parametrize("row", ["not json", '{"qid": "1"}', '{"qid": 1, "query": "x"}', "[1]"])
+def test_bad_line_is_named(tmp_path: Path, row: str) -> None:
+    queries = tmp_path / "q.jsonl"
+    queries.write_text('{"qid": "0", "query": "x"}\n' + row + "\n")
+    with pytest.raises(ValueError, match=r"q\.jsonl, line 2"):
+        run_search(write(tmp_path / "d.jsonl", DOCS), queries, 2, tmp_path / "run.jsonl")

@@ -1,0 +1,94 @@
+"""Passages are exact, complete, small enough, and cut where a reader would pause."""
+
+from __future__ import annotations
+
+import re
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from contracts import Page, Passage, ReadMethod
+from retrieval.chunking import make_passages
+from retrieval.embedding import MAX_TOKENS, MiniLMEmbedder
+from retrieval.headings import indexed_texts
+from retrieval.sentences import split_sentences
+
+pieces = st.sampled_from(
+    ["Pain. ", "BP 150/90 mmHg", "\n", "\n\n", "Dr. Wu, 2.5 mg; ", "# PLAN\n", "头痛。", "a | b", "  ", "🙂", "x" * 90]
+)
+texts = st.lists(pieces, max_size=60).map("".join) | st.text(max_size=200)
+
+
+def count_words(text: str) -> int:
+    return len(re.findall(r"[\u4e00-\u9fff]|\S+?(?=[\u4e00-\u9fff]|\s|$)", text)) + len(text) // 40
+
+
+@settings(max_examples=300, deadline=None)
+@given(pages=st.lists(texts, max_size=4), max_tokens=st.integers(1, 60))
+def test_passages_are_exact_apart_and_complete(pages: list[str], max_tokens: int) -> None:
+    document = [Page(number, text) for number, text in enumerate(pages, start=1)]
+    passages = make_passages("d", "note.pdf", document, count_words, max_tokens)
+    assert [passage.id for passage in passages] == [f"d:{n:05d}" for n in range(len(passages))]
+    for page in document:
+        own = [passage for passage in passages if passage.page == page.number]
+        ends = [0, *(passage.end for passage in own)]
+        for passage, previous_end in zip(own, ends, strict=False):
+            assert passage.text == page.text[passage.start : passage.end]
+            assert passage.text.strip() == passage.text != ""
+            assert passage.start >= previous_end
+            assert not page.text[previous_end : passage.start].strip()
+        assert not page.text[ends[-1] :].strip()
+
+
+@settings(max_examples=200, deadline=None)
+@given(text=texts)
+def test_sentences_hold_all_but_white_space(text: str) -> None:
+    end = 0
+    for start, stop in split_sentences(text):
+        assert not text[end:start].strip()
+        assert text[start:stop].strip() == text[start:stop] != ""
+        end = stop
+    assert not text[end:].strip()
+
+
+def passages_of(text: str, embedder: MiniLMEmbedder, **options: int) -> list[Passage]:
+    return make_passages("d", "Discharge summary 2024.pdf", [Page(1, text)], embedder.count_tokens, **options)
+
+
+def test_what_is_embedded_of_a_passage_is_never_cut_off(embedder: MiniLMEmbedder) -> None:
+    english = "# HISTORY\n" + "Hydrochlorothiazide-triamterene 37.5/25 mg was stopped because of hyponatraemia. " * 60
+    chinese = "患者，男，65岁，因反复胸痛两年加重三天入院，既往有高血压病史十年，服用硝苯地平控释片。" * 30
+    for text in (english, chinese, "3.5|" * 900, "x" * 4000):
+        for indexed in indexed_texts(passages_of(text, embedder)):
+            assert embedder.count_tokens(indexed) + 2 <= MAX_TOKENS
+
+
+def test_passages_are_cut_between_sentences_and_before_headings(embedder: MiniLMEmbedder) -> None:
+    section = "The patient reports no chest pain today. She walks two miles a day without dyspnoea. "
+    text = "\n\n".join(f"# SECTION {n}\n{section * 4}" for n in range(6))
+    found = passages_of(text, embedder, max_tokens=100)
+    assert len(found) > 5
+    assert all(passage.text.startswith("# SECTION") for passage in found)
+    assert all(passage.text.endswith(".") for passage in found)
+
+
+def test_words_on_an_unreadable_page_are_the_files_own_text() -> None:
+    (passage,) = make_passages("d", "scan.pdf", [Page(1, "Faxed 08:15", ReadMethod.EMPTY, 0.0)], len)
+    assert passage.method is ReadMethod.TEXT
+
+
+def test_sentences_of_a_note() -> None:
+    text = (
+        "1. Kidney stone. Dr. Wu gave 2.5 mg p.o. b.i.d. for pain. Is it better? Yes!\n"
+        "- aspirin 81 mg\n肌酐98。患者好转！次日出院。"
+    )
+    assert [text[start:end] for start, end in split_sentences(text)] == [
+        "1. Kidney stone.",
+        "Dr. Wu gave 2.5 mg p.o. b.i.d. for pain.",
+        "Is it better?",
+        "Yes!",
+        "- aspirin 81 mg",
+        "肌酐98。",
+        "患者好转！",
+        "次日出院。",
+    ]

@@ -1,0 +1,114 @@
+"""Vectors are kept apart by patient, leave the disk when deleted, and a broken index says so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from retrieval.errors import IndexFailure
+from retrieval.index import VectorIndex
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Iterator[VectorIndex]:
+    index = VectorIndex(tmp_path / "chroma")
+    yield index
+    index.close()
+
+
+def unit_vectors(count: int, seed: int = 0) -> np.ndarray:
+    vectors = np.random.default_rng(seed).normal(size=(count, 384)).astype(np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def names(count: int, document: str = "d") -> list[str]:
+    return [f"{document}:{n:05d}" for n in range(count)]
+
+
+def test_query_finds_the_nearest_and_only_of_the_patient(index: VectorIndex) -> None:
+    vectors = unit_vectors(50)
+    index.add("anna", names(25), vectors[:25])
+    index.add("bert", names(25, "e"), vectors[25:])
+    found = index.query("anna", vectors[7], 5)
+    assert next(iter(found)) == "d:00007"
+    assert found["d:00007"] == pytest.approx(1.0, abs=1e-5)
+    assert all(id_.startswith("d:") for id_ in index.query("anna", vectors[30], 50))
+    assert index.query("nobody", vectors[0], 5) == {}
+
+
+def test_query_can_be_limited_to_ids(index: VectorIndex) -> None:
+    vectors = unit_vectors(30)
+    index.add("anna", names(30), vectors)
+    found = index.query("anna", vectors[0], 10, ["d:00003", "d:00004", "not-there"])
+    assert set(found) == {"d:00003", "d:00004"}
+    assert index.query("anna", vectors[0], 10, []) == {}
+
+
+def test_all_neighbours_are_found(index: VectorIndex) -> None:
+    vectors = unit_vectors(2_500)
+    index.add("anna", names(2_500), vectors)
+    for query in unit_vectors(10, seed=1):
+        exact = {f"d:{n:05d}" for n in np.argsort(-(vectors @ query))[:10]}
+        assert len(exact & set(index.query("anna", query, 10))) >= 8
+
+
+def test_adding_again_replaces(index: VectorIndex) -> None:
+    vectors = unit_vectors(4)
+    index.add("anna", names(2), vectors[:2])
+    index.add("anna", names(2), vectors[2:])
+    assert index.ids("anna") == set(names(2))
+    assert index.query("anna", vectors[2], 1)["d:00000"] == pytest.approx(1.0, abs=1e-5)
+
+
+def test_deleted_vectors_are_gone_and_the_last_takes_the_files_along(index: VectorIndex) -> None:
+    index.add("anna", [*names(3), *names(3, "e")], unit_vectors(6))
+    index.delete("anna", [*names(3), "not-there"])
+    assert index.ids("anna") == set(names(3, "e"))
+    index.delete("anna", names(3, "e"))
+    assert index.ids("anna") == set()
+    assert [entry.name for entry in index.path.iterdir() if entry.is_dir()] == []
+    index.delete("anna", names(3))  # again: no error
+
+
+def test_collections_of_unknown_patients_are_removed(index: VectorIndex) -> None:
+    index.add("anna", names(3), unit_vectors(3))
+    index.add("bert", names(3), unit_vectors(3))
+    assert index.delete_orphans(["anna"]) == 1
+    assert index.ids("bert") == set()
+    assert index.ids("anna") == set(names(3))
+
+
+def test_vectors_survive_closing(index: VectorIndex) -> None:
+    index.add("anna", names(3), unit_vectors(3))
+    index.close()
+    assert VectorIndex(index.path).ids("anna") == set(names(3))
+
+
+def test_unreadable_index_says_so_and_can_be_set_aside(index: VectorIndex) -> None:
+    index.add("anna", names(3), unit_vectors(3))
+    index.close()
+    (index.path / "chroma.sqlite3").write_bytes(b"not a database " * 500)
+    with pytest.raises(IndexFailure, match="made again"):
+        index.check("anna")
+    aside = index.set_aside()
+    assert aside is not None
+    assert (aside / "chroma.sqlite3").exists()
+    index.add("anna", names(2), unit_vectors(2))
+    assert index.ids("anna") == set(names(2))
+
+
+def test_neither_patient_nor_text_stands_in_the_files(index: VectorIndex) -> None:
+    index.add("anna-karenina-1873", names(3), unit_vectors(3))
+    index.close()
+    everything = b"".join(file.read_bytes() for file in index.path.rglob("*") if file.is_file())
+    assert b"d:00001" in everything  # the scan can find what is there
+    assert b"karenina" not in everything
+
+
+def test_nothing_is_reported_to_anyone(index: VectorIndex) -> None:
+    index.add("anna", names(1), unit_vectors(1))
+    settings = index._client()._system.settings
+    assert settings.anonymized_telemetry is False

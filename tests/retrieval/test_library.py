@@ -1,0 +1,253 @@
+"""A document is taken in whole or not at all, can be cancelled and deleted; every start repairs what was cut off."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from contracts import CheckResult, Document, DocumentStatus, Finding, ReadMethod, Verdict
+from retrieval.documents import DocumentLibrary
+from retrieval.errors import DocumentError, IndexFailure
+from tests.retrieval.conftest import Bench
+from tests.retrieval.pdfs import pdf_of, scan_of, yellow_box
+
+NOTE = "# MEDICATIONS\nMetoprolol 50 mg daily.\n\n# ALLERGIES\nPenicillin causes anaphylaxis.\n"
+VISIT = "# VISIT {0}\nSeen on day {0} for heart failure; weight {0} kg, no oedema. "
+LONG_NOTE = "\n\n".join(VISIT.format(n) * 8 for n in range(40))
+
+
+def assert_consistent(bench: Bench, patient_id: str = "anna") -> None:
+    assert bench.index.ids(patient_id) == {passage.id for passage in bench.store.list_passages(patient_id)}
+
+
+def test_document_becomes_ready_and_can_be_asked(bench: Bench) -> None:
+    document = bench.ready("anna", "note.txt", NOTE)
+    assert document.status is DocumentStatus.READY
+    assert (document.num_pages, document.parser, document.error) == (1, "bedside", "")
+    assert "anaphylaxis" in bench.retriever.search("penicillin allergy", "anna")[0].passage.text
+    assert_consistent(bench)
+
+
+def test_progress_counts_pages_then_passages(bench: Bench) -> None:
+    calls: list[tuple[str, int, int]] = []
+    document = bench.library.add("anna", "note.txt", LONG_NOTE.encode())
+    bench.library.ingest(document.id, lambda *call: calls.append(call))
+    assert [step for step, _, _ in calls] == sorted((step for step, _, _ in calls), reverse=True)  # reading, indexing
+    assert calls[-1][1] == calls[-1][2] == len(bench.store.list_passages("anna"))
+    assert all(0 <= done <= total for _, done, total in calls)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "sentence"),
+    [
+        ("../note.txt", b"x", "path separator"),
+        ("note.txt", b"", "empty"),
+        ("note.pdf", b"text", "text file"),
+        ("note.txt", b"x" * 5_000_001, "limit is 5 MB"),
+        ("note.xyz", b"text", "not supported"),
+    ],
+)
+def test_bad_upload_is_refused_before_anything_is_stored(bench: Bench, name: str, data: bytes, sentence: str) -> None:
+    with pytest.raises(DocumentError, match=sentence):
+        bench.library.add("anna", name, data)
+    assert bench.store.list_documents() == []
+
+
+@pytest.mark.parametrize(
+    ("data", "sentence"),
+    [(pdf_of([["x"]], password="p"), "password"), (pdf_of([["x"]])[:-40], "cut off")],
+)
+def test_unreadable_document_fails_with_its_sentence_and_harms_no_other(
+    bench: Bench, data: bytes, sentence: str
+) -> None:
+    bench.ready("anna", "note.txt", NOTE)
+    document = bench.library.ingest(bench.library.add("anna", "bad.pdf", data).id)
+    assert document is not None
+    assert document.status is DocumentStatus.FAILED
+    assert sentence in document.error
+    assert bench.store.list_document_passages(document.id) == []
+    assert bench.retriever.search("penicillin", "anna")
+    assert_consistent(bench)
+
+
+def test_same_file_twice_is_one_document(bench: Bench) -> None:
+    first = bench.ready("anna", "note.txt", NOTE)
+    again = bench.ready("anna", "copy.txt", NOTE)
+    assert first.id == again.id
+    assert bench.ready("bert", "note.txt", NOTE).id != first.id
+
+
+def test_scan_is_counted_as_unreadable(bench: Bench) -> None:
+    document = bench.library.ingest(bench.library.add("anna", "scan.pdf", scan_of()).id)
+    assert document is not None
+    assert (document.num_pages, document.num_pages_empty) == (1, 1)
+    assert bench.store.get_pages(document.id)[0].method is ReadMethod.EMPTY
+
+
+def test_findings_are_kept_by_page_and_a_check_that_failed_is_one(bench: Bench) -> None:
+    finding = Finding("injected", Verdict.BLOCK, 0, 5, "An instruction stands in the document.")
+    bench.safety.document_result = CheckResult(Verdict.BLOCK, (finding,))
+    document = bench.ready("anna", "note.txt", NOTE)
+    assert bench.store.get_document_findings(document.id) == {1: [finding]}
+    bench.safety.document_result = CheckResult(Verdict.UNAVAILABLE)
+    document = bench.ready("anna", "other.txt", NOTE + "more")
+    (unchecked,) = bench.store.get_document_findings(document.id)[1]
+    assert unchecked.severity is Verdict.UNAVAILABLE
+    assert unchecked.end == len(bench.store.get_pages(document.id)[0].text)
+
+
+@pytest.mark.parametrize("step", ["reading", "indexing"])
+def test_cancelled_document_is_removed_whole(bench: Bench, step: str) -> None:
+    bench.ready("anna", "note.txt", NOTE)
+    cancel = threading.Event()
+    document = bench.library.add("anna", "long.txt", LONG_NOTE.encode())
+    ended = bench.library.ingest(document.id, lambda now, done, total: now == step and done and cancel.set(), cancel)
+    assert ended is None
+    assert bench.store.get_document(document.id) is None
+    assert_consistent(bench)
+    assert bench.retriever.search("penicillin", "anna")
+
+
+def test_deleting_a_document_that_is_being_read_stops_the_reading(bench: Bench) -> None:
+    document = bench.library.add("anna", "long.txt", LONG_NOTE.encode())
+    started, ended = threading.Event(), threading.Event()
+
+    def read() -> None:
+        assert bench.library.ingest(document.id, lambda *call: started.set()) is None
+        ended.set()
+
+    worker = threading.Thread(target=read)
+    worker.start()
+    assert started.wait(60)
+    bench.library.delete(document.id)
+    worker.join()
+    assert ended.is_set()
+    assert bench.store.get_document(document.id) is None
+    assert bench.index.ids("anna") == set()
+
+
+def test_documents_read_side_by_side_and_during_a_repair_are_all_indexed(bench: Bench) -> None:
+    documents = [bench.library.add("anna", f"{n}.txt", (NOTE + VISIT.format(n) * 30).encode()) for n in range(4)]
+    workers = [threading.Thread(target=bench.library.ingest, args=(document.id,)) for document in documents]
+    workers.append(threading.Thread(target=bench.library.repair))
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert {document.status for document in bench.store.list_documents()} == {DocumentStatus.READY}
+    assert len({id_.split(":")[0] for id_ in bench.index.ids("anna")}) == 4
+    assert_consistent(bench)
+
+
+def test_deleted_document_leaves_neither_words_nor_vectors(bench: Bench) -> None:
+    kept = bench.ready("anna", "note.txt", NOTE)
+    doomed = bench.ready("anna", "long.txt", LONG_NOTE)
+    bench.library.delete(doomed.id)
+    bench.library.delete(doomed.id)
+    assert [document.id for document in bench.store.list_documents()] == [kept.id]
+    assert all(id_.startswith(kept.id) for id_ in bench.index.ids("anna"))
+    assert_consistent(bench)
+    bench.library.delete_patient("anna")
+    assert bench.store.list_documents() == []
+    assert bench.index.ids("anna") == set()
+
+
+def test_repair_finishes_what_was_cut_off(bench: Bench) -> None:
+    queued = bench.library.add("anna", "queued.txt", NOTE.encode())
+    indexing = bench.ready("anna", "indexing.txt", NOTE + "indexing")
+    bench.index.delete("anna", [f"{indexing.id}:00000"])
+    bench.store.set_document_status(indexing.id, DocumentStatus.INDEXING)
+    deleting = bench.ready("anna", "deleting.txt", NOTE + "deleting")
+    bench.store.set_document_status(deleting.id, DocumentStatus.DELETING)
+    failed = bench.library.add("anna", "failed.pdf", pdf_of([["x"]], password="p"))
+    bench.library.ingest(failed.id)
+
+    report = bench.library.repair()
+    assert set(report.resumed) == {"queued.txt", "indexing.txt"}
+    assert report.deleted == ("deleting.txt",)
+    status = {document.id: document.status for document in bench.store.list_documents()}
+    assert status == {
+        queued.id: DocumentStatus.READY,
+        indexing.id: DocumentStatus.READY,
+        failed.id: DocumentStatus.FAILED,
+    }
+    assert_consistent(bench)
+    assert bench.library.repair() == type(report)()  # nothing left to do
+
+
+def test_repair_rebuilds_what_differs_and_removes_orphans(bench: Bench) -> None:
+    document = bench.ready("anna", "note.txt", NOTE)
+    bench.ready("bert", "note.txt", NOTE)
+    bench.index.delete("anna", [f"{document.id}:00000"])
+    bench.store.documents = {key: d for key, d in bench.store.documents.items() if d.patient_id != "bert"}
+    report = bench.library.repair()
+    assert report.rebuilt_patients == 1
+    assert report.removed_collections == 1
+    assert_consistent(bench)
+    assert bench.index.ids("bert") == set()
+
+
+def test_repair_sets_an_unreadable_index_aside_and_makes_it_again(bench: Bench) -> None:
+    bench.ready("anna", "note.txt", NOTE)
+    bench.ready("bert", "note.txt", NOTE + "bert")
+    bench.index.close()
+    (bench.index.path / "chroma.sqlite3").write_bytes(b"broken" * 1000)
+    report = bench.library.repair()
+    assert "unreadable" in report.set_aside
+    assert report.rebuilt_patients == 2
+    assert_consistent(bench, "anna")
+    assert_consistent(bench, "bert")
+
+
+def test_words_of_a_document_go_even_if_the_index_is_broken(bench: Bench) -> None:
+    document = bench.ready("anna", "note.txt", NOTE)
+    bench.index.close()
+    (bench.index.path / "chroma.sqlite3").write_bytes(b"broken" * 1000)
+    bench.library.delete(document.id)
+    assert bench.store.list_documents() == []
+    bench.library.repair()
+    assert bench.index.ids("anna") == set()
+
+
+def test_fault_of_the_store_is_raised_not_hidden(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object) -> None:
+        raise PermissionError("the database is read-only")
+
+    document = bench.library.add("anna", "note.txt", NOTE.encode())
+    monkeypatch.setattr(bench.store, "save_pages", fail)
+    with pytest.raises(PermissionError):
+        bench.library.ingest(document.id)
+
+
+def test_failed_document_can_be_tried_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object) -> None:
+        raise IndexFailure("The disk is full.")
+
+    document = bench.library.add("anna", "note.txt", NOTE.encode())
+    with monkeypatch.context() as patch:
+        patch.setattr(bench.index, "add", fail)
+        failed = bench.library.ingest(document.id)
+        assert failed is not None
+        assert (failed.status, failed.error) == (DocumentStatus.FAILED, "The disk is full.")
+    ready = bench.library.ingest(document.id)
+    assert ready is not None
+    assert ready.status is DocumentStatus.READY
+    assert_consistent(bench)
+
+
+def marked(library: DocumentLibrary, document: Document, words: str, text: str) -> bool:
+    start = text.index(words)
+    return yellow_box(library.render_page(document.id, 1, [(start, start + len(words))])) is not None
+
+
+def test_cited_page_is_drawn_with_the_quote_marked(bench: Bench) -> None:
+    note = bench.ready("anna", "note.txt", NOTE)
+    assert marked(bench.library, note, "Penicillin", bench.store.get_pages(note.id)[0].text)
+    pdf = bench.library.ingest(bench.library.add("anna", "a.pdf", pdf_of([["Aspirin 81 mg daily."]])).id)
+    assert pdf is not None
+    assert marked(bench.library, pdf, "81 mg", bench.store.get_pages(pdf.id)[0].text)
+    with pytest.raises(DocumentError, match="no page 9"):
+        bench.library.render_page(note.id, 9)
+    with pytest.raises(DocumentError, match="deleted"):
+        bench.library.render_page("nothing", 1)

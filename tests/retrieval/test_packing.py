@@ -1,0 +1,99 @@
+"""What is packed fits; what is quoted stands in the record and answers the question."""
+
+from __future__ import annotations
+
+import pytest
+
+from contracts import Passage, ScoredPassage
+from retrieval.packing import pack, quotes
+
+NOTE = (
+    "CHIEF COMPLAINT\nLeft-sided back pain.\n\nMEDICATIONS\nNorvasc 2.5 mg daily, and metformin 500 mg daily.\n\n"
+    "ALLERGIES\nNone known.\n\nREVIEW OF SYSTEMS\nGastrointestinal: Reports nausea. Denies abdominal pain.\n\n"
+    "RESULTS\nPrevious hemoglobin A1c is reviewed at 7.3."
+)
+PLAN = "ASSESSMENT AND PLAN\nKidney stone. Oxycodone 5 mg every 6 to 8 hours as needed for pain was provided today."
+
+
+def passage(text: str, number: int = 0, name: str = "note.pdf") -> Passage:
+    return Passage(f"d:{number:05d}", "d", name, 1, 0, len(text), text)
+
+
+def quoted(query: str, *texts: str, limit: int = 2) -> list[str]:
+    passages = [passage(text, number) for number, text in enumerate(texts)]
+    return [texts[index][start:end] for index, start, end in quotes(query, passages, limit)]
+
+
+def count_words(text: str) -> int:
+    return len(text.split())
+
+
+def test_packs_the_best_that_fit_with_their_headers() -> None:
+    ranked = [ScoredPassage(passage("word " * size, n), 1.0 - n / 10) for n, size in enumerate((10, 100, 10))]
+    packed = pack(ranked, 40, count_words)
+    assert [item.id for item in packed] == ["d:00000", "d:00002"]  # the long one is passed over
+    used = sum(count_words(f"[{n}] {p.document_name}, page {p.page}\n{p.text}") for n, p in enumerate(packed, 1))
+    assert used <= 40
+    assert pack(ranked, 13, count_words) == []  # ten words and a header of four do not fit
+    assert len(pack(ranked, 14, count_words)) == 1
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("What was the hemoglobin A1c?", "Previous hemoglobin A1c is reviewed at 7.3."),
+        ("What medications does the patient take?", "metformin 500 mg daily"),
+        ("How much oxycodone was prescribed?", "Oxycodone 5 mg every 6 to 8 hours"),
+        ("Is there any nausea?", "Reports nausea."),
+        ("What is the metformin dose?", "metformin 500 mg daily"),
+        ("What is the dose of oxycodone?", "Oxycodone 5 mg every 6 to 8 hours"),
+    ],
+)
+def test_best_quote_answers(query: str, expected: str) -> None:
+    assert expected in quoted(query, NOTE, PLAN)[0]
+
+
+def test_short_line_is_quoted_with_its_heading() -> None:
+    assert quoted("Any known allergies?", NOTE, PLAN)[0] == "ALLERGIES\nNone known."
+
+
+def test_a_plain_title_is_not_the_answer_but_what_stands_below_it() -> None:
+    sentence = "Mrs Ellis was admitted with five days of worsening breathlessness."
+    letter = f"Why she was admitted\n{sentence}\nAllergies\nPenicillin"
+    assert quoted("Why was she admitted?", letter) == [sentence]
+
+
+def test_a_value_is_quoted_where_a_value_is_asked_for_and_a_date_where_a_time_is() -> None:
+    letter = "Check potassium at the surgery on 17 March 2026. Potassium was 4.4 mmol/L on admission."
+    assert quoted("What was the potassium?", letter)[0] == "Potassium was 4.4 mmol/L on admission."
+    assert quoted("When is the potassium due?", letter)[0] == "Check potassium at the surgery on 17 March 2026."
+
+
+def test_heading_holds_into_the_next_passage_only() -> None:
+    section, following = "Walks alone.\n\nPHYSIOTHERAPY", "Stairs with one rail."
+    assert quoted("physiotherapy?", section, following) == [following]
+    passages = [passage(section, 0), passage(following, 5)]
+    assert quotes("physiotherapy?", passages, 2) == []
+
+
+def test_heading_alone_is_never_quoted() -> None:
+    for query in ("medications", "review of systems", "assessment and plan", "results"):
+        assert all(any(c.islower() for c in text) for text in quoted(query, NOTE, PLAN, limit=5))
+
+
+@pytest.mark.parametrize("query", ["Who won the football game?", "What is the warfarin dose?", "???", "", "the of and"])
+def test_nothing_is_quoted_when_nothing_is_relevant(query: str) -> None:
+    assert quoted(query, NOTE, PLAN) == []
+
+
+def test_excluded_and_repeated_sentences_are_skipped() -> None:
+    passages = [passage(NOTE, 0), passage(NOTE, 1), passage(PLAN, 2)]
+    first = quotes("hemoglobin A1c", passages, 3)
+    assert len(first) == 1  # the copied-forward sentence is said once
+    assert quotes("hemoglobin A1c", passages, 3, exclude=first) == []
+
+
+def test_chinese_quote() -> None:
+    text = "患者因胸痛两天入院。既往有高血压病史十年。对青霉素过敏。"
+    assert quoted("患者有高血压吗？", text)[0] == "既往有高血压病史十年。"
+    assert quoted("对青霉素过敏吗", text)[0] == "对青霉素过敏。"

@@ -1,0 +1,55 @@
+"""Negated, past, possible, a relative's: on sentences of our own, and on a public set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from safety.assertion import Assertion, assess, scopes
+
+
+@pytest.mark.parametrize(
+    ("sentence", "concept", "status"),
+    [
+        ("She has chest pain.", "chest pain", Assertion.PRESENT),
+        ("She denies chest pain.", "chest pain", Assertion.NEGATED),
+        ("No fever, chills or cough.", "cough", Assertion.NEGATED),
+        ("No fever but he has a cough.", "cough", Assertion.PRESENT),
+        ("Blood cultures were negative.", "Blood cultures", Assertion.NEGATED),
+        ("He can't breathe.", "breathe", Assertion.PRESENT),
+        ("Pain not relieved by morphine.", "morphine", Assertion.PRESENT),
+        ("History of stroke.", "stroke", Assertion.HISTORICAL),
+        ("He had a stroke three years ago.", "stroke", Assertion.HISTORICAL),
+        ("Return if you have chest pain.", "chest pain", Assertion.HYPOTHETICAL),
+        ("His father had a stroke.", "stroke", Assertion.FAMILY),
+        ("Family history of stroke.", "stroke", Assertion.FAMILY),
+        ("My father is having a stroke.", "stroke", Assertion.PRESENT),
+        ("What are the symptoms of stroke?", "stroke", Assertion.GENERAL),
+        ("否认胸痛。", "胸痛", Assertion.NEGATED),
+        ("突发胸痛。", "胸痛", Assertion.PRESENT),
+        ("如有胸痛请就诊。", "胸痛", Assertion.HYPOTHETICAL),
+        ("父亲有脑卒中。", "脑卒中", Assertion.FAMILY),
+    ],
+)
+def test_status(sentence: str, concept: str, status: Assertion) -> None:
+    start = sentence.index(concept)
+    assert assess(sentence, start, start + len(concept)) is status
+
+
+def test_negation_on_annotated_sentences(shared: Path) -> None:
+    path = shared / "data/safety/negex/rsAnnotations-1-120-random-first-half.txt"
+    right = alarms = missed = 0
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines()[1:]:
+        _, concept, sentence, status, *_ = (field.strip('"') for field in line.split("\t"))
+        start = sentence.upper().find(concept.upper())
+        if start < 0:
+            continue
+        end = start + len(concept)
+        is_found = any(s.status is Assertion.NEGATED and s.start <= start and end <= s.end for s in scopes(sentence))
+        right += is_found and status == "Negated"
+        alarms += is_found and status != "Negated"
+        missed += not is_found and status == "Negated"
+    assert right > 200
+    assert right / (right + missed) >= 0.95
+    assert right / (right + alarms) >= 0.96

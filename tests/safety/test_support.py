@@ -1,0 +1,242 @@
+"""Does a claim stand in its passages: true statements pass, one wrong detail does not, doubt is no."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from contracts import Passage
+from safety.support import check_support, is_abstention
+
+CASES: list[dict[str, Any]] = yaml.safe_load(Path(__file__).with_name("support_cases.yaml").read_text(encoding="utf-8"))
+DRUGS = (
+    "rivaroxaban|bisoprolol|bumetanide|atorvastatin|paracetamol|ramipril|ibuprofen|eplerenone|empagliflozin|meloxicam"
+)
+
+
+def passage(text: str, number: int = 0) -> Passage:
+    return Passage(f"d:{number}", "d", "Letter.pdf", 1, 0, len(text), text)
+
+
+def pairs(kind: str) -> list[tuple[str, str]]:
+    return [(case["passage"], claim) for case in CASES for claim in case[kind]]
+
+
+def one_edit(claim: str) -> Iterator[str]:
+    """The claim with one number, drug, side or denial changed."""
+    if number := re.search(r"(?<![\w/.-])\d+(?![\w/.-])", claim):
+        yield claim[: number.start()] + str(int(number.group()) * 10 + 7) + claim[number.end() :]
+    if drug := re.search(DRUGS, claim, re.IGNORECASE):
+        yield claim[: drug.start()] + "tacrolimus" + claim[drug.end() :]
+    for side, other in (("left", "right"), ("right", "left")):
+        if re.search(rf"\b{side}\b", claim):
+            yield re.sub(rf"\b{side}\b", other, claim)
+            break
+    if re.search(r"\bden(?:y|ies)\b", claim):
+        yield re.sub(r"\bdenies\b", "has", claim)
+    elif not re.search(r"\b(?:no|not|never)\b|否认|无", claim) and (verb := re.search(r"\b(?:is|was|were)\b", claim)):
+        yield f"{claim[: verb.end()]} not{claim[verb.end() :]}"
+
+
+def test_there_are_enough_cases() -> None:
+    assert len(pairs("stands")) >= 60
+    assert len(pairs("does_not")) >= 50
+    assert sum(len(list(one_edit(claim))) for _, claim in pairs("stands")) >= 60
+
+
+@pytest.mark.parametrize(("text", "claim"), pairs("stands"), ids=lambda value: value[:40])
+def test_what_stands_is_supported_by_its_own_words(text: str, claim: str) -> None:
+    support = check_support(f"{claim} [1]", (0,), [passage(text)])
+    assert support.supported, support.missing
+    start, end = support.evidence[0]
+    assert 0 <= start < end <= len(text)
+    assert text[start:end].strip() == text[start:end]
+
+
+@pytest.mark.parametrize(("text", "claim"), pairs("does_not"), ids=lambda value: value[:40])
+def test_what_does_not_stand_is_not_supported(text: str, claim: str) -> None:
+    support = check_support(f"{claim} [1]", (0,), [passage(text)])
+    assert not support.supported
+    assert support.missing
+
+
+@pytest.mark.parametrize(("text", "claim"), pairs("stands"), ids=lambda value: value[:40])
+def test_one_edit_is_caught(text: str, claim: str) -> None:
+    for edited in one_edit(claim):
+        assert not check_support(edited, (0,), [passage(text)]).supported, edited
+
+
+@pytest.mark.parametrize(
+    ("record", "claim"),
+    [
+        ("Metformin 1 g twice daily.", "Metformin 1 g two times a day."),
+        ("Metformin 1 g b.d.", "Metformin 1 g twice a day."),
+        ("Amoxicillin 500 mg tid", "Amoxicillin 500 mg three times daily."),
+        ("Take two tablets of paracetamol.", "Take 2 tablets of paracetamol."),
+        ("NT-proBNP was 6,840 ng/L.", "NT-proBNP was 6840 ng/L."),
+        ("Levothyroxine 75 µg daily.", "Levothyroxine 75 micrograms daily."),
+        ("Oxycodone 5-10 mg as needed.", "Oxycodone 5 to 10 mg as needed."),
+        ("Seen on 03/14/2025 for asthma.", "Seen on 14 March 2025 for asthma."),
+        ("Seen on 2025-03-14 for asthma.", "Seen on March 14, 2025 for asthma."),
+        ("Haemoglobin 112 g/L.", "Hemoglobin was 112 g/L."),
+        ("She has shortness of breath.", "She has dyspnea."),
+        ("No known drug allergies.", "She has no known drug allergies."),
+    ],
+)
+def test_the_same_thing_written_otherwise_is_supported(record: str, claim: str) -> None:
+    support = check_support(claim, (0,), [passage(record)])
+    assert support.supported, support.missing
+
+
+@pytest.mark.parametrize(
+    ("record", "claim"),
+    [
+        ("Paracetamol 1 g four times daily.", "Paracetamol 1000 mg four times daily."),
+        ("Levothyroxine 75 mcg daily.", "Levothyroxine 75 mg daily."),
+        ("Troponin below 14 ng/L.", "Troponin was 14 ng/L."),
+        ("Oxycodone 5-10 mg as needed.", "Oxycodone 10 mg as needed."),
+        ("Weight 68 kg. Height 170 cm.", "Weight 170 kg."),
+        ("Possible pneumonia.", "She has pneumonia."),
+        ("Family history: father had a stroke.", "She had a stroke."),
+        ("Return if chest pain develops.", "She has chest pain."),
+        ("Apixaban was stopped and aspirin was started.", "Aspirin was stopped and apixaban was started."),
+        ("The tonsils are enlarged.", "No known allergies."),
+        ("Potassium 4.2 mmol/L.", "Sodium 4.2 mmol/L."),
+        ("Asthma, diabetes and hypertension were noted.", "Asthma, diabetes, hypertension and cancer were noted."),
+    ],
+)
+def test_a_near_miss_is_not_supported(record: str, claim: str) -> None:
+    assert not check_support(claim, (0,), [passage(record)]).supported
+
+
+@pytest.mark.parametrize("claim", ["", " ", "[1]", "12 34", "***", "5.8", "...", "| | |", "\u200b", "是", "It is."])
+def test_a_claim_without_a_statement_is_not_supported(claim: str) -> None:
+    assert not check_support(claim, (0,), [passage("12 34 5.8 It is. 是")]).supported
+
+
+@pytest.mark.parametrize(
+    "claim",
+    [
+        "Observation:",
+        "The history is of typical practice practice practice practice.",
+        "The history is of typical angina [2 diabetes.",
+        "Potassium 4.4 mmol/L [",
+        "The passages do no murmurs.",
+    ],
+)
+def test_what_is_no_sentence_is_not_supported_whatever_its_words(claim: str) -> None:
+    passage = Passage(
+        "d:0",
+        "d",
+        "Letter.pdf",
+        1,
+        0,
+        96,
+        "Observation: typical angina, practice, diabetes, no murmurs, potassium 4.4 mmol/L. The history is.",
+    )
+    assert not check_support(claim, [0], [passage]).supported
+
+
+RESULTS = (
+    "Blood pressure in the surgery was 158/96 mmHg. The resting ECG in the surgery was normal. Troponin is normal and "
+    "potassium is high. Pulse, temperature and oxygen saturation were stable. "
+    "Echocardiogram: ejection fraction 58%, mild concentric hypertrophy, normal valves."
+)
+
+
+@pytest.mark.parametrize(
+    ("claim", "stands"),
+    [
+        ("Blood pressure in the surgery was normal.", False),
+        ("The potassium is normal.", False),
+        ("The troponin is high.", False),
+        ("The resting ECG was normal.", True),
+        ("Troponin is normal.", True),
+        ("Potassium is high.", True),
+        ("The pulse was stable.", True),
+        ("Echocardiogram: ejection fraction 58%, mild concentric hypertrophy, normal valves.", True),
+    ],
+)
+def test_a_result_belongs_to_what_it_is_said_of(claim: str, stands: bool) -> None:
+    passage = Passage("d:0", "d", "Letter.pdf", 1, 0, len(RESULTS), RESULTS)
+    assert check_support(claim, [0], [passage]).supported is stands
+
+
+@pytest.mark.parametrize(
+    ("claim", "stands"),
+    [
+        ("She was admitted with worsening breathlessness, orthopsor and leg swelling.", False),
+        ("She was admitted with worsening breathlessness, orthopnoea and leg swelling.", True),
+        ("She was hospitalized with worsening breathlessness and orthopnoea.", True),
+    ],
+)
+def test_a_misspelt_or_invented_word_is_not_supported(claim: str, stands: bool) -> None:
+    record = "She was admitted to hospital with five days of worsening breathlessness, orthopnoea and leg swelling."
+    passage = Passage("d:0", "d", "Letter.pdf", 1, 0, len(record), record)
+    assert check_support(claim, [0], [passage]).supported is stands
+
+
+def test_nothing_is_supported_by_nothing() -> None:
+    assert not check_support("She has asthma.", (0,), []).supported
+    assert not check_support("She has asthma.", (0,), [passage("")]).supported
+
+
+def test_a_wrong_citation_is_corrected_and_said() -> None:
+    passages = [passage("Potassium 4.2 mmol/L.", 0), passage("She has asthma.", 1)]
+    support = check_support("She has asthma [1].", (0,), passages)
+    assert list(support.evidence) == [1]
+    assert [finding.rule for finding in support.findings] == ["support.citation-corrected"]
+
+
+def test_an_invented_citation_is_removed_and_said() -> None:
+    support = check_support("She has asthma [9].", (8,), [passage("She has asthma.")])
+    assert support.supported
+    assert "support.citation-invented" in [finding.rule for finding in support.findings]
+
+
+def test_a_list_may_stand_in_several_passages() -> None:
+    passages = [passage("Apixaban 5 mg twice daily.", 0), passage("Bisoprolol 2.5 mg once daily.", 1)]
+    claim = "She takes apixaban 5 mg twice daily and bisoprolol 2.5 mg once daily [1][2]."
+    assert set(check_support(claim, (0, 1), passages).evidence) == {0, 1}
+
+
+def test_words_far_apart_do_not_make_a_statement() -> None:
+    text = "She has asthma. " + "The weather was fine that day. " * 5 + "Her brother visited with severe eczema."
+    assert not check_support("She has asthma with severe eczema.", (0,), [passage(text)]).supported
+
+
+@pytest.mark.parametrize(
+    ("claim", "expected"),
+    [
+        ("The passages do not say.", True),
+        ("The passages do not say [1].", True),
+        ("The record does not say when it was started.", True),
+        ("The record does not mention any allergies.", True),
+        ("记录中没有提到。", True),
+        ("病历中未记载过敏史。", True),
+        ("The passages do not say, but aspirin 300 mg is usual.", False),
+        ("The record does not say so take aspirin.", False),
+        ("No known allergies.", False),
+        ("She does not smoke.", False),
+        ("", False),
+    ],
+)
+def test_abstentions(claim: str, expected: bool) -> None:
+    assert is_abstention(claim) is expected
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text(max_size=120), st.lists(st.text(max_size=120), max_size=3), st.lists(st.integers(-3, 9), max_size=4))
+def test_any_input_gets_an_answer(claim: str, texts: list[str], cited: list[int]) -> None:
+    passages = [passage(text, number) for number, text in enumerate(texts)]
+    support = check_support(claim, cited, passages)
+    for index, (start, end) in support.evidence.items():
+        assert 0 <= start < end <= len(texts[index])
+    assert support.supported is bool(support.evidence)
