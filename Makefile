@@ -23,6 +23,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m bench.bench_start
 	$(BIN)/python -m bench.bench_index
 	$(BIN)/python -m bench.bench_answer
+	$(BIN)/python -m bench.bench_page
 
 setup: $(VENV)/.ready
 

@@ -16,6 +16,7 @@ _LIST_ITEM = re.compile(
     r"[ \t]*(?:[-*•·▪◦‣|#]|\(?\d{1,3}[.)、]\s|\(?[a-zA-Z][.)]\s|[（(][一二三四五六七八九十\d]+[)）])"
 )
 _LAST_WORD = re.compile(r"(?:^|(?<=[\s(]))[\w.]+$")
+_CELL = " | "  # between the cells of a row, as the parsers write them
 _CJK = re.compile(r"[\u3400-\u9fff]")
 
 
@@ -58,6 +59,8 @@ def _ends_line(text: str, start: int, newline: int) -> bool:
     if not before or not after.strip() or after[0] in "\r\n" or before[-1] in ".:!?;。：；！？|":
         return True
     if _LIST_ITEM.match(after) or before.lstrip().startswith(("|", "#")):
+        return True
+    if _CELL in before or _CELL in after.partition("\n")[0]:  # each row of a table stands for itself
         return True
     limit = _WRAPPED_LINE_CJK if _CJK.search(before) else _WRAPPED_LINE
     return not (after.lstrip()[0].islower() or len(before) >= limit)

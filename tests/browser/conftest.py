@@ -11,12 +11,19 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
+from model.checkpoint import save_checkpoint
+from model.config import ModelConfig
+from model.modeling import BailingMoeV2ForCausalLM
+
 ROOT = Path(__file__).resolve().parents[2]
+EMBEDDED = ROOT / "model" / "embedded"
 START_TIMEOUT_S = 120
 expect.set_options(timeout=60_000)  # a machine that also trains a model answers late
 CHROMIUM_ARGS = (
@@ -33,12 +40,36 @@ CHROMIUM_ARGS = (
 @pytest.fixture(scope="session")
 def app_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a running app with its demo records, in a fresh data folder."""
-    folder = tmp_path_factory.mktemp("bedside")
+    with _serve(tmp_path_factory.mktemp("bedside")) as url:
+        yield url
+
+
+@pytest.fixture
+def slow_app_url(tmp_path: Path) -> Iterator[str]:
+    """The same with a larger model of random weights, which takes many seconds to read a record: time to press Stop."""
+    checkpoint = tmp_path / "slow"
+    shutil.copytree(EMBEDDED, checkpoint, ignore=shutil.ignore_patterns("*.safetensors", "config.json"))
+    width = 768
+    config = replace(
+        ModelConfig.from_hf(EMBEDDED),
+        hidden_size=width,
+        intermediate_size=4 * width,
+        moe_intermediate_size=width,
+        num_hidden_layers=8,
+        max_position_embeddings=8192,
+    )
+    save_checkpoint(BailingMoeV2ForCausalLM(config), checkpoint)
+    with _serve(tmp_path, BEDSIDE_CHECKPOINT=str(checkpoint), BEDSIDE_DEMO="true") as url:
+        yield url
+
+
+@contextmanager
+def _serve(folder: Path, **environment: str) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [str(Path(sys.executable).with_name("bedside")), "run", "--port", str(port)]
-    environment = os.environ | {"BEDSIDE_DATA_DIR": str(folder / "data"), "BEDSIDE_THREADS": "1"}
+    environment = os.environ | {"BEDSIDE_DATA_DIR": str(folder / "data"), "BEDSIDE_THREADS": "1"} | environment
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
     url = f"http://127.0.0.1:{port}"

@@ -240,3 +240,14 @@ def test_any_input_gets_an_answer(claim: str, texts: list[str], cited: list[int]
     for index, (start, end) in support.evidence.items():
         assert 0 <= start < end <= len(texts[index])
     assert support.supported is bool(support.evidence)
+
+
+def test_the_evidence_in_a_table_is_its_row() -> None:
+    rows = (
+        "Apixaban 5 mg tablets | One tablet twice daily | Atrial fibrillation | 18 March 2026",
+        "Furosemide 40 mg tablets | One tablet twice daily | Heart failure | 18 March 2026",
+        "Dapagliflozin 10 mg tablets | One tablet once daily | Heart failure | 18 March 2026",
+    )
+    text = "\n".join(rows)
+    start, end = check_support("Furosemide 40 mg twice daily.", (0,), [passage(text)]).evidence[0]
+    assert text[start:end] == rows[1]

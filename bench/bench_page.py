@@ -1,0 +1,62 @@
+"""First words as a clinician sees them: from Enter in Chromium to the first claim or quote on the screen.
+
+    .venv/bin/python -m bench.bench_page
+
+Every suggested question of the first demo patient is asked NUM_ROUNDS times, in one conversation a round: browser,
+page and model share this machine's cores. The first question is asked while the demo records may still be read.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+
+from playwright.sync_api import Page, expect
+
+from app.demo import suggest_questions
+from bench.report import MAX_RSS_MB, print_report
+from bench.serving import FIRST_PATIENT, MAX_WAIT_S, open_page, serve_app
+
+MAX_FIRST_WORDS_S = 3.0
+NUM_ROUNDS = 2
+WORDS = ".claims .claim, .claims .quote"
+
+
+def ask(page: Page, question: str) -> tuple[float, float]:
+    """Seconds from Enter to the first words on the screen, and to the end of the answer."""
+    num_turns = page.locator(".turn").count()
+    page.get_by_placeholder("Ask about this record").fill(question)
+    started = time.perf_counter()
+    page.keyboard.press("Enter")
+    page.locator(".turn").nth(num_turns).locator(WORDS).first.wait_for()
+    first_s = time.perf_counter() - started
+    page.locator(".foot").nth(num_turns).wait_for()
+    page.get_by_role("button", name="Answer again").wait_for()
+    return first_s, time.perf_counter() - started
+
+
+def main() -> None:
+    expect.set_options(timeout=MAX_WAIT_S * 1000)
+    asked: list[tuple[float, float]] = []
+    with serve_app() as server, open_page(server.url) as page:
+        page.get_by_text(FIRST_PATIENT).first.wait_for()
+        expect(page.get_by_text("You can ask as soon as it is done")).to_have_count(0)
+        for _ in range(NUM_ROUNDS):
+            asked += [ask(page, question) for question in suggest_questions(FIRST_PATIENT)]
+            page.get_by_role("button", name="New conversation").click()
+            expect(page.locator(".turn")).to_have_count(0)
+        peak_mb = server.peak_rss_mb()
+    firsts = [first_s for first_s, _ in asked]
+    figures = {
+        "questions": len(asked),
+        "first_words_s": [round(first_s, 2) for first_s in firsts],
+        "first_words_s_median": round(statistics.median(firsts), 2),
+        "first_words_s_max": round(max(firsts), 2),
+        "whole_answer_s_median": round(statistics.median(whole_s for _, whole_s in asked), 2),
+        "peak_rss_mb": peak_mb,
+    }
+    print_report("page", figures, {"first_words_s_max": MAX_FIRST_WORDS_S, "peak_rss_mb": MAX_RSS_MB})
+
+
+if __name__ == "__main__":
+    main()
