@@ -139,7 +139,8 @@ class SafetensorsWriter:
     def write(self, name: str, tensor: Tensor, first_row: int = 0) -> None:
         """Writes a whole tensor, or consecutive rows of it that begin at `first_row`. Raises OSError (disk full)."""
         info = self.tensors[name]
-        assert tensor.dtype == info.dtype and tuple(tensor.shape[1:]) == info.shape[1:], (name, tensor.shape)
+        assert tensor.dtype == info.dtype, name
+        assert tuple(tensor.shape[1:]) == info.shape[1:], name
         data = _bytes_of(tensor.contiguous())
         offset = info.begin + first_row * (info.num_bytes // max(info.shape[0], 1) if info.shape else 0)
         assert offset + len(data) <= info.end, name
