@@ -1,0 +1,154 @@
+"""Checkpoints of real shapes and random weights, written shard by shard: what size, speed and memory are measured on.
+
+    .venv/bin/python -m bench.synthetic ling-mini-2.0 FOLDER [--format bf16|int4]
+
+Shapes as published (Ling-flash-2.0 is AntAngelMed's architecture). The embedded model's tokenizer is put beside them,
+so that every command of the program accepts the folder; what such a model says is noise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from bench.report import ROOT
+from model.checkpoint import INDEX, named_tensors
+from model.config import ModelConfig
+from model.modeling import BailingMoeV2ForCausalLM
+from model.safetensors_file import SafetensorsWriter
+
+EMBEDDED = ROOT / "model" / "embedded"
+GROUP = 128
+NUM_VALUES = (
+    2**25
+)  # the pool that weights are cut from: drawing 16 billion of them anew would take longer than all else
+_FAMILY = ModelConfig(
+    vocab_size=157184,
+    hidden_size=4096,
+    intermediate_size=9216,
+    moe_intermediate_size=1024,
+    num_hidden_layers=32,
+    num_attention_heads=32,
+    num_key_value_heads=4,
+    head_dim=128,
+    num_experts=256,
+    num_experts_per_tok=8,
+    n_group=8,
+    topk_group=4,
+    routed_scaling_factor=2.5,
+    partial_rotary_factor=0.5,
+    rope_theta=600000.0,
+    initializer_range=0.006,
+    eos_token_ids=(156892, 156895),
+    pad_token_id=156892,
+    bos_token_id=156891,
+    torch_dtype="bfloat16",
+)
+PRESETS = {
+    "antangelmed": _FAMILY,
+    "ling-mini-2.0": replace(
+        _FAMILY,
+        hidden_size=2048,
+        intermediate_size=5120,
+        moe_intermediate_size=512,
+        num_hidden_layers=20,
+        num_attention_heads=16,
+    ),
+    "nano": ModelConfig.from_hf(EMBEDDED),
+}
+Shapes = dict[str, tuple[torch.dtype, tuple[int, ...]]]
+
+
+def write_checkpoint(config: ModelConfig, folder: Path, form: str = "bf16") -> None:
+    """Writes the folder, one shard a layer. form "int4": every Linear of layers in compressed-tensors' packing."""
+    folder.mkdir(parents=True)
+    for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
+        shutil.copy(EMBEDDED / name, folder)
+    generator = torch.Generator().manual_seed(0)
+    floats = torch.randn(NUM_VALUES, generator=generator).mul_(config.initializer_range).bfloat16()
+    words = torch.randint(-(2**31), 2**31, (NUM_VALUES,), dtype=torch.int32, generator=generator)
+    shards = _plan_shards(config, form)
+    weight_map = {}
+    for number, shapes in enumerate(shards, start=1):
+        file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        with SafetensorsWriter(folder / file, shapes) as writer:
+            for name, (dtype, shape) in shapes.items():
+                if name.endswith("weight_shape"):
+                    rows, words_a_row = shapes[name.replace("weight_shape", "weight_packed")][1]
+                    writer.write(name, torch.tensor([rows, words_a_row * 8]))
+                elif len(shape) == 1:  # norms are 1 and biases 0, as in a new model
+                    writer.write(name, torch.full(shape, 0.0 if dtype == torch.float32 else 1.0, dtype=dtype))
+                else:
+                    pool = words if dtype == torch.int32 else floats
+                    for first_row, part in _cut_rows(pool, shape, generator):
+                        # Of a scale only size matters: about that of weights rounded to 4 bits.
+                        writer.write(name, part.abs() / 8 + 1e-4 if "scale" in name else part, first_row)
+            writer.finish()
+        weight_map |= dict.fromkeys(shapes, file)
+    (folder / INDEX).write_text(json.dumps({"weight_map": weight_map}), encoding="utf-8")
+    quantization = _describe_int4() if form == "int4" else None
+    config = replace(config, quantization_config=quantization)
+    (folder / "config.json").write_text(json.dumps(config.to_hf(), indent=2) + "\n", encoding="utf-8")
+
+
+def _plan_shards(config: ModelConfig, form: str) -> list[Shapes]:
+    """The tensors of each shard: those outside the layers first, then a shard a layer."""
+    with torch.device("meta"):
+        model = BailingMoeV2ForCausalLM(config)
+    shards: dict[str, Shapes] = {}
+    for name, tensor in named_tensors(model):
+        layer = name.split(".")[2] if name.startswith("model.layers.") else ""
+        shapes = shards.setdefault(layer, {})
+        shape = tuple(tensor.shape)
+        is_linear = bool(layer) and len(shape) == 2 and not name.endswith("mlp.gate.weight")
+        if form == "int4" and is_linear and shape[1] % GROUP == 0:
+            rows, columns = shape
+            base = name.removesuffix(".weight")
+            shapes[f"{base}.weight_packed"] = (torch.int32, (rows, columns // 8))
+            shapes[f"{base}.weight_scale"] = (torch.bfloat16, (rows, columns // GROUP))
+            shapes[f"{base}.weight_shape"] = (torch.int64, (2,))
+        else:
+            is_bias = name.endswith("expert_bias")
+            shapes[name] = (torch.float32 if is_bias else torch.bfloat16, shape)
+    return list(shards.values())
+
+
+def _cut_rows(pool: Tensor, shape: tuple[int, ...], generator: torch.Generator) -> Iterator[tuple[int, Tensor]]:
+    """(first row, rows) of a matrix until it is full, each cut from the pool at a random place."""
+    rows, columns = shape
+    step = NUM_VALUES // 2 // columns
+    for first in range(0, rows, step):
+        num = min(step, rows - first)
+        start = int(torch.randint(NUM_VALUES - num * columns, (1,), generator=generator))
+        yield first, pool[start : start + num * columns].view(num, columns)
+
+
+def _describe_int4() -> dict[str, object]:
+    weights = {"num_bits": 4, "group_size": GROUP, "strategy": "group", "symmetric": True, "type": "int"}
+    group = {"targets": ["Linear"], "weights": weights}
+    return {
+        "quant_method": "compressed-tensors",
+        "format": "pack-quantized",
+        "config_groups": {"group_0": group},
+        "ignore": ["lm_head"],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("preset", choices=PRESETS)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--format", choices=("bf16", "int4"), default="bf16")
+    arguments = parser.parse_args()
+    write_checkpoint(PRESETS[arguments.preset], arguments.folder, arguments.format)
+
+
+if __name__ == "__main__":
+    main()
