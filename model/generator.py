@@ -20,6 +20,7 @@ from model.config import CheckpointError
 from model.engine import Engine
 from model.modeling import BailingMoeV2ForCausalLM
 from model.request import TokenStreamer, check_params, count_new_tokens
+from model.router_health import RouterHealth, RouterSnapshot, read_baseline
 from model.tokenizer import Detokenizer, Tokenizer
 
 KERNELS = "torch reference"
@@ -32,11 +33,19 @@ MAX_F32_PARAMETERS = 1_000_000_000
 class LocalGenerator:
     """Answers with a model in this process. Several threads may stream at once."""
 
-    def __init__(self, engine: TokenStreamer, tokenizer: Tokenizer, template: ChatTemplate, info: ModelInfo) -> None:
+    def __init__(
+        self,
+        engine: TokenStreamer,
+        tokenizer: Tokenizer,
+        template: ChatTemplate,
+        info: ModelInfo,
+        routers: RouterHealth | None = None,
+    ) -> None:
         self._engine = engine
         self._tokenizer = tokenizer
         self._template = template
         self._info = info
+        self._routers = routers
 
     @classmethod
     def load(
@@ -60,11 +69,17 @@ class LocalGenerator:
                 f"{model.config.vocab_size:,}; they do not belong together."
             )
         info = describe_model(folder, model, tokenizer)
-        return cls(Engine(model, tokenizer.stop_ids), tokenizer, template, info)
+        routers = RouterHealth(model, read_baseline(folder, model.config))
+        model.router_observer = routers.observe
+        return cls(Engine(model, tokenizer.stop_ids), tokenizer, template, info, routers)
 
     @property
     def info(self) -> ModelInfo:
         return self._info
+
+    def router_health(self, lifetime: bool = False) -> RouterSnapshot:
+        """How the MoE routers chose lately, or since the model was loaded; see model.router_health."""
+        return self._routers.snapshot(lifetime) if self._routers else RouterSnapshot((), 0, 0, False)
 
     def count_tokens(self, text: str) -> int:
         """Tokens of plain text, without any turn markers."""

@@ -13,6 +13,7 @@ runs in the dtype of the weights, or of autocast.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -60,6 +61,10 @@ class ModelOutput:
     mtp_logits: Tensor | None = None
     mtp_hidden: Tensor | None = None
     mtp_router: RouterOutput | None = None
+
+
+RouterObserver = Callable[[int, RouterOutput], None]
+"""(layer, its choice), called for each MoE layer of every pass, within the pass: it must be quick."""
 
 
 class RMSNorm(nn.Module):
@@ -220,15 +225,19 @@ class Router(nn.Module):
         return RouterOutput(logits_TE, topk_ids_TK, weights_TK * config.routed_scaling_factor)
 
     def _choose(self, choice_TE: Tensor) -> Tensor:
-        config = self.config
-        if config.topk_group < config.n_group:
-            by_group = choice_TE.view(-1, config.n_group, config.experts_per_group)
-            group_scores = by_group.topk(min(2, config.experts_per_group), dim=-1).values.sum(-1)
-            kept = group_scores.topk(config.topk_group, dim=-1, sorted=False).indices
-            is_out = torch.ones_like(group_scores, dtype=torch.bool).scatter_(1, kept, False)
-            # -inf, not 0: with negative biases a masked 0 would win.
-            choice_TE = by_group.masked_fill(is_out[..., None], float("-inf")).view_as(choice_TE)
-        return choice_TE.topk(config.num_experts_per_tok, dim=-1).indices
+        return keep_best_groups(choice_TE, self.config).topk(self.config.num_experts_per_tok, dim=-1).indices
+
+
+def keep_best_groups(choice_TE: Tensor, config: ModelConfig) -> Tensor:
+    """Scores [T,E] with -inf at the experts outside each token's best groups, as the router chooses them."""
+    if config.topk_group == config.n_group:
+        return choice_TE
+    by_group = choice_TE.view(-1, config.n_group, config.experts_per_group)
+    group_scores = by_group.topk(min(2, config.experts_per_group), dim=-1).values.sum(-1)
+    kept = group_scores.topk(config.topk_group, dim=-1, sorted=False).indices
+    is_out = torch.ones_like(group_scores, dtype=torch.bool).scatter_(1, kept, False)
+    # -inf, not 0: with negative biases a masked 0 would win.
+    return by_group.masked_fill(is_out[..., None], float("-inf")).view_as(choice_TE)
 
 
 class Experts(nn.Module):
@@ -336,6 +345,7 @@ class BailingMoeV2ForCausalLM(nn.Module):
         self.model = BailingMoeV2Model(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.rotary = Rotary(config)
+        self.router_observer: RouterObserver | None = None
         self.init_weights()
         self.tie_weights()
 
@@ -380,8 +390,11 @@ class BailingMoeV2ForCausalLM(nn.Module):
             x_BSD, router = layer(x_BSD, cos, sin, mask, cache)
             if output_hidden:
                 hidden.append(x_BSD)
-            if output_router and router is not None:
-                routers[index] = router
+            if router is not None:
+                if self.router_observer is not None:
+                    self.router_observer(index, router)
+                if output_router:
+                    routers[index] = router
         # 3. the head
         last_hidden = self.model.norm(x_BSD)
         logits = self.lm_head(last_hidden[:, -logits_to_keep:]).float()
