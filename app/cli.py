@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from app.commands.evaluate import eval_app
 from app.config import ROOT, prepare_process, read_settings
 from app.errors import BedsideError, InputError, SettingsError, StorageError
 from contracts import Claim, ClaimKind, ContextLengthError, Patient, PatientError
@@ -34,6 +35,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(eval_app, name="eval")
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]

@@ -298,11 +298,13 @@ def _is_load(load: object, num_experts: int) -> bool:
 
 def write_baseline(folder: Path, snapshot: RouterSnapshot) -> Path:
     """Stores the loads of a snapshot beside the weights, in one replacement. Raises ValueError if too little was routed
-    for a baseline, or the folder cannot be written."""
+    for a baseline, a layer has collapsed, or the folder cannot be written."""
     if snapshot.num_routed < snapshot.min_tokens:
         raise ValueError(
             f"{snapshot.num_routed:,} tokens were routed and a baseline needs {snapshot.min_tokens:,}: give more text."
         )
+    if collapsed := snapshot.in_state(RouterState.COLLAPSED):
+        raise ValueError(f"The router of layer {collapsed[0].layer} has collapsed: that is no baseline to hold to.")
     layers = {str(layer.layer): [round(share, 6) for share in layer.load] for layer in snapshot.layers}
     path, partial = folder / BASELINE_FILE, folder / f".{BASELINE_FILE}.partial"
     lines = ",\n".join(f'    "{index}": {json.dumps(load)}' for index, load in layers.items())

@@ -1,0 +1,72 @@
+"""`bedside eval NAME`: what a checkpoint does, measured over text."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from app.config import read_settings
+from app.errors import InputError
+
+if TYPE_CHECKING:
+    from model.router_health import RouterSnapshot
+
+eval_app = typer.Typer(help="The evaluation harness.", no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+@eval_app.command()
+def router(
+    checkpoint: Annotated[
+        Path | None, typer.Argument(help="Folder of a checkpoint; by default the one in use.")
+    ] = None,
+    text: Annotated[Path | None, typer.Option(help="UTF-8 text to read; by default the demo records.")] = None,
+    write_baseline: Annotated[
+        bool, typer.Option("--write-baseline", help="Store the loads beside the weights, for drift to be held against.")
+    ] = False,
+    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")] = False,
+) -> None:
+    """Runs a checkpoint over text and prints how each layer's router chose; exit status 1 if one has collapsed."""
+    from app.router_run import demo_prompts, route_messages, text_prompts
+    from model.generator import LocalGenerator
+    from model.router_health import RouterState
+    from model.router_health import write_baseline as store
+
+    settings = read_settings()
+    folder = checkpoint or settings.checkpoint
+    words = None if text is None else _read_text(text)
+    generator = LocalGenerator.load(folder, None if settings.precision == "auto" else settings.precision)
+    prompts = demo_prompts(generator) if text is None else text_prompts(generator, text.name, words or "")
+    route_messages(generator, prompts)
+    snapshot = generator.router_health(lifetime=True)
+    typer.echo(describe_routers(snapshot))
+    if write_baseline:
+        typer.echo(f"Baseline: {store(folder, snapshot)}")
+    if json_output:
+        typer.echo(json.dumps({"checkpoint": folder.name, **asdict(snapshot)}))
+    if snapshot.in_state(RouterState.COLLAPSED):
+        raise typer.Exit(1)
+
+
+def describe_routers(snapshot: RouterSnapshot) -> str:
+    """A line per layer."""
+    lines = ["layer  entropy   dead  flooded  busiest   margin    drift  state"]
+    for layer in snapshot.layers:
+        margin, drift = (f"{value:.4f}" if value is not None else "–" for value in (layer.margin, layer.drift))
+        lines.append(
+            f"{layer.layer:5}  {layer.entropy:7.3f}  {layer.dead:4.0%}  {layer.flooded:7.0%}  {layer.busiest:7.0%}  "
+            f"{margin:>7}  {drift:>7}  {layer.state}"
+        )
+    return "\n".join([*lines, f"{snapshot.num_routed:,} tokens; a layer is judged from {snapshot.min_tokens:,} on."])
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text ({error.reason}); convert it first.") from error
