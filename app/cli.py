@@ -185,7 +185,7 @@ def _ask_once(services: Services, question: str, files: list[tuple[str, bytes]],
 
 
 def _answer_as_text(turn: Turn) -> str:
-    lines = [f"! {finding.message}" for finding in turn.input_findings]
+    lines = [f"! {message}" for message in dict.fromkeys(f.message for f in turn.input_findings + turn.model_findings)]
     for claim in turn.claims:
         keys = "".join(f" [{citation.key}]" for citation in claim.citations)
         if claim.kind is ClaimKind.WITHHELD:

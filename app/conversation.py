@@ -17,6 +17,7 @@ from app.events import (
     ClaimReleased,
     Finished,
     InputChecked,
+    ModelChecked,
     SourcesFound,
     Step,
     StepStarted,
@@ -25,6 +26,7 @@ from app.events import (
     Usage,
 )
 from app.grounding import Grounding
+from app.router_watch import LASTS, RouterAlarm, RouterWatch
 from app.store import Store
 from contracts import (
     Claim,
@@ -59,13 +61,14 @@ _VERSION = 1  # of the answer record below
 
 
 class Conversation:
-    """Answers the turns of all conversations; holds no state of its own between turns."""
+    """Answers the turns of all conversations; between turns it remembers only which alarms of the model are on."""
 
     def __init__(self, store: Store, retriever: Retriever, generator: Generator, safety: SafetyChecker) -> None:
         self.store = store
         self.retriever = retriever
         self.generator = generator
         self.safety = safety
+        self._watch = RouterWatch(generator)
 
     def answer(self, turn: Turn, params: SamplingParams, cancel: threading.Event) -> Iterator[ChatEvent]:
         """Yields the events of one stored turn; the last is always Finished, unless a layer raises."""
@@ -119,6 +122,11 @@ class Conversation:
         """Streams the model's text through the grounding; text is never yielded, only checked claims."""
         grounding = Grounding(turn.question, passages, self.safety, patient)
         is_writing, first_claim_s = False, 0.0
+        alarm = self._watch.look()
+        yield from _report(alarm, RouterAlarm())
+        if alarm.holds:
+            yield from self._quote_instead(grounding, messages, passages, params, started)
+            return
         for event in self.generator.stream(messages, params, cancel):
             claims: list[Claim] = []
             match event:
@@ -127,6 +135,12 @@ class Conversation:
                 case TextChunk(text):
                     if not is_writing:
                         is_writing = True
+                        # The prompt has just gone through every router: mostly enough to know before a word is out.
+                        before, alarm = alarm, self._watch.look()
+                        yield from _report(alarm, before)
+                        if alarm.holds:
+                            yield from self._quote_instead(grounding, messages, passages, params, started)
+                            return
                         yield StepStarted(Step.WRITING)
                     claims = grounding.feed(text)
                 case GenerationEnd():
@@ -136,9 +150,25 @@ class Conversation:
                 first_claim_s = perf_counter() - started
             for claim in claims:
                 yield ClaimReleased(claim)
+        yield from _report(self._watch.look(), alarm)
         usage = Usage(end.prompt_tokens, end.completion_tokens, end.ttft_s, end.tokens_per_s, first_claim_s)
         status = TurnStatus.STOPPED if end.finish_reason == "cancelled" else TurnStatus.DONE
         yield Finished(status, usage, self._record(messages, passages, params))
+
+    def _quote_instead(
+        self,
+        grounding: Grounding,
+        messages: Sequence[Message],
+        passages: Sequence[Passage],
+        params: SamplingParams,
+        started: float,
+    ) -> Iterator[ChatEvent]:
+        """The record's own sentences, of a model that must not write."""
+        claims = grounding.finish("stop")
+        first_claim_s = perf_counter() - started
+        for claim in claims:
+            yield ClaimReleased(claim)
+        yield Finished(TurnStatus.DONE, Usage(first_claim_s=first_claim_s), self._record(messages, passages, params))
 
     # --- what the answer may rest on ----------------------------------------------------------------------------
 
@@ -231,6 +261,13 @@ def max_prompt_tokens(generator: Generator, params: SamplingParams) -> int:
     """Room for the prompt: the context less the answer, which never takes more than a quarter of it."""
     context = generator.info.context_length
     return context - min(params.max_tokens, context // 4)
+
+
+def _report(alarm: RouterAlarm, before: RouterAlarm) -> Iterator[ChatEvent]:
+    """The event of an alarm, but of one that only lasts since `before`, in the same turn."""
+    findings = [finding for finding in alarm.findings if finding.rule != LASTS or not before.findings]
+    if findings:
+        yield ModelChecked(tuple(findings))
 
 
 def _why_nothing(documents: Sequence[Document]) -> str:

@@ -64,6 +64,13 @@ class SourcesFound:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelChecked:
+    """The model itself is in doubt while it answers: alarms of its routers, see app.router_watch."""
+
+    findings: tuple[Finding, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ClaimReleased:
     """A claim after its check: shown, replaced by a quote, or recorded as withheld."""
 
@@ -78,7 +85,7 @@ class Finished:
     error: str = ""
 
 
-ChatEvent = StepStarted | InputChecked | SourcesFound | ClaimReleased | Finished
+ChatEvent = StepStarted | InputChecked | SourcesFound | ModelChecked | ClaimReleased | Finished
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +102,7 @@ class Turn:
     input_verdict: Verdict = Verdict.ALLOW
     input_findings: tuple[Finding, ...] = ()
     document_findings: tuple[Finding, ...] = ()
+    model_findings: tuple[Finding, ...] = ()
     coverage: Coverage | None = None
     usage: Usage = field(default_factory=Usage)
     model_name: str = ""
@@ -108,15 +116,17 @@ class Turn:
 
     @property
     def findings(self) -> tuple[Finding, ...]:
-        """All findings of the turn: of the question, of the passages, of every claim."""
-        return self.input_findings + self.document_findings + tuple(f for claim in self.claims for f in claim.findings)
+        """All findings of the turn: of the question, of the passages, of the model, of every claim."""
+        of_claims = tuple(finding for claim in self.claims for finding in claim.findings)
+        return self.input_findings + self.document_findings + self.model_findings + of_claims
 
     @property
     def verdict(self) -> Verdict:
-        """What was decided over the whole turn: the worst of the question's verdict and of the claims shown. A claim
-        withheld and replaced is a notice, as nothing unchecked reached the page."""
-        claims = [min(c.verdict, Verdict.NOTICE, key=lambda v: v.rank) for c in self.claims]
-        return Verdict.worst([self.input_verdict, *claims])
+        """What was decided over the whole turn: the worst of the question's verdict, of the claims shown and of the
+        model's alarms. A claim withheld and replaced is a notice, as nothing unchecked reached the page; so is a
+        model that was not let to write."""
+        verdicts = [claim.verdict for claim in self.claims] + [finding.severity for finding in self.model_findings]
+        return Verdict.worst([self.input_verdict, *(min(v, Verdict.NOTICE, key=lambda v: v.rank) for v in verdicts)])
 
     def apply(self, event: ChatEvent) -> Turn:
         """The turn after the event."""
@@ -127,6 +137,8 @@ class Turn:
                 return replace(self, input_verdict=verdict, input_findings=findings)
             case SourcesFound(coverage, findings):
                 return replace(self, coverage=coverage, document_findings=findings)
+            case ModelChecked(findings):
+                return replace(self, model_findings=self.model_findings + findings)
             case ClaimReleased(claim):
                 return replace(self, claims=(*self.claims, claim), step_done=self.step_done + 1)
             case Finished(status, usage, record, error):

@@ -16,14 +16,14 @@ from queue import SimpleQueue
 from app import prompt
 from app.conversation import Conversation, max_prompt_tokens
 from app.errors import BedsideError, InputError
-from app.events import ClaimReleased, Finished, InputChecked, SourcesFound, Turn, TurnStatus
+from app.events import ClaimReleased, Finished, InputChecked, ModelChecked, SourcesFound, Turn, TurnStatus
 from app.store import Store
 from contracts import ContextLengthError, DocumentStatus, SamplingParams
 from retrieval.documents import DocumentLibrary
 
 _LOG = logging.getLogger(__name__)
 # Deltas of progress are drawn, not kept: only these change what a restart must find.
-_PERSISTED = (InputChecked, SourcesFound, ClaimReleased, Finished)
+_PERSISTED = (InputChecked, SourcesFound, ModelChecked, ClaimReleased, Finished)
 REGENERATE_TEMPERATURE = 0.7  # greedy decoding would give the same words again
 
 

@@ -40,4 +40,4 @@ class FindingRecord:
     page: int = 0  # from 1; 0 for a turn
     conversation_id: str = ""
     turn_id: str = ""
-    claim: int | None = None  # index of the claim; None: the question, or passages kept from the model
+    claim: int | None = None  # index of the claim; None: the question, the passages, or the model

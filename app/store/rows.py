@@ -53,6 +53,7 @@ def read_turns(connection: Connection, where: ColumnElement[bool]) -> list[Turn]
             made[row.id],
             found[row.id, Direction.INPUT.value, NO_CLAIM],
             found[row.id, Direction.DOCUMENT.value, NO_CLAIM],
+            found[row.id, Direction.OUTPUT.value, NO_CLAIM],
         )
         for row in rows
     ]
@@ -111,6 +112,7 @@ def _finding_rows(turn: Turn) -> Iterator[Values]:
     groups: list[tuple[Direction, int, Sequence[Finding]]] = [
         (Direction.INPUT, NO_CLAIM, turn.input_findings),
         (Direction.DOCUMENT, NO_CLAIM, turn.document_findings),
+        (Direction.OUTPUT, NO_CLAIM, turn.model_findings),
     ]
     groups += [(Direction.OUTPUT, index, claim.findings) for index, claim in enumerate(turn.claims)]
     for direction, claim_index, found in groups:
@@ -135,7 +137,11 @@ def _turn_to_row(turn: Turn) -> Values:
 
 
 def _turn_from_row(
-    row: Row, made: Sequence[Claim], input_findings: Sequence[Finding], document_findings: Sequence[Finding]
+    row: Row,
+    made: Sequence[Claim],
+    input_findings: Sequence[Finding],
+    document_findings: Sequence[Finding],
+    model_findings: Sequence[Finding],
 ) -> Turn:
     status = TurnStatus(row.status)
     return from_row(
@@ -147,6 +153,7 @@ def _turn_from_row(
         input_verdict=Verdict(row.input_verdict),
         input_findings=tuple(input_findings),
         document_findings=tuple(document_findings),
+        model_findings=tuple(model_findings),
         coverage=None if row.coverage is None else _coverage(row.coverage),
         usage=Usage(**row.usage),
         step=Step.QUEUED if status is TurnStatus.RUNNING else Step.DONE,

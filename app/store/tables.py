@@ -193,7 +193,7 @@ citations = Table(
     ForeignKeyConstraint(["turn_id", "claim"], ["claims.turn_id", "claims.position"], ondelete="CASCADE"),
 )
 
-# What the checks of a turn found; `claim` is -1 for the question and for the passages.
+# What the checks of a turn found; `claim` is -1 for the question, the passages and the model.
 findings = Table(
     "findings",
     metadata,

@@ -130,6 +130,7 @@ ENGLISH = {
     "turn.notice": "Please note",
     "turn.source": "Source: {source}",
     "turn.injection": "An instruction in the record was kept from the model",
+    "turn.model": "The model is in doubt",
     "turn.quote": "From the record",
     "turn.quoted": "«{text}»",
     "turn.withheld.one": "1 sentence withheld: {reason}",

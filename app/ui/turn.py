@@ -27,6 +27,7 @@ def turn_node(turn: Turn, active: int | None = None) -> Node:
         node("p", turn.question, style="question"),
         *[_input_notice(finding) for finding in turn.input_findings if finding.severity is Verdict.NOTICE],
         *[_injection_notice(finding) for finding in turn.document_findings],
+        *_model_notice(turn),
         *([_steps(turn)] if is_running else []),
         node("div", *answer, style="claims", role="log", aria_live="polite"),
         *([] if is_running else [_foot(turn)]),
@@ -61,6 +62,12 @@ def _input_notice(finding: Finding) -> Node:
 
 def _injection_notice(finding: Finding) -> Node:
     return _notice("warning", say("turn.injection"), say("turn.quoted", text=finding.evidence))
+
+
+def _model_notice(turn: Turn) -> list[Node]:
+    """One notice, of the worst alarm: it names all layers that share it."""
+    worst = max(turn.model_findings, key=lambda finding: finding.severity.rank, default=None)
+    return [_notice("danger", say("turn.model"), worst.message)] if worst else []
 
 
 def _steps(turn: Turn) -> Node:

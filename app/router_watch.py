@@ -1,0 +1,97 @@
+"""What an alarm of the routers' monitor does to answers, and how it becomes a finding.
+
+A collapsed router fails closed. Collapse has no innocent cause: the layer computes something else than the model that
+was validated did, and says nothing of it. Every sentence is checked against the record in any case, but no check sees
+what a failing model leaves out. So nothing more is generated, and answers are the record's own sentences, until the
+program has been started again: without new tokens the alarm cannot end by itself, which is meant. Drift may only be
+another subject or language: answers go on, each with a notice.
+
+An alarm is recorded for each layer when it starts (router-collapse-layer-3), with the turn in which it was seen. Later
+turns carry one finding (router-alarm-lasts), so that it stays on record which answers were given meanwhile.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from contracts import Finding, Generator, Verdict
+from model.router_health import HasRouterHealth, LayerHealth, RouterState
+
+_LOG = logging.getLogger(__name__)
+LASTS = "router-alarm-lasts"
+SOURCE = "arXiv 2101.03961; arXiv 2412.19437"
+COLLAPSED = (
+    "The model is out of order: its router has collapsed in {layers}. Until that is mended, answers are sentences of "
+    "the record. Tell whoever runs Bedside: compare the weights’ hash on the Model page with the publisher’s, start "
+    "Bedside again, and run `bedside eval precision`."
+)
+DRIFTED = (
+    "The model routes this text unlike its reference, in {layers}: it may be another kind of text, or other weights. "
+    "Read the sources closely. Tell whoever runs Bedside: compare the weights’ hash on the Model page with the "
+    "publisher’s, and run `bedside eval router`."
+)
+_RULES = {
+    RouterState.COLLAPSED: ("router-collapse-layer-{layer}", Verdict.HOLD, COLLAPSED),
+    RouterState.DRIFTED: ("router-drift-layer-{layer}", Verdict.NOTICE, DRIFTED),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RouterAlarm:
+    """The alarms at one moment: findings are those to keep with the turn, none while all is well."""
+
+    findings: tuple[Finding, ...] = ()
+    holds: bool = False  # whether the model must not write
+
+
+class RouterWatch:
+    """Remembers which alarms are on, so that each is recorded once; thread-safe."""
+
+    def __init__(self, generator: Generator) -> None:
+        self._generator = generator
+        self._known: set[tuple[int, RouterState]] = set()
+        self._lock = threading.Lock()
+
+    def look(self) -> RouterAlarm:
+        """The alarms of now; a generator without routers of its own has none."""
+        if not isinstance(self._generator, HasRouterHealth):
+            return RouterAlarm()
+        snapshot = self._generator.router_health()
+        by_state = {state: layers for state in _RULES if (layers := snapshot.in_state(state))}
+        present = {(layer.layer, state) for state, layers in by_state.items() for layer in layers}
+        with self._lock:
+            started, self._known = present - self._known, present
+        findings = [
+            _to_finding(layer, layers)
+            for state, layers in by_state.items()
+            for layer in layers
+            if (layer.layer, state) in started
+        ]
+        for finding in findings:
+            _LOG.error("%s: %s", finding.rule, finding.evidence)
+        if by_state and not findings:
+            state, layers = next(iter(by_state.items()))
+            findings = [Finding(LASTS, Verdict.NOTICE, 0, 0, _message(state, layers), SOURCE, name_layers(layers))]
+        return RouterAlarm(tuple(findings), RouterState.COLLAPSED in by_state)
+
+
+def name_layers(layers: Sequence[LayerHealth]) -> str:
+    """E.g. "layer 3" or "layers 1, 3"."""
+    numbers = ", ".join(str(layer.layer) for layer in layers)
+    return f"layer {numbers}" if len(layers) == 1 else f"layers {numbers}"
+
+
+def _message(state: RouterState, layers: Sequence[LayerHealth]) -> str:
+    return _RULES[state][2].format(layers=name_layers(layers))
+
+
+def _to_finding(layer: LayerHealth, layers: Sequence[LayerHealth]) -> Finding:
+    """layers are all that are in the same state: the message names them together, the rule this one."""
+    rule, severity, _ = _RULES[layer.state]
+    drift = "" if layer.drift is None else f", drift {layer.drift:.2f}"
+    evidence = f"layer {layer.layer}: entropy {layer.entropy:.2f}, {layer.dead:.0%} dead, busiest {layer.busiest:.0%}"
+    message = _message(layer.state, layers)
+    return Finding(rule.format(layer=layer.layer), severity, 0, 0, message, SOURCE, evidence + drift)
