@@ -48,7 +48,7 @@ _KEYS = tuple(field.name for field in fields(Probe) if field.name != "language")
 
 
 def load_probes(folder: Path = PROBES) -> tuple[Probe, ...]:
-    """Reads every *.yaml of the folder, files by name and probes in their order. Raises ValueError naming file and id."""
+    """Reads every *.yaml of the folder, in the order of names and lines. Raises ValueError naming file and id."""
     probes: dict[str, Probe] = {}
     asked: dict[tuple[str, str], str] = {}
     for path in _files(folder, "*.yaml"):
