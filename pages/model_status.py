@@ -13,6 +13,7 @@ import streamlit as st
 from app.config import Settings
 from app.services import Services
 from app.ui.element import draw, node
+from app.ui.router_health import draw_router_health
 from app.ui.screens import enter
 from app.ui.text import say
 
@@ -42,6 +43,7 @@ def main() -> None:
     if info.is_embedded:
         st.subheader(say("model.embedded.title"), anchor=False)
         st.write(say("model.embedded.card"))
+    draw_router_health(services)
     st.subheader(say("model.load.title"), anchor=False)
     st.write(say("model.load.hint"))
     st.code(_LOAD_COMMAND, language="bash")

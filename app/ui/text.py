@@ -271,6 +271,35 @@ ENGLISH = {
     "model.memory.peak": "{peak} MB at most",
     "model.rules": "Safety rules",
     "model.details": "More about the model",
+    "routers.title": "Router health",
+    "routers.none": "This model runs elsewhere: its routers cannot be seen from here.",
+    "routers.empty": "No token has been routed since the start: ask something.",
+    "routers.lead": "Over the last {window} tokens of {all} since the start; a layer is judged from {least} on.",
+    "routers.legend": (
+        "Entropy: 1 uses all experts equally, 0 always the same few. Dead and flooded: the share of experts with next "
+        "to no tokens, and with over twice their share. Busiest: the share of tokens that chose the busiest expert. "
+        "Margin: how near another choice was. Drift: distance from the baseline, 0 to 1."
+    ),
+    "routers.alarm": "A router has collapsed",
+    "routers.notice": "The routing differs from the reference",
+    "routers.no_baseline": (
+        "Drift is not known: this checkpoint has no baseline. Make one with “bedside eval router --write-baseline”."
+    ),
+    "routers.layer": "Layer",
+    "routers.state": "State",
+    "routers.state.waiting": "Too few tokens",
+    "routers.state.healthy": "Healthy",
+    "routers.state.drifted": "Drifted",
+    "routers.state.collapsed": "Collapsed",
+    "routers.load": "Load of the experts",
+    "routers.load.help": "Each expert’s share of all choices, in their order.",
+    "routers.entropy": "Entropy",
+    "routers.dead": "Dead",
+    "routers.flooded": "Flooded",
+    "routers.busiest": "Busiest",
+    "routers.margin": "Margin",
+    "routers.drift": "Drift",
+    "routers.unknown": "not known",
     "model.settings": "Settings in use",
     "model.settings.hint": "Each is set by the environment variable named; a restart reads them.",
 }  # fmt: skip
