@@ -1,0 +1,330 @@
+#include "decoder.h"
+
+namespace bedside {
+namespace {
+
+constexpr int kTilesATask = 4;  // consecutive weights are read in runs of tens of KB
+
+int count_tasks(const Matrix& w) { return (w.num_tiles() + kTilesATask - 1) / kTilesATask; }
+
+template <typename Work>
+void for_tiles(const Matrix& w, int task, Work&& work) {
+  for (int tile = task * kTilesATask; tile < std::min(w.num_tiles(), (task + 1) * kTilesATask); ++tile) work(tile);
+}
+
+}  // namespace
+
+void Decoder::prepare(const Batch& batch, int num_threads) {
+  const int T = batch.num_tokens, D = config_.hidden, C = config_.head_dim, half = config_.rotary_dim / 2;
+  const int heads_a_group = config_.num_heads / config_.num_kv_heads;
+  if (T > num_rows_) {
+    num_rows_ = T;
+    int inner = 0, shared = 0;
+    for (const Layer& layer : layers_) {
+      shared = std::max(shared, layer.mlp.gate.rows);
+      if (!layer.experts.empty()) inner = std::max(inner, layer.experts[0].gate.rows);
+    }
+    residual_.resize(static_cast<size_t>(T) * D);
+    qkv_.resize(static_cast<size_t>(T) * (config_.num_heads + 2 * config_.num_kv_heads) * C);
+    router_logits_.resize(static_cast<size_t>(T) * std::max(config_.num_experts, 1));
+    topk_ids_.resize(static_cast<size_t>(T) * config_.top_k);
+    topk_weights_.resize(topk_ids_.size());
+    sorted_tokens_.resize(topk_ids_.size());
+    sorted_weights_.resize(topk_ids_.size());
+    normed_.reserve(T, D);
+    attended_.reserve(T, config_.num_heads * C);
+    gathered_.reserve(T * config_.top_k, D);
+    inner_.reserve(T * config_.top_k, inner);
+    shared_inner_.reserve(T, shared);
+  }
+  cos_.resize(static_cast<size_t>(T) * half);
+  sin_.resize(cos_.size());
+  for (int t = 0; t < T; ++t) {
+    for (int i = 0; i < half; ++i) {
+      const float angle = static_cast<float>(batch.positions[t]) * inv_freq_[i];
+      cos_[t * half + i] = std::cos(angle) * config_.rope_factor;
+      sin_[t * half + i] = std::sin(angle) * config_.rope_factor;
+    }
+  }
+  attention_tasks_.clear();
+  const int tokens_a_task = std::max(1, kQueryRows / heads_a_group);
+  for (int s = 0; s < batch.num_sequences; ++s)
+    for (int t = batch.starts[s]; t < batch.starts[s + 1]; t += tokens_a_task)
+      for (int head = 0; head < config_.num_kv_heads; ++head)
+        attention_tasks_.push_back({s, t, std::min(tokens_a_task, batch.starts[s + 1] - t), head});
+  while (static_cast<int>(attention_space_.size()) < num_threads) attention_space_.emplace_back(C);
+}
+
+void Decoder::forward(Pool& pool, const Batch& batch) {
+  prepare(batch, pool.num_threads());
+  const int T = batch.num_tokens, D = config_.hidden;
+  pool.run([&](int thread) {
+    // 1. embeddings
+    pool.for_each(T, [&](int t) {
+      float* out = &residual_[static_cast<size_t>(t) * D];
+      const long at = static_cast<long>(batch.ids[t]) * D;
+      if (embedding.kind == kBF16) {
+        for (int i = 0; i < D; ++i) out[i] = from_bf16(static_cast<const uint16_t*>(embedding.data)[at + i]);
+      } else {
+        std::copy_n(static_cast<const float*>(embedding.data) + at, D, out);
+      }
+    });
+    // 2. the layers
+    for (int index = 0; index < config_.num_layers; ++index) {
+      attention_phases(pool, thread, batch, layers_[index]);
+      mlp_phases(pool, batch, layers_[index], index);
+    }
+    // 3. the head
+    if (batch.hidden) {
+      pool.for_each(T, [&](int t) {
+        rms_norm(&residual_[static_cast<size_t>(t) * D], final_norm, config_.eps, D, batch.hidden + static_cast<long>(t) * D);
+      });
+    }
+    pool.for_each(batch.num_logits, [&](int m) {
+      rms_norm(&residual_[static_cast<size_t>(batch.logit_rows[m]) * D], final_norm, config_.eps, D, normed_.row(m));
+      normed_.finish_row(m, head);
+    });
+    pool.for_each(count_tasks(head), [&](int task) {
+      for_tiles(head, task, [&](int tile) {
+        linear_tile(head, tile, normed_.rows(head), batch.num_logits, {batch.logits, config_.vocab});
+      });
+    });
+  });
+}
+
+void Decoder::attention_phases(Pool& pool, int thread, const Batch& batch, Layer& layer) {
+  const int T = batch.num_tokens, D = config_.hidden, C = config_.head_dim, half = config_.rotary_dim / 2;
+  const int H = config_.num_heads, G = config_.num_kv_heads, width = (H + 2 * G) * C, heads_a_group = H / G;
+  // 1. norm, then queries, keys and values
+  pool.for_each(T, [&](int t) {
+    rms_norm(&residual_[static_cast<size_t>(t) * D], layer.input_norm, config_.eps, D, normed_.row(t));
+    normed_.finish_row(t, layer.qkv);
+  });
+  pool.for_each(count_tasks(layer.qkv), [&](int task) {
+    for_tiles(layer.qkv, task, [&](int tile) {
+      linear_tile(layer.qkv, tile, normed_.rows(layer.qkv), T, {qkv_.data(), width});
+    });
+  });
+  // 2. norms of heads, positions, and the cache
+  pool.for_each(batch.num_sequences * G, [&](int task) {
+    const int s = task / G, g = task % G;
+    for (int t = batch.starts[s]; t < batch.starts[s + 1]; ++t) {
+      float* row = &qkv_[static_cast<size_t>(t) * width];
+      const float *cosines = &cos_[t * half], *sines = &sin_[t * half];
+      for (int h = g * heads_a_group; h < (g + 1) * heads_a_group; ++h) {
+        rms_norm(row + h * C, layer.query_norm, config_.eps, C, row + h * C);
+        rotate(row + h * C, cosines, sines, half);
+      }
+      float *key = row + (H + g) * C, *value = row + (H + G + g) * C;
+      rms_norm(key, layer.key_norm, config_.eps, C, key);
+      rotate(key, cosines, sines, half);
+      const int position = batch.positions[t], block = batch.block_tables[s * batch.max_blocks + position / kBlock];
+      layer.keys.write(block, g, position % kBlock, key);
+      layer.values.write(block, g, position % kBlock, value);
+    }
+  });
+  // 3. attention, and back to the residual stream
+  pool.for_each(static_cast<int>(attention_tasks_.size()), [&](int number) {
+    const AttentionTask& task = attention_tasks_[number];
+    const float* queries[kQueryRows > 64 ? kQueryRows : 64];
+    float* outputs[64];
+    int32_t visible[64];
+    int num = 0;
+    for (int t = task.first_token; t < task.first_token + task.num_tokens; ++t) {
+      for (int h = task.head * heads_a_group; h < (task.head + 1) * heads_a_group; ++h, ++num) {
+        queries[num] = &qkv_[static_cast<size_t>(t) * width + h * C];
+        outputs[num] = attended_.row(t) + h * C;
+        visible[num] = batch.positions[t] + 1;
+      }
+    }
+    attend(layer.keys, layer.values, task.head, batch.block_tables + static_cast<long>(task.sequence) * batch.max_blocks,
+           num, queries, outputs, visible, attention_space_[thread]);
+  });
+  if (layer.dense.kind == kInt4) pool.for_each(T, [&](int t) { attended_.finish_row(t, layer.dense); });
+  pool.for_each(count_tasks(layer.dense), [&](int task) {
+    for_tiles(layer.dense, task, [&](int tile) {
+      linear_tile(layer.dense, tile, attended_.rows(layer.dense), T, {residual_.data(), D, nullptr, nullptr, true});
+    });
+  });
+}
+
+void Decoder::gate_up_tile(const Mlp& mlp, int tile, const Rows& rows, int num_rows, float* out, long stride) {
+  const int first = tile * kTile, num = std::min(kTile, mlp.gate.rows - first);
+  linear_tile(mlp.gate, tile, rows, num_rows, {out, stride});
+  for_tile(mlp.up, tile, rows, num_rows, [&](int m, f32x16 up) {
+    float* at = out + m * stride + first;
+    if (num == kTile) {
+      store(at, silu(load(at)) * up);
+    } else {
+      for (int i = 0; i < num; ++i) at[i] = at[i] / (1.0f + std::exp(-at[i])) * up[i];
+    }
+  });
+}
+
+void Decoder::mlp_phases(Pool& pool, const Batch& batch, Layer& layer, int index) {
+  const int T = batch.num_tokens, D = config_.hidden, K = config_.top_k, E = config_.num_experts;
+  const bool has_experts = !layer.experts.empty(), has_mlp = layer.mlp.gate.rows > 0;
+  const Matrix& wanted = has_experts ? layer.experts[0].gate : layer.mlp.gate;
+  // 1. norm
+  pool.for_each(T, [&](int t) {
+    rms_norm(&residual_[static_cast<size_t>(t) * D], layer.post_norm, config_.eps, D, normed_.row(t));
+    normed_.finish_row(t, wanted);
+  });
+  // 2. the router's logits, and beside them what needs no choice: the dense layer's or the shared expert's gate and up
+  const int router_tasks = has_experts ? layer.router.num_tiles() : 0;
+  const int mlp_tasks = has_mlp ? layer.mlp.gate.num_tiles() : 0;
+  pool.for_each(router_tasks + mlp_tasks, [&](int task) {
+    if (task < router_tasks) {
+      linear_tile(layer.router, task, normed_.rows(layer.router), T, {router_logits_.data(), E});
+    } else {
+      gate_up_tile(layer.mlp, task - router_tasks, normed_.rows(layer.mlp.gate), T, shared_inner_.row(0),
+                   shared_inner_.stride());
+    }
+  });
+  int num_sorted = 0;
+  if (has_experts) {
+    // 3. the choice, and the tokens of each expert together
+    const Routing routing{E, config_.num_groups, config_.top_groups, K, config_.routed_scale};
+    pool.for_each(T, [&](int t) {
+      route(routing, &router_logits_[static_cast<size_t>(t) * E], layer.expert_bias, &topk_ids_[t * K], &topk_weights_[t * K]);
+    });
+    pool.for_each(1, [&](int) {
+      sort_by_expert(T);
+      const size_t at = static_cast<size_t>(index) * T;
+      if (batch.router_logits) std::copy_n(router_logits_.data(), T * E, batch.router_logits + at * E);
+      if (batch.topk_ids) std::copy_n(topk_ids_.data(), T * K, batch.topk_ids + at * K);
+      if (batch.topk_weights) std::copy_n(topk_weights_.data(), T * K, batch.topk_weights + at * K);
+    });
+    num_sorted = T * K;
+    if (T > 1) {
+      pool.for_each(num_sorted, [&](int m) { gathered_.copy_row(m, normed_, sorted_tokens_[m], wanted); });
+    }
+    // 4. gate and up of the chosen experts
+    const int tiles = wanted.num_tiles();
+    pool.for_each(static_cast<int>(active_.size()) * tiles, [&](int task) {
+      const Active& active = active_[task / tiles];
+      const Mlp& expert = layer.experts[active.expert];
+      const Rows rows = T > 1 ? gathered_.rows(expert.gate, active.begin) : normed_.rows(expert.gate);
+      gate_up_tile(expert, task % tiles, rows, active.end - active.begin, inner_.row(active.begin),
+                   inner_.stride());
+    });
+  }
+  // 5. down, each task its own columns of the residual stream, so that nothing has to be added up afterwards
+  pool.for_each(num_sorted + (has_mlp ? T : 0), [&](int m) {
+    if (m < num_sorted) {
+      inner_.finish_row(m, layer.experts[0].down);
+    } else {
+      shared_inner_.finish_row(m - num_sorted, layer.mlp.down);
+    }
+  });
+  const Matrix& down = has_experts ? layer.experts[0].down : layer.mlp.down;
+  pool.for_each(count_tasks(down), [&](int task) {
+    if (has_experts) {
+      for (const Active& active : active_) {
+        const Matrix& w = layer.experts[active.expert].down;
+        const Target target{residual_.data(), D, &sorted_tokens_[active.begin], &sorted_weights_[active.begin], true};
+        for_tiles(w, task, [&](int tile) {
+          linear_tile(w, tile, inner_.rows(w, active.begin), active.end - active.begin, target);
+        });
+      }
+    }
+    if (has_mlp) {
+      for_tiles(layer.mlp.down, task, [&](int tile) {
+        linear_tile(layer.mlp.down, tile, shared_inner_.rows(layer.mlp.down), T, {residual_.data(), D, nullptr, nullptr, true});
+      });
+    }
+  });
+}
+
+void Decoder::sort_by_expert(int num_tokens) {
+  const int K = config_.top_k;
+  std::vector<int> begin(config_.num_experts + 1, 0);
+  for (int i = 0; i < num_tokens * K; ++i) ++begin[topk_ids_[i] + 1];
+  active_.clear();
+  for (int e = 0; e < config_.num_experts; ++e) {
+    if (begin[e + 1]) active_.push_back({e, begin[e], begin[e] + begin[e + 1]});
+    begin[e + 1] += begin[e];
+  }
+  for (int i = 0; i < num_tokens * K; ++i) {
+    const int at = begin[topk_ids_[i]]++;
+    sorted_tokens_[at] = i / K;
+    sorted_weights_[at] = topk_weights_[i];
+  }
+}
+
+}  // namespace bedside
+
+// --- the door for Python ------------------------------------------------------------------------------------------
+
+using namespace bedside;
+
+extern "C" {
+
+struct LayerWeights {
+  Matrix qkv, dense, router, gate, up, down;
+  const float *input_norm, *post_norm, *query_norm, *key_norm, *expert_bias;
+  const Matrix* experts;  // [num_experts, 3]: gate, up, down
+  int32_t num_experts, is_cache_bf16;
+  void *keys, *values;
+};
+
+void* bedside_pool_new(int num_threads) { return new Pool(num_threads); }
+void bedside_pool_free(void* pool) { delete static_cast<Pool*>(pool); }
+
+void* bedside_decoder_new(const Config* config, const float* inv_freq, const Matrix* embedding, const Matrix* head,
+                          const float* final_norm) {
+  auto* decoder = new Decoder(*config, inv_freq);
+  decoder->embedding = *embedding;
+  decoder->head = *head;
+  decoder->final_norm = final_norm;
+  return decoder;
+}
+void bedside_decoder_free(void* decoder) { delete static_cast<Decoder*>(decoder); }
+
+void bedside_decoder_set_layer(void* decoder, const Config* config, int index, const LayerWeights* w) {
+  Layer& layer = static_cast<Decoder*>(decoder)->layer(index);
+  layer.input_norm = w->input_norm;
+  layer.post_norm = w->post_norm;
+  layer.query_norm = w->query_norm;
+  layer.key_norm = w->key_norm;
+  layer.qkv = w->qkv;
+  layer.dense = w->dense;
+  layer.router = w->router;
+  layer.expert_bias = w->expert_bias;
+  layer.mlp = {w->gate, w->up, w->down};
+  layer.experts.resize(w->num_experts);
+  for (int e = 0; e < w->num_experts; ++e) {
+    layer.experts[e] = {w->experts[3 * e], w->experts[3 * e + 1], w->experts[3 * e + 2]};
+  }
+  layer.keys = {w->keys, w->is_cache_bf16 != 0, config->num_kv_heads, config->head_dim};
+  layer.values = {w->values, w->is_cache_bf16 != 0, config->num_kv_heads, config->head_dim};
+}
+
+void bedside_forward(void* decoder, void* pool, const Batch* batch) {
+  static_cast<Decoder*>(decoder)->forward(*static_cast<Pool*>(pool), *batch);
+}
+
+void bedside_pack_int4(void* pool, const uint32_t* words, int rows, int cols, uint8_t* out) {
+  Pool& threads = *static_cast<Pool*>(pool);
+  threads.run([&](int) {
+    threads.for_each((rows + kTile - 1) / kTile, [&](int tile) { pack_tile(words, rows, cols, tile, out); });
+  });
+}
+
+// x [M, cols] f32 -> y [M, rows] f32: one product by itself, for tests and the bench.
+void bedside_linear(void* pool, const Matrix* w, const float* x, int num_rows, float* y) {
+  Pool& threads = *static_cast<Pool*>(pool);
+  static Activations activations;
+  activations.reserve(num_rows, w->cols);
+  threads.run([&](int) {
+    threads.for_each(num_rows, [&](int m) {
+      std::copy_n(x + static_cast<long>(m) * w->cols, w->cols, activations.row(m));
+      activations.finish_row(m, *w);
+    });
+    threads.for_each(count_tasks(*w), [&](int task) {
+      for_tiles(*w, task, [&](int tile) { linear_tile(*w, tile, activations.rows(*w), num_rows, {y, w->rows}); });
+    });
+  });
+}
+
+}

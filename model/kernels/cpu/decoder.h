@@ -1,0 +1,129 @@
+// A whole BailingMoeV2 pass over a batch of sequences: one call from Python, one job for the threads.
+//
+// Each phase is a list of tasks that ends in a barrier. The residual stream, norms, router and sums are f32.
+// T tokens of all sequences together, D hidden, H query heads, G kv heads, C head dim, E experts, K experts a token,
+// F expert width. model/modeling.py is the definition that this is held against.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "attention.h"
+#include "linear.h"
+#include "router.h"
+#include "threads.h"
+
+namespace bedside {
+
+struct Config {
+  int32_t hidden, num_heads, num_kv_heads, head_dim, rotary_dim, num_layers, vocab;
+  int32_t num_experts, num_groups, top_groups, top_k;
+  float routed_scale, eps, rope_factor;
+};
+
+struct Mlp {
+  Matrix gate, up, down;
+};
+
+struct Layer {
+  const float *input_norm = nullptr, *post_norm = nullptr, *query_norm = nullptr, *key_norm = nullptr;
+  Matrix qkv, dense, router;
+  const float* expert_bias = nullptr;
+  Mlp mlp;                   // the dense layer's, or the shared expert; gate.rows == 0 where there is none
+  std::vector<Mlp> experts;  // empty in a dense layer
+  Cache keys, values;
+};
+
+struct Batch {
+  int32_t num_tokens, num_sequences, num_logits, max_blocks;
+  const int32_t* ids;           // [T]
+  const int32_t* positions;     // [T], also the place in the sequence's cache
+  const int32_t* starts;        // [sequences + 1]: each sequence's tokens, consecutive positions
+  const int32_t* block_tables;  // [sequences, max_blocks]
+  const int32_t* logit_rows;    // [num_logits]
+  float* logits;                // [num_logits, vocab]
+  float* hidden;                // [T, D] after the final norm, or null
+  float* router_logits;         // [layers, T, E], or null
+  int32_t* topk_ids;            // [layers, T, K], or null
+  float* topk_weights;          // [layers, T, K], or null
+};
+
+// Activations in the form that a matrix wants: the floats themselves, and their int8 image if it is INT4. A row has
+// room for `cols` floats; a narrower matrix uses the first of them.
+class Activations {
+ public:
+  void reserve(int num_rows, int cols) {
+    cols_ = cols;
+    x_.resize(static_cast<size_t>(num_rows) * cols);
+    q_.resize(x_.size());
+    scale_.resize(x_.size() / 8);
+    offset_.resize(x_.size() / 8);
+  }
+  long stride() const { return cols_; }
+  float* row(int m) { return x_.data() + static_cast<size_t>(m) * cols_; }
+  void finish_row(int m, const Matrix& w) {
+    if (w.kind != kInt4) return;
+    const size_t at = static_cast<size_t>(m) * w.num_groups();
+    quantize_row(row(m), w.cols, w.group, q_.data() + static_cast<size_t>(m) * w.cols, &scale_[at], &offset_[at]);
+  }
+  void copy_row(int m, const Activations& from, int source, const Matrix& w) {
+    if (w.kind != kInt4) {
+      std::copy_n(from.x_.data() + static_cast<size_t>(source) * cols_, cols_, row(m));
+      return;
+    }
+    const size_t groups = w.num_groups();
+    const size_t cols = w.cols;
+    std::copy_n(from.q_.data() + source * cols, cols, q_.data() + m * cols);
+    std::copy_n(&from.scale_[source * groups], groups, &scale_[m * groups]);
+    std::copy_n(&from.offset_[source * groups], groups, &offset_[m * groups]);
+  }
+  Rows rows(const Matrix& w, int first = 0) const {
+    const size_t at = first, group_at = w.kind == kInt4 ? at * w.num_groups() : 0;
+    return {x_.data() + at * cols_, cols_, q_.data() + at * w.cols, &scale_[group_at], &offset_[group_at]};
+  }
+
+ private:
+  int cols_ = 0;
+  std::vector<float> x_, scale_, offset_;
+  std::vector<int8_t> q_;
+};
+
+class Decoder {
+ public:
+  Decoder(const Config& config, const float* inv_freq)
+      : config_(config), inv_freq_(inv_freq, inv_freq + config.rotary_dim / 2), layers_(config.num_layers) {}
+
+  Layer& layer(int index) { return layers_[index]; }
+  Matrix embedding, head;
+  const float* final_norm = nullptr;
+
+  void forward(Pool& pool, const Batch& batch);
+
+ private:
+  struct AttentionTask {
+    int sequence, first_token, num_tokens, head;
+  };
+  struct Active {
+    int expert, begin, end;  // rows of the sorted list
+  };
+  void prepare(const Batch& batch, int num_threads);
+  void attention_phases(Pool& pool, int thread, const Batch& batch, Layer& layer);
+  void mlp_phases(Pool& pool, const Batch& batch, Layer& layer, int index);
+  void sort_by_expert(int num_tokens);
+  void gate_up_tile(const Mlp& mlp, int tile, const Rows& rows, int num_rows, float* out, long stride);
+
+  Config config_;
+  std::vector<float> inv_freq_;
+  std::vector<Layer> layers_;
+  // Space of a pass, kept from one to the next.
+  int num_rows_ = 0;
+  std::vector<float> residual_, qkv_, cos_, sin_, router_logits_;
+  Activations normed_, attended_, gathered_, inner_, shared_inner_;
+  std::vector<int32_t> topk_ids_, sorted_tokens_;
+  std::vector<float> topk_weights_, sorted_weights_;
+  std::vector<Active> active_;
+  std::vector<AttentionTask> attention_tasks_;
+  std::vector<AttentionSpace> attention_space_;
+};
+
+}  // namespace bedside

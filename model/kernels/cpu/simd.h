@@ -1,0 +1,65 @@
+// Vectors of 16 floats by the compiler's own extension: one AVX-512 register, or two of AVX2.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+#include <cstring>
+
+namespace bedside {
+
+typedef float f32x16 __attribute__((vector_size(64), aligned(4)));
+typedef int32_t i32x16 __attribute__((vector_size(64), aligned(4)));
+typedef uint32_t u32x16 __attribute__((vector_size(64), aligned(4)));
+typedef uint16_t u16x16 __attribute__((vector_size(32), aligned(2)));
+
+inline f32x16 load(const float* p) { return *reinterpret_cast<const f32x16*>(p); }
+inline void store(float* p, f32x16 v) { *reinterpret_cast<f32x16*>(p) = v; }
+inline f32x16 splat(float value) { return f32x16{} + value; }
+
+// bf16 is the upper half of an f32.
+inline float from_bf16(uint16_t bits) {
+  uint32_t wide = static_cast<uint32_t>(bits) << 16;
+  float value;
+  std::memcpy(&value, &wide, 4);
+  return value;
+}
+inline f32x16 load_bf16(const uint16_t* p) {
+  u32x16 wide = __builtin_convertvector(*reinterpret_cast<const u16x16*>(p), u32x16) << 16;
+  return reinterpret_cast<f32x16>(wide);
+}
+// Round to nearest, ties to even, as torch does; NaN stays NaN.
+inline uint16_t to_bf16(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, 4);
+  if (value != value) return static_cast<uint16_t>((bits >> 16) | 0x40);
+  return static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+
+inline float sum(f32x16 v) {
+  float total = 0;
+  for (int lane = 0; lane < 16; ++lane) total += v[lane];
+  return total;
+}
+
+// e^x to about 2 ulp: x = n ln 2 + r, a polynomial for e^r, n into the exponent (Cephes expf).
+inline f32x16 exp(f32x16 x) {
+  const f32x16 low = splat(-87.3f), high = splat(88.7f);
+  x = x < low ? low : x;
+  x = x > high ? high : x;
+  f32x16 shifted = x * 1.44269504f + 12582912.0f;  // 1.5 * 2^23: the sum's low bits hold round(x / ln 2)
+  f32x16 n = shifted - 12582912.0f;
+  f32x16 r = x - n * 0.693359375f + n * 2.12194440e-4f;
+  f32x16 p = splat(1.9875691500e-4f);
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * r * r + r + 1.0f;
+  i32x16 exponent = (__builtin_convertvector(n, i32x16) + 127) << 23;
+  return p * reinterpret_cast<f32x16>(exponent);
+}
+inline f32x16 silu(f32x16 x) { return x / (1.0f + exp(-x)); }
+
+}  // namespace bedside

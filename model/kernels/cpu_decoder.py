@@ -1,0 +1,287 @@
+"""The decoder on the processor by the C++ kernels: a whole pass over a batch of sequences in one call.
+
+Takes the weights of a loaded model where they lie; INT4 weights are packed anew into the kernels' tiles. The
+mathematics are model.modeling's, which the tests hold it against. Attention reads a paged cache of BLOCK_TOKENS
+tokens a block.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from ctypes import POINTER, Structure, c_float, c_int32, c_void_p
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from model.kernels.build import Library, load_library
+from model.modeling import MLP, BailingMoeV2ForCausalLM, DecoderLayer, MoE
+
+BLOCK_TOKENS = 32
+TILE_ROWS = 16
+_KINDS = {torch.float32: 0, torch.bfloat16: 1}
+_INT4 = 2
+
+
+class _Matrix(Structure):
+    _fields_ = [
+        ("kind", c_int32),
+        ("rows", c_int32),
+        ("cols", c_int32),
+        ("group", c_int32),
+        ("data", c_void_p),
+        ("scales", c_void_p),
+        ("scales_bf16", c_void_p),
+    ]
+
+
+class _Config(Structure):
+    _fields_ = [
+        *[(name, c_int32) for name in ("hidden", "num_heads", "num_kv_heads", "head_dim", "rotary_dim")],
+        *[(name, c_int32) for name in ("num_layers", "vocab", "num_experts", "num_groups", "top_groups", "top_k")],
+        *[(name, c_float) for name in ("routed_scale", "eps", "rope_factor")],
+    ]
+
+
+class _LayerWeights(Structure):
+    _fields_ = [
+        *[(name, _Matrix) for name in ("qkv", "dense", "router", "gate", "up", "down")],
+        *[(name, c_void_p) for name in ("input_norm", "post_norm", "query_norm", "key_norm", "expert_bias")],
+        ("experts", POINTER(_Matrix)),
+        ("num_experts", c_int32),
+        ("is_cache_bf16", c_int32),
+        ("keys", c_void_p),
+        ("values", c_void_p),
+    ]
+
+
+class _Batch(Structure):
+    _fields_ = [
+        *[(name, c_int32) for name in ("num_tokens", "num_sequences", "num_logits", "max_blocks")],
+        *[(name, c_void_p) for name in ("ids", "positions", "starts", "block_tables", "logit_rows")],
+        *[(name, c_void_p) for name in ("logits", "hidden", "router_logits", "topk_ids", "topk_weights")],
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """What a pass computed: logits [rows asked for, V] f32; router_logits [L,T,E] f32, topk_ids [L,T,K] i32 and
+    topk_weights [L,T,K] f32 of each layer, zero in dense ones; hidden [T,D] f32 after the final norm, if asked for."""
+
+    logits: Tensor
+    router_logits: Tensor
+    topk_ids: Tensor
+    topk_weights: Tensor
+    hidden: Tensor | None
+
+
+class Threads:
+    """The kernels' own threads. They sleep between passes."""
+
+    def __init__(self, num_threads: int, library: Library | None = None) -> None:
+        self.library = library or load_library()
+        self.num_threads = num_threads
+        create = self.library.handle.bedside_pool_new
+        create.restype = c_void_p
+        self.pointer = c_void_p(create(num_threads))
+
+    def __del__(self) -> None:
+        if getattr(self, "pointer", None):
+            self.library.handle.bedside_pool_free(self.pointer)
+
+
+class Int4Tiles:
+    """An INT4 matrix as the kernels read it: tiles of 16 rows, scales beside them. See cpu/linear.h."""
+
+    def __init__(self, packed_OW: Tensor, scales_ON: Tensor, num_columns: int, threads: Threads) -> None:
+        """packed int32 [O, I/8] as `quantization.pack_int4` writes it, scales [O, N]; O is padded to whole tiles."""
+        self.rows, self.cols = packed_OW.shape[0], num_columns
+        self.group = num_columns // scales_ON.shape[1]
+        num_tiles = -(-self.rows // TILE_ROWS)
+        packed = packed_OW.contiguous()
+        self.tiles = torch.empty(num_tiles * TILE_ROWS * num_columns // 2, dtype=torch.uint8)
+        threads.library.handle.bedside_pack_int4(
+            threads.pointer, c_void_p(_pointer(packed)), self.rows, self.cols, c_void_p(_pointer(self.tiles))
+        )
+        padded = torch.nn.functional.pad(scales_ON, (0, 0, 0, num_tiles * TILE_ROWS - self.rows))
+        tiled = padded.view(num_tiles, TILE_ROWS, -1).transpose(1, 2).contiguous()
+        self.scales = tiled if tiled.dtype == torch.bfloat16 else tiled.float()
+
+
+class CpuDecoder:
+    """The main layers of a model (not its MTP layer) with a cache of `num_blocks` blocks."""
+
+    def __init__(
+        self,
+        model: BailingMoeV2ForCausalLM,
+        threads: Threads,
+        num_blocks: int,
+        cache_dtype: torch.dtype = torch.bfloat16,
+    ) -> None:
+        """cache_dtype: float32, exact, or bfloat16, half the memory and the reading."""
+        self.config = config = model.config
+        self._threads = threads
+        self._library = threads.library.handle
+        self._kept: list[Any] = []  # what the C++ side points at
+        shape = (config.num_hidden_layers, 2, num_blocks, config.num_key_value_heads, BLOCK_TOKENS, config.head_dim)
+        self.cache = torch.zeros(shape, dtype=cache_dtype)
+        rotary = model.rotary
+        self._c_config = _Config(
+            hidden=config.hidden_size,
+            num_heads=config.num_attention_heads,
+            num_kv_heads=config.num_key_value_heads,
+            head_dim=config.head_dim,
+            rotary_dim=config.rotary_dim,
+            num_layers=config.num_hidden_layers,
+            vocab=config.vocab_size,
+            num_experts=config.num_experts,
+            num_groups=config.n_group,
+            top_groups=config.topk_group,
+            top_k=config.num_experts_per_tok,
+            routed_scale=config.routed_scaling_factor,
+            eps=config.rms_norm_eps,
+            rope_factor=rotary.attention_factor,
+        )
+        create = self._library.bedside_decoder_new
+        create.restype = c_void_p
+        embedding, head = self._matrix(model.model.word_embeddings.weight), self._matrix(model.lm_head)
+        self._pointer = c_void_p(
+            create(
+                ctypes.byref(self._c_config),
+                self._floats(rotary.inv_freq),
+                ctypes.byref(embedding),
+                ctypes.byref(head),
+                self._floats(model.model.norm.weight),
+            )
+        )
+        for index in range(config.num_hidden_layers):
+            layer = model.model.layers[index]
+            assert isinstance(layer, DecoderLayer)
+            self._set_layer(index, layer)
+
+    def __del__(self) -> None:
+        if getattr(self, "_pointer", None):
+            self._library.bedside_decoder_free(self._pointer)
+
+    def forward(
+        self,
+        input_ids: Sequence[Sequence[int]],
+        first_positions: Sequence[int],
+        block_tables: Sequence[Sequence[int]],
+        logit_rows: Sequence[int] | None = None,
+        output_hidden: bool = False,
+    ) -> Pass:
+        """New tokens of some sequences, each from its first position on; block_tables: each sequence's blocks in order.
+
+        logit_rows: rows of the flattened tokens to compute logits of, by default each sequence's last.
+        """
+        config = self.config
+        lengths = [len(ids) for ids in input_ids]
+        starts = torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32)
+        T = int(starts[-1])
+        flat = torch.tensor([i for ids in input_ids for i in ids], dtype=torch.int32)
+        spans = [range(first, first + n) for first, n in zip(first_positions, lengths, strict=True)]
+        positions = torch.tensor([p for span in spans for p in span], dtype=torch.int32)
+        width = max(len(table) for table in block_tables)
+        tables = torch.tensor([[*t, *[0] * (width - len(t))] for t in block_tables], dtype=torch.int32)
+        rows = (starts[1:] - 1) if logit_rows is None else torch.tensor(logit_rows, dtype=torch.int32)
+        L, E, K = config.num_hidden_layers, config.num_experts, config.num_experts_per_tok
+        result = Pass(
+            torch.empty(len(rows), config.vocab_size),
+            torch.zeros(L, T, E),
+            torch.zeros(L, T, K, dtype=torch.int32),
+            torch.zeros(L, T, K),
+            torch.empty(T, config.hidden_size) if output_hidden else None,
+        )
+        batch = _Batch(
+            num_tokens=T,
+            num_sequences=len(lengths),
+            num_logits=len(rows),
+            max_blocks=width,
+            ids=_pointer(flat),
+            positions=_pointer(positions),
+            starts=_pointer(starts),
+            block_tables=_pointer(tables),
+            logit_rows=_pointer(rows),
+            logits=_pointer(result.logits),
+            hidden=None if result.hidden is None else _pointer(result.hidden),
+            router_logits=_pointer(result.router_logits),
+            topk_ids=_pointer(result.topk_ids),
+            topk_weights=_pointer(result.topk_weights),
+        )
+        self._library.bedside_forward(self._pointer, self._threads.pointer, ctypes.byref(batch))
+        return result
+
+    # --- handing over the weights -------------------------------------------------------------------------------
+
+    def _set_layer(self, index: int, layer: DecoderLayer) -> None:
+        attention, mlp = layer.attention, layer.mlp
+        weights = _LayerWeights(
+            qkv=self._matrix(attention.query_key_value),
+            dense=self._matrix(attention.dense),
+            input_norm=self._floats(layer.input_layernorm.weight),
+            post_norm=self._floats(layer.post_attention_layernorm.weight),
+            query_norm=self._floats(attention.query_layernorm.weight),
+            key_norm=self._floats(attention.key_layernorm.weight),
+            is_cache_bf16=self.cache.dtype == torch.bfloat16,
+            keys=_pointer(self.cache[index, 0]),
+            values=_pointer(self.cache[index, 1]),
+        )
+        dense = mlp.shared_experts if isinstance(mlp, MoE) else mlp
+        if isinstance(dense, MLP):
+            for name in ("gate", "up", "down"):
+                setattr(weights, name, self._matrix(getattr(dense, f"{name}_proj")))
+        if isinstance(mlp, MoE):
+            experts = self._experts(mlp)
+            weights.router = self._matrix(mlp.gate.weight)
+            weights.expert_bias = self._floats(mlp.gate.expert_bias)
+            weights.experts = (_Matrix * (3 * len(experts)))(*[matrix for three in experts for matrix in three])
+            weights.num_experts = len(experts)
+        set_layer = self._library.bedside_decoder_set_layer
+        set_layer(self._pointer, ctypes.byref(self._c_config), index, ctypes.byref(weights))
+
+    def _experts(self, moe: MoE) -> list[tuple[_Matrix, _Matrix, _Matrix]]:
+        gate_up, down = moe.experts.gate_up_proj, moe.experts.down_proj
+        width = gate_up.shape[1] // 2
+        return [
+            (self._matrix(gate_up[e, :width]), self._matrix(gate_up[e, width:]), self._matrix(down[e]))
+            for e in range(len(down))
+        ]
+
+    def _matrix(self, weight: Tensor | nn.Module) -> _Matrix:
+        tensor = weight.weight if isinstance(weight, nn.Linear) else weight
+        assert isinstance(tensor, Tensor)
+        return _describe_matrix(tensor, self._kept)
+
+    def _floats(self, tensor: Tensor) -> c_void_p:
+        floats = tensor.detach().float().contiguous()
+        self._kept.append(floats)
+        return c_void_p(floats.data_ptr())
+
+
+def linear(weight: Tensor | Int4Tiles, x_TI: Tensor, threads: Threads) -> Tensor:
+    """One product by itself, for tests and benches: x [T,I] f32 -> [T,O] f32."""
+    kept: list[Any] = []
+    matrix = _describe_matrix(weight, kept)
+    y_TO = torch.empty(len(x_TI), matrix.rows)
+    x_TI = x_TI.contiguous()
+    product = threads.library.handle.bedside_linear
+    product(threads.pointer, ctypes.byref(matrix), c_void_p(_pointer(x_TI)), len(x_TI), c_void_p(_pointer(y_TO)))
+    return y_TO
+
+
+def _describe_matrix(weight: Tensor | Int4Tiles, kept: list[Any]) -> _Matrix:
+    if isinstance(weight, Int4Tiles):
+        kept.append(weight)
+        matrix = _Matrix(_INT4, weight.rows, weight.cols, weight.group, _pointer(weight.tiles))
+        setattr(matrix, "scales_bf16" if weight.scales.dtype == torch.bfloat16 else "scales", _pointer(weight.scales))
+        return matrix
+    tensor = weight.detach().contiguous()
+    kept.append(tensor)
+    return _Matrix(_KINDS[tensor.dtype], tensor.shape[0], tensor.shape[1], 0, _pointer(tensor))
+
+
+def _pointer(tensor: Tensor) -> int:
+    return tensor.data_ptr()
