@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -49,6 +51,49 @@ def router(
         typer.echo(json.dumps({"checkpoint": folder.name, **asdict(snapshot)}))
     if snapshot.in_state(RouterState.COLLAPSED):
         raise typer.Exit(1)
+
+
+@eval_app.command()
+def precision(
+    reference: Annotated[Path, typer.Option(help="Folder of the checkpoint to hold against, such as the BF16 one.")],
+    candidate: Annotated[Path, typer.Option(help="Folder of the checkpoint to judge.")],
+    output: Annotated[Path | None, typer.Option(help="Where to save; by default the candidate's folder.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use this many items only, for a first look.")] = None,
+    json_output: Annotated[bool, typer.Option("--json", help="Print the report as the last line.")] = False,
+) -> None:
+    """Reports what a lower precision changed, in figures and in answers; exit status 1 if the gate is not passed."""
+    from app.evaluation.precision import compare_checkpoints
+    from app.evaluation.report import require_writable, save_report
+    from app.evaluation.report_page import describe_gate, render_page
+
+    require_writable(output or candidate, is_ours=output is not None)
+    report = compare_checkpoints(reference, candidate, limit, ProgressLine())
+    paths = save_report(report, render_page(report), output or candidate)
+    typer.echo(describe_gate(report))
+    typer.echo(f"Report: {paths[0]}\nPage: {paths[1]}")
+    if json_output:
+        typer.echo(json.dumps(report, ensure_ascii=False))
+    if not report["gate"]["passed"]:
+        raise typer.Exit(1)
+
+
+class ProgressLine:
+    """One line on standard error that says how far a step is and how long it will still take: rewritten in place on a
+    terminal, a new line now and then in a log."""
+
+    def __init__(self) -> None:
+        self._step, self._started, self._shown = "", 0.0, 0.0
+
+    def __call__(self, step: str, done: int, total: int) -> None:
+        now, is_terminal = time.monotonic(), sys.stderr.isatty()
+        if step != self._step:
+            self._step, self._started, self._shown = step, now, 0.0
+        if done < total and now - self._shown < (0.2 if is_terminal else 10.0):
+            return
+        self._shown = now
+        left = (now - self._started) / done * (total - done)
+        line = f"{step}: item {done} of {total}, {left:.0f} s left in this step"
+        typer.echo(f"\r{line:<78}" if is_terminal else line, err=True, nl=not is_terminal or done == total)
 
 
 def describe_routers(snapshot: RouterSnapshot) -> str:

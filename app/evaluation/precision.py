@@ -27,8 +27,9 @@ from app.evaluation.probes import CATEGORIES, LANGUAGES, Probe, load_held_text, 
 from app.evaluation.report import FORMAT
 from contracts import Message, ModelInfo, Passage, ProgressCallback, SamplingParams, TextChunk
 from model.chat_template import ChatTemplate
-from model.checkpoint import load_model
+from model.checkpoint import list_shards, load_model
 from model.compare import ModelComparison, TokenSequence, Trace, compare_to, record_trace
+from model.config import ModelConfig
 from model.engine import Engine
 from model.generator import LocalGenerator, describe_model
 from model.modeling import BailingMoeV2ForCausalLM
@@ -96,9 +97,14 @@ def compare_checkpoints(
     if limit is not None and limit < 1:
         raise ValueError(f"--limit is {limit}; it must be at least 1.")
     started = time.perf_counter()
+    for folder in (reference, candidate):  # a broken folder is refused before hours of work on the other
+        Tokenizer.load(folder)
+        list_shards(folder)
+    if ModelConfig.from_hf(reference).vocab_size != ModelConfig.from_hf(candidate).vocab_size:
+        raise ValueError(f"{reference.name} and {candidate.name} have different vocabularies and cannot be compared.")
     material, gate, checker = _Material.load(limit), load_gate(), RuleSafetyChecker()
-    with tempfile.TemporaryDirectory(prefix="bedside-precision-") as folder:
-        trace, expected, first = _run_reference(reference, material, Path(folder), on_progress)
+    with tempfile.TemporaryDirectory(prefix="bedside-precision-") as scratch:
+        trace, expected, first = _run_reference(reference, material, Path(scratch), on_progress)
         gc.collect()
         comparison, answers, second = _run_candidate(candidate, material, trace, on_progress)
     changes = _find_changes(material.probes, expected, answers, checker)

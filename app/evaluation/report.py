@@ -15,8 +15,10 @@ JSON_NAME = "precision_report.json"
 HTML_NAME = "precision_report.html"
 
 
-def require_writable(folder: Path) -> None:
-    """Raises InputError, before an hour's work, if a report could not be saved in this folder."""
+def require_writable(folder: Path, is_ours: bool = False) -> None:
+    """Raises InputError, before an hour's work, if a report could not be saved in this folder; is_ours makes it."""
+    if not folder.is_dir() and not is_ours:
+        raise InputError(f"{folder} is not a folder; name the folder of a checkpoint.")
     probe = folder / ".precision_report.partial"
     try:
         folder.mkdir(parents=True, exist_ok=True)
