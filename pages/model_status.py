@@ -13,6 +13,7 @@ import streamlit as st
 from app.config import Settings
 from app.services import Services
 from app.ui.element import draw, node
+from app.ui.precision_report import draw_precision
 from app.ui.router_health import draw_router_health
 from app.ui.screens import enter
 from app.ui.text import say
@@ -40,6 +41,7 @@ def main() -> None:
     if info.details:
         with st.expander(say("model.details")):
             _draw_facts({name: str(value) for name, value in info.details.items()}, key="model_details")
+    draw_precision(services.settings.checkpoint, info.weights_sha256)
     if info.is_embedded:
         st.subheader(say("model.embedded.title"), anchor=False)
         st.write(say("model.embedded.card"))

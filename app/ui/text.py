@@ -302,6 +302,45 @@ ENGLISH = {
     "routers.unknown": "not known",
     "model.settings": "Settings in use",
     "model.settings.hint": "Each is set by the environment variable named; a restart reads them.",
+    # precision report
+    "precision.title": "Precision report",
+    "precision.none": (
+        "No precision report for these weights: what their precision changed was not measured here. To measure it "
+        "against the published BF16 checkpoint, run this command."
+    ),
+    "precision.other": (
+        "This report is not of these weights: it is about weights with SHA-256 {hash}…. Run the comparison again."
+    ),
+    "precision.passed": "The gate was passed.",
+    "precision.failed": "The gate was not passed: {n} of {of} limits are broken.",
+    "precision.against": "Held against {name} ({precision}, SHA-256 {hash}…) on {date}.",
+    "precision.layer": "Layer {layer}: {reason}.",
+    "precision.limited": "Measured on {n} of {of} items only: a first look, not the whole report.",
+    "precision.unknown": "not a number",
+    "precision.kl_mean": "KL, nats a token",
+    "precision.top1_agreement": "Same likeliest token",
+    "precision.experts_overlap": "Experts in common",
+    "precision.perplexity_ratio": "Perplexity ratio",
+    "precision.changed": "Number, drug, negation or verdict changed",
+    "precision.column.layer": "Layer",
+    "precision.column.experts_overlap": "Experts in common",
+    "precision.column.worst_expert_error": "Relative error",
+    "precision.chart.experts_overlap": "Share of the experts chosen that are the reference’s, by layer",
+    "precision.chart.worst_expert_error": "Relative error of the worst expert on the reference’s input, by layer",
+    "precision.changes.one": "1 answer changed",
+    "precision.changes.many": "{n} answers changed",
+    "precision.changes.none": "Every answer is the same, word for word.",
+    "precision.changes.more": "{n} more stand in the page.",
+    "precision.kind.number": "number",
+    "precision.kind.drug": "drug",
+    "precision.kind.negation": "negation",
+    "precision.kind.abstention": "abstention",
+    "precision.kind.verdict": "safety verdict",
+    "precision.side.reference": "Reference",
+    "precision.side.candidate": "These weights",
+    "precision.side.expected": "Right answer",
+    "precision.no_answer": "(nothing)",
+    "precision.page": "The whole report with its plots is {name} in {folder}.",
 }  # fmt: skip
 
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+\-.!|~$:<>&^=])")
