@@ -13,7 +13,7 @@ runs in the dtype of the weights, or of autocast.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -63,8 +63,9 @@ class ModelOutput:
     mtp_router: RouterOutput | None = None
 
 
-RouterObserver = Callable[[int, RouterOutput], None]
-"""(layer, its choice), called for each MoE layer of every pass, within the pass: it must be quick."""
+RouterObserver = Callable[[Sequence[Tensor] | Tensor, Sequence[Tensor] | Tensor, int], None]
+"""(topk_ids, logits, T) of a pass, called at its end: [T,K] and [T,E] of each MoE layer in order, or each as one tensor
+with the layers first. It must be quick, and nothing may write to the tensors afterwards."""
 
 
 class RMSNorm(nn.Module):
@@ -390,11 +391,11 @@ class BailingMoeV2ForCausalLM(nn.Module):
             x_BSD, router = layer(x_BSD, cos, sin, mask, cache)
             if output_hidden:
                 hidden.append(x_BSD)
-            if router is not None:
-                if self.router_observer is not None:
-                    self.router_observer(index, router)
-                if output_router:
-                    routers[index] = router
+            if router is not None and (output_router or self.router_observer is not None):
+                routers[index] = router
+        if self.router_observer is not None and routers:
+            seen = routers.values()
+            self.router_observer([router.topk_ids for router in seen], [router.logits for router in seen], B * S)
         # 3. the head
         last_hidden = self.model.norm(x_BSD)
         logits = self.lm_head(last_hidden[:, -logits_to_keep:]).float()

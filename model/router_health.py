@@ -1,7 +1,7 @@
 """Router health: which experts each MoE layer chose lately, and an alarm where a layer stops choosing.
 
 A router gone wrong is silent: the text stays fluent, written by a few experts of many. `RouterHealth.observe` is the
-decoder's `router_observer`; it keeps references and folds them every FOLD_TOKENS tokens, without a device
+decoder's `router_observer`; it keeps references and folds them into counts now and then, without a device
 synchronisation. `snapshot()` computes the figures. Knows nothing of text, turns and pages.
 
 Figures, per layer, over the last WINDOW_TOKENS tokens (prompt and answer alike):
@@ -24,22 +24,25 @@ import math
 import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from model.config import CheckpointError, ModelConfig, read_json
-from model.modeling import BailingMoeV2ForCausalLM, MoE, RouterOutput, keep_best_groups
+from model.modeling import BailingMoeV2ForCausalLM, MoE, keep_best_groups
 
 BASELINE_FILE = "router_baseline.json"
 WINDOW_TOKENS = 4096
-# Folding costs some ten small tensor operations a layer; shared by 64 decode steps it is below 1 us a step and layer.
-FOLD_TOKENS = 64
-MARGIN_SAMPLES = 16  # tokens per fold whose margin is computed
+# A fold is some thirty small tensor operations for all layers together; 256 decode steps share it.
+FOLD_PASSES = 256
+FOLD_TOKENS = 64  # a pass this large is folded at once, so that no prefill's logits are kept
+MARGIN_EVERY = 64  # passes, of which one is sampled for its margin
+MARGIN_TOKENS = 16  # sampled of a fold at most
 
 # A verdict needs 64 choices per expert on average, T * K / E >= 64. An expert with an eighth of its fair share would
 # then go unchosen by chance once in e^8 = 3,000 (Poisson), and the bias of the measured entropy, (E - 1) / (2 T K) nats
@@ -100,35 +103,32 @@ class HasRouterHealth(Protocol):
     def router_health(self, lifetime: bool = False) -> RouterSnapshot: ...
 
 
-@dataclass(slots=True)
+LayerTensors = Sequence[Tensor] | Tensor  # one for each MoE layer in order, or all in one with the layers first
+
+
+@dataclass(frozen=True, slots=True)
 class _Totals:
-    """Sums over some tokens: counts [E] i64, margin a sum over num_margins tokens; on the model's device."""
+    """Sums over some tokens: counts [L,E] i64, margins [L] f32 over num_margins tokens; on the model's device."""
 
     counts: Tensor
-    margin: Tensor
-    num_margins: int = 0
-    tokens: int = 0
+    margins: Tensor
+    num_margins: int
+    tokens: int
 
-    def add(self, other: _Totals) -> None:
-        self.counts = self.counts + other.counts
-        self.margin = self.margin + other.margin
-        self.num_margins += other.num_margins
-        self.tokens += other.tokens
-
-
-@dataclass(slots=True)
-class _Layer:
-    pending: list[RouterOutput] = field(default_factory=list)
-    num_pending: int = 0
-    folds: deque[_Totals] = field(default_factory=deque)
-    tokens_in_folds: int = 0
-    lifetime: _Totals | None = None
+    @staticmethod
+    def of(parts: Sequence[_Totals]) -> _Totals:
+        return _Totals(
+            torch.stack([part.counts for part in parts]).sum(0),
+            torch.stack([part.margins for part in parts]).sum(0),
+            sum(part.num_margins for part in parts),
+            sum(part.tokens for part in parts),
+        )
 
 
 class RouterHealth:
     """Watches the routers of one model in inference; all methods are thread-safe.
 
-    Tensors given to `observe` are kept for up to FOLD_TOKENS tokens, so they must not be written to afterwards.
+    Tensors given to `observe` are kept for up to FOLD_PASSES passes, so they must not be written to afterwards.
     """
 
     def __init__(self, model: BailingMoeV2ForCausalLM, baseline: Mapping[int, Sequence[float]] | None = None) -> None:
@@ -136,7 +136,9 @@ class RouterHealth:
         decoder = list(model.model.layers)[: model.config.num_hidden_layers]
         self._gates = {i: layer.mlp.gate for i, layer in enumerate(decoder) if isinstance(layer.mlp, MoE)}
         self._baseline = baseline or {}
-        self._layers = {index: _Layer() for index in self._gates}
+        self._pending: deque[tuple[LayerTensors, LayerTensors]] = deque()
+        self._folds: deque[_Totals] = deque()  # the window
+        self._lifetime: _Totals | None = None
         self._lock = threading.Lock()
 
     @property
@@ -144,57 +146,57 @@ class RouterHealth:
         """From how many tokens on a layer is judged."""
         return math.ceil(MIN_CHOICES_PER_EXPERT * self._config.num_experts / self._config.num_experts_per_tok)
 
-    def observe(self, layer: int, router: RouterOutput) -> None:
-        """Takes note of one layer's choice for the tokens of one forward pass."""
-        seen = self._layers[layer]
-        with self._lock:
-            seen.pending.append(router)
-            seen.num_pending += len(router.topk_ids)
-            if seen.num_pending >= FOLD_TOKENS:
-                self._fold(layer, seen)
+    def observe(self, topk_ids: LayerTensors, logits: LayerTensors, num_tokens: int) -> None:
+        """Takes note of one forward pass: topk_ids [T,K] and logits [T,E] of each MoE layer; num_tokens is T."""
+        # Without the lock, since appending to a deque is atomic.
+        self._pending.append((topk_ids, logits))
+        if len(self._pending) >= FOLD_PASSES or num_tokens >= FOLD_TOKENS:
+            with self._lock:
+                self._fold()
 
     def snapshot(self, lifetime: bool = False) -> RouterSnapshot:
         """The figures of now: over the window, or over everything since the model was loaded."""
         with self._lock:
-            for index, layer in self._layers.items():
-                self._fold(index, layer)
-            sums = {index: layer.lifetime if lifetime else _sum(layer.folds) for index, layer in self._layers.items()}
-            routed = max((layer.lifetime.tokens for layer in self._layers.values() if layer.lifetime), default=0)
-        layers = tuple(self._describe(index, totals) for index, totals in sums.items() if totals is not None)
-        return RouterSnapshot(layers, routed, self.min_tokens, bool(self._baseline))
+            self._fold()
+            folds, whole = list(self._folds), self._lifetime
+        if whole is None:
+            return RouterSnapshot((), 0, self.min_tokens, bool(self._baseline))
+        totals = whole if lifetime else _Totals.of(folds)
+        counts, margins = totals.counts.tolist(), totals.margins.tolist()
+        layers = tuple(
+            self._describe(index, totals.tokens, counts[row], margins[row] / totals.num_margins)
+            for row, index in enumerate(self._gates)
+        )
+        return RouterSnapshot(layers, whole.tokens, self.min_tokens, bool(self._baseline))
 
     @torch.inference_mode()
-    def _fold(self, index: int, layer: _Layer) -> None:
-        if not layer.pending:
+    def _fold(self) -> None:
+        # Not list() and clear(): a pass noted between the two would be lost.
+        pending = [self._pending.popleft() for _ in range(len(self._pending))]
+        if not pending:
             return
-        totals = self._count(index, layer.pending, layer.num_pending)
-        layer.pending, layer.num_pending = [], 0
-        layer.folds.append(totals)
-        layer.tokens_in_folds += totals.tokens
-        window = max(WINDOW_TOKENS, self.min_tokens)
-        while layer.tokens_in_folds - layer.folds[0].tokens >= window:
-            layer.tokens_in_folds -= layer.folds.popleft().tokens
-        if layer.lifetime is None:
-            layer.lifetime = _sum([totals])
-        else:
-            layer.lifetime.add(totals)
+        totals = self._count([ids for ids, _ in pending], [logits for _, logits in pending[::MARGIN_EVERY]])
+        self._lifetime = totals if self._lifetime is None else _Totals.of([self._lifetime, totals])
+        self._folds.append(totals)
+        window, tokens = max(WINDOW_TOKENS, self.min_tokens), sum(fold.tokens for fold in self._folds)
+        while tokens - self._folds[0].tokens >= window:
+            tokens -= self._folds.popleft().tokens
 
-    def _count(self, index: int, pending: Sequence[RouterOutput], num_tokens: int) -> _Totals:
+    def _count(self, ids: Sequence[LayerTensors], logits: Sequence[LayerTensors]) -> _Totals:
         """Work queued on the device only: bincount or .item() would wait for it at every fold."""
-        ids = torch.cat([router.topk_ids for router in pending]).flatten()
-        counts = torch.zeros(self._config.num_experts, dtype=torch.int64, device=ids.device)
-        counts.scatter_add_(0, ids, torch.ones_like(ids))
-        logits_TE = pending[-1].logits
-        logits_TE = logits_TE[:: math.ceil(len(logits_TE) / MARGIN_SAMPLES)]
-        margins_T = topk_margin(logits_TE, self._gates[index].expert_bias, self._config)
-        if margins_T is None:
-            return _Totals(counts, counts.new_zeros((), dtype=torch.float32), 0, num_tokens)
-        return _Totals(counts, margins_T.sum(), len(margins_T), num_tokens)
+        ids_LTK, logits_LTE = _join(ids).long(), _join(logits)
+        L, T, E = len(ids_LTK), ids_LTK.shape[1], self._config.num_experts
+        flat_ids = (ids_LTK + torch.arange(0, L * E, E, device=ids_LTK.device)[:, None, None]).flatten()
+        counts = torch.zeros(L * E, dtype=torch.int64, device=flat_ids.device)
+        counts.scatter_add_(0, flat_ids, torch.ones_like(flat_ids))
+        logits_LTE = logits_LTE[:, :: math.ceil(logits_LTE.shape[1] / MARGIN_TOKENS)]
+        bias_LE = torch.stack([gate.expert_bias for gate in self._gates.values()])
+        margins_LT = topk_margin(logits_LTE, bias_LE[:, None], self._config)
+        return _Totals(counts.view(L, E), margins_LT.sum(1), margins_LT.shape[1], T)
 
-    def _describe(self, index: int, totals: _Totals) -> LayerHealth:
-        config, counts = self._config, totals.counts.tolist()
-        E, K = config.num_experts, config.num_experts_per_tok
-        load = tuple(n / (totals.tokens * K) for n in counts)
+    def _describe(self, index: int, tokens: int, counts: Sequence[int], margin: float) -> LayerHealth:
+        E, K = self._config.num_experts, self._config.num_experts_per_tok
+        load = tuple(n / (tokens * K) for n in counts)
         baseline = self._baseline.get(index)
         figures = {
             "entropy": router_entropy(load, K),
@@ -203,9 +205,9 @@ class RouterHealth:
             "busiest": max(load) * K,
         }
         drift = None if baseline is None else divergence(load, baseline)
-        margin = totals.margin.item() / totals.num_margins if totals.num_margins else None
-        state = self._judge(totals.tokens, drift, **figures)
-        return LayerHealth(index, totals.tokens, load, **figures, margin=margin, drift=drift, state=state)
+        state = self._judge(tokens, drift, **figures)
+        known_margin = margin if math.isfinite(margin) else None
+        return LayerHealth(index, tokens, load, **figures, margin=known_margin, drift=drift, state=state)
 
     def _judge(
         self, tokens: int, drift: float | None, entropy: float, dead: float, flooded: float, busiest: float
@@ -222,29 +224,23 @@ class RouterHealth:
         return self._config.num_experts_per_tok < self._config.num_experts
 
 
-def _sum(parts: Sequence[_Totals] | deque[_Totals]) -> _Totals | None:
-    if not parts:
-        return None
-    return _Totals(
-        torch.stack([part.counts for part in parts]).sum(0),
-        torch.stack([part.margin for part in parts]).sum(),
-        sum(part.num_margins for part in parts),
-        sum(part.tokens for part in parts),
-    )
+def _join(passes: Sequence[LayerTensors]) -> Tensor:
+    """The passes behind one another: [L,T,...]."""
+    if isinstance(passes[0], Tensor):
+        return torch.cat([part for part in passes if isinstance(part, Tensor)], dim=1)
+    return torch.stack([torch.cat(of_layer) for of_layer in zip(*passes, strict=True)])
 
 
 # --- the figures ------------------------------------------------------------------------------------------------
 
 
-def topk_margin(logits_TE: Tensor, expert_bias_E: Tensor, config: ModelConfig) -> Tensor | None:
-    """Biased score of the K-th chosen expert less that of the best not chosen in the groups kept, [T] f32; None where
-    the groups kept hold K experts only, so that there is no other choice. logits_TE are f32, before the sigmoid."""
-    K = config.num_experts_per_tok
-    if config.topk_group * config.experts_per_group <= K:
-        return None
-    biased_TE = keep_best_groups(logits_TE.sigmoid() + expert_bias_E, config)
-    best = biased_TE.topk(K + 1, dim=-1).values
-    return best[:, K - 1] - best[:, K]
+def topk_margin(logits: Tensor, expert_bias: Tensor, config: ModelConfig) -> Tensor:
+    """Biased score of the K-th chosen expert less that of the best not chosen in the groups kept: logits [...,E] f32
+    before the sigmoid and a bias that goes with them give [...] f32; inf where those groups hold K experts only."""
+    E, K = config.num_experts, config.num_experts_per_tok
+    biased = keep_best_groups((logits.sigmoid() + expert_bias).view(-1, E), config)
+    best = F.pad(biased, (0, 1), value=-math.inf).topk(K + 1, dim=-1).values
+    return (best[:, K - 1] - best[:, K]).view(logits.shape[:-1])
 
 
 def entropy_nats(load: Sequence[float]) -> float:

@@ -16,7 +16,7 @@ from model.checkpoint import save_checkpoint
 from model.config import CheckpointError
 from model.engine import Engine
 from model.generator import LocalGenerator
-from model.modeling import BailingMoeV2ForCausalLM, Router, RouterOutput
+from model.modeling import BailingMoeV2ForCausalLM, Router
 from model.router_health import (
     BASELINE_FILE,
     FOLD_TOKENS,
@@ -53,10 +53,10 @@ def layers_of(health: RouterHealth) -> dict[int, LayerHealth]:
     return {layer.layer: layer for layer in health.snapshot().layers}
 
 
-def choose(ids: torch.Tensor) -> RouterOutput:
-    """A choice of given experts [T,K], with logits that agree with it."""
-    logits = torch.zeros(len(ids), 8).scatter_(1, ids, 1.0)
-    return RouterOutput(logits, ids, torch.ones(ids.shape))
+def note(health: RouterHealth, *ids: list[int]) -> None:
+    """One pass of a model with one MoE layer of 8 experts: the experts of each of its tokens."""
+    topk_ids = torch.tensor(ids)
+    health.observe([topk_ids], [torch.zeros(len(ids), 8).scatter_(1, topk_ids, 1.0)], len(ids))
 
 
 # --- counting ---------------------------------------------------------------------------------------------------
@@ -86,11 +86,10 @@ def test_load_is_that_of_the_choices_made() -> None:
 
 def test_window_forgets_and_lifetime_does_not() -> None:
     health = RouterHealth(make_model(num_hidden_layers=2))
-    first, then = torch.tensor([[0, 1]]), torch.tensor([[6, 7]])
     for _ in range(WINDOW_TOKENS // FOLD_TOKENS):
-        health.observe(1, choose(first.expand(FOLD_TOKENS, -1)))
+        note(health, *[[0, 1]] * FOLD_TOKENS)
     for _ in range(WINDOW_TOKENS // FOLD_TOKENS):
-        health.observe(1, choose(then.expand(FOLD_TOKENS, -1)))
+        note(health, *[[6, 7]] * FOLD_TOKENS)
     (window,), (lifetime,) = health.snapshot().layers, health.snapshot(lifetime=True).layers
     assert (window.tokens, lifetime.tokens) == (WINDOW_TOKENS, 2 * WINDOW_TOKENS)
     assert window.load == (0, 0, 0, 0, 0, 0, 0.5, 0.5)
@@ -108,12 +107,25 @@ def test_a_look_between_steps_loses_no_token() -> None:
     watcher = threading.Thread(target=look)
     watcher.start()
     for n in range(2000):
-        health.observe(1, choose(torch.tensor([[n % 8, (n + 1) % 8]])))
+        note(health, [n % 8, (n + 1) % 8])
     done.set()
     watcher.join()
     (layer,) = health.snapshot().layers
     assert layer.tokens == 2000
     assert layer.load == (0.125,) * 8
+
+
+def test_layers_may_come_in_one_tensor() -> None:
+    """As a kernel gives them that runs a whole pass at once, its ids in 32 bits."""
+    one, other = RouterHealth(make_model()), RouterHealth(make_model())
+    random = torch.Generator().manual_seed(2)
+    for _ in range(3):
+        logits = torch.randn(2, 5, 8, generator=random)
+        topk_ids = logits.topk(2).indices
+        one.observe(list(topk_ids), list(logits), 5)
+        other.observe(topk_ids.int(), logits, 5)
+    assert one.snapshot() == other.snapshot()
+    assert one.snapshot().num_routed == 15
 
 
 def test_nothing_is_known_before_the_first_token() -> None:
@@ -149,7 +161,6 @@ def test_margin_is_how_far_the_scores_may_move_before_the_choice_changes() -> No
     gate.expert_bias[:] = torch.linspace(-0.1, 0.1, 8)
     logits = torch.randn(50, 8, generator=torch.Generator().manual_seed(1))
     margins = topk_margin(logits, gate.expert_bias, model.config)
-    assert margins is not None
     assert (margins > 0).all()
     biased = logits.sigmoid() + gate.expert_bias
     chosen = gate._choose(biased)
