@@ -128,6 +128,17 @@ def test_layers_may_come_in_one_tensor() -> None:
     assert one.snapshot().num_routed == 15
 
 
+def test_folding_never_waits_for_the_device() -> None:
+    """Tensors of the meta device have no values: whatever would read one, and so wait for an accelerator, raises."""
+    model = make_model(num_hidden_layers=2).to("meta")
+    health = RouterHealth(model)
+    ids, logits = torch.empty(300, 2, dtype=torch.int64, device="meta"), torch.empty(300, 8, device="meta")
+    for _ in range(30):  # more than the window holds
+        health.observe([ids], [logits], 300)
+    with pytest.raises((NotImplementedError, RuntimeError), match="meta"):
+        health.snapshot()
+
+
 def test_nothing_is_known_before_the_first_token() -> None:
     snapshot = RouterHealth(make_model()).snapshot()
     assert (snapshot.layers, snapshot.num_routed) == ((), 0)
