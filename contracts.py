@@ -319,6 +319,21 @@ class ModelInfo:
     details: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class LoadProgress:
+    """How far a checkpoint has been read; `step` is "verifying" (hashes) or "reading"."""
+
+    step: str
+    file: str
+    bytes_done: int
+    bytes_total: int
+    seconds_left: float | None = None
+
+
+class LoadCancelled(RuntimeError):
+    """Loading was cancelled by the user; nothing of it remains."""
+
+
 class Generator(Protocol):
     """Messages in, streamed text out: the in-process engine, or a server that speaks for one."""
 
