@@ -277,6 +277,13 @@ class SamplingParams:
 
 
 @dataclass(frozen=True, slots=True)
+class Queued:
+    """Emitted while other requests are before this one; place counts from 1."""
+
+    place: int
+
+
+@dataclass(frozen=True, slots=True)
 class PrefillProgress:
     """Emitted after each prefill chunk, so that a long record shows progress."""
 
@@ -302,7 +309,7 @@ class GenerationEnd:
     tokens_per_s: float
 
 
-GenerationEvent = PrefillProgress | TextChunk | GenerationEnd
+GenerationEvent = Queued | PrefillProgress | TextChunk | GenerationEnd
 
 
 @dataclass(frozen=True, slots=True)

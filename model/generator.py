@@ -13,7 +13,16 @@ from pathlib import Path
 
 import torch
 
-from contracts import GenerationEnd, GenerationEvent, Message, ModelInfo, PrefillProgress, SamplingParams, TextChunk
+from contracts import (
+    GenerationEnd,
+    GenerationEvent,
+    Message,
+    ModelInfo,
+    PrefillProgress,
+    Queued,
+    SamplingParams,
+    TextChunk,
+)
 from model.chat_template import ChatTemplate
 from model.checkpoint import PRECISIONS, load_model, stored_dtype, weights_sha256
 from model.config import CheckpointError
@@ -109,7 +118,7 @@ class LocalGenerator:
         # closing: a consumer that stops listening must free the request's cache at once.
         with closing(self._engine.stream(prompt_ids, params, cancel)) as events:
             for event in events:
-                if isinstance(event, PrefillProgress):
+                if isinstance(event, Queued | PrefillProgress):
                     yield event
                     continue
                 reason = event.finish_reason or reason

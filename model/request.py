@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from threading import Event
 from typing import Protocol
 
-from contracts import ContextLengthError, PrefillProgress, SamplingParams
+from contracts import ContextLengthError, PrefillProgress, Queued, SamplingParams
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,11 @@ class TokenEvent:
     finish_reason: str | None = None
 
 
-EngineEvent = TokenEvent | PrefillProgress
+class EngineBusyError(RuntimeError):
+    """Too many requests wait already; the message says so to the user."""
+
+
+EngineEvent = TokenEvent | PrefillProgress | Queued
 
 
 class TokenStreamer(Protocol):

@@ -1,0 +1,154 @@
+"""What runs a pass for the engine: new tokens of several sequences in, logits out.
+
+Keys and values lie in blocks that the engine hands out by number (model.block_pool).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from model.config import ModelConfig
+from model.kernels.build import KernelsUnavailableError, load_library
+from model.kernels.cpu_decoder import BLOCK_TOKENS, CpuDecoder, Threads
+from model.modeling import BailingMoeV2ForCausalLM
+
+MAX_CACHE_BYTES = 2 * 2**30
+MAX_SEQUENCES_CACHED = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """New tokens of one sequence, from `first_position` on, which its blocks have room for."""
+
+    token_ids: Sequence[int]
+    first_position: int
+    blocks: Sequence[int]
+    wants_logits: bool
+
+
+class Backend(Protocol):
+    """`name` is shown to users: which kernels run, and why not better ones."""
+
+    config: ModelConfig
+    num_blocks: int
+    name: str
+
+    def forward(self, batch: Sequence[Slice]) -> Tensor:
+        """Logits [those that want them, V] f32 on the CPU, each after its slice's last token."""
+        ...
+
+
+class CpuBackend:
+    """The C++ kernels."""
+
+    def __init__(self, model: BailingMoeV2ForCausalLM, threads: Threads) -> None:
+        self.config = model.config
+        is_exact = model.model.norm.weight.dtype == torch.float32
+        dtype = torch.float32 if is_exact else torch.bfloat16
+        self.num_blocks = count_blocks(model.config, dtype)
+        self.name = f"C++ {threads.library.variant}, {threads.num_threads} threads"
+        self._model = model
+        self._decoder = CpuDecoder(model, threads, self.num_blocks, dtype)
+        self._first_moe = self.config.first_k_dense_replace  # every layer from it on is one
+
+    def forward(self, batch: Sequence[Slice]) -> Tensor:
+        ends, wanted = 0, []
+        for part in batch:
+            ends += len(part.token_ids)
+            if part.wants_logits:
+                wanted.append(ends - 1)
+        out = self._decoder.forward(
+            [part.token_ids for part in batch],
+            [part.first_position for part in batch],
+            [part.blocks for part in batch],
+            wanted,
+        )
+        observer = self._model.router_observer
+        if observer is not None and self._first_moe < self.config.num_hidden_layers:
+            observer(out.topk_ids[self._first_moe :], out.router_logits[self._first_moe :], ends)
+        return out.logits
+
+
+class TorchBackend:
+    """The plain decoder, a sequence after the other: where there are no kernels, and what they are held against."""
+
+    def __init__(self, model: BailingMoeV2ForCausalLM, why: str = "") -> None:
+        self.config = config = model.config
+        weight = model.model.norm.weight
+        self.num_blocks = count_blocks(config, weight.dtype)
+        self.name = f"torch reference{f' ({why})' if why else ''}"
+        self._model = model
+        shape = (
+            config.num_hidden_layers,
+            2,
+            self.num_blocks,
+            BLOCK_TOKENS,
+            config.num_key_value_heads,
+            config.head_dim,
+        )
+        self._cache = torch.zeros(shape, dtype=weight.dtype, device=weight.device)
+
+    def forward(self, batch: Sequence[Slice]) -> Tensor:
+        logits = []
+        with torch.inference_mode():
+            for part in batch:
+                ids_BS = torch.tensor([part.token_ids], device=self._cache.device)
+                out = self._model(ids_BS, cache=_PagedCache(self._cache, part), logits_to_keep=1)
+                if part.wants_logits:
+                    logits.append(out.logits[0, -1].cpu())
+        return torch.stack(logits) if logits else torch.empty(0, self.config.vocab_size)
+
+
+class _PagedCache:
+    """One sequence's blocks behind the decoder's Cache protocol."""
+
+    def __init__(self, cache: Tensor, part: Slice) -> None:
+        self._cache = cache
+        self._part = part
+        self._blocks = torch.tensor(part.blocks, device=cache.device)
+
+    @property
+    def num_cached_tokens(self) -> int:
+        return self._part.first_position
+
+    def append(self, layer: int, k_BGSC: Tensor, v_BGSC: Tensor) -> tuple[Tensor, Tensor]:
+        start, end = self._part.first_position, self._part.first_position + k_BGSC.shape[2]
+        places = torch.arange(start, end, device=self._cache.device)
+        block, slot = self._blocks[places // BLOCK_TOKENS], places % BLOCK_TOKENS
+        both = []
+        for which, new_BGSC in enumerate((k_BGSC, v_BGSC)):
+            pages = self._cache[layer, which]
+            pages[block, slot] = new_BGSC[0].transpose(0, 1)
+            both.append(pages[self._blocks].flatten(0, 1)[:end].transpose(0, 1)[None])
+        return both[0], both[1]
+
+    def advance(self, num_tokens: int) -> None:
+        """Nothing to do: the engine counts."""
+
+
+def make_backend(model: BailingMoeV2ForCausalLM, num_threads: int, kernels: str = "auto") -> Backend:
+    """The best backend for this model here. kernels: "auto", "reference", or a variant of model.kernels.build.
+
+    Raises KernelsUnavailableError if a variant asked for by name cannot be had; "auto" then serves by torch.
+    """
+    if kernels == "reference" or model.model.norm.weight.device.type != "cpu":
+        return TorchBackend(model)
+    try:
+        return CpuBackend(model, Threads(num_threads, load_library(None if kernels == "auto" else kernels)))
+    except KernelsUnavailableError as error:
+        if kernels != "auto":
+            raise
+        return TorchBackend(model, str(error))
+
+
+def count_blocks(config: ModelConfig, dtype: torch.dtype) -> int:
+    """Blocks of the cache: for some sequences of full length, or what fits MAX_CACHE_BYTES; for one at least."""
+    a_sequence = -(-config.context_length // BLOCK_TOKENS)
+    a_token = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * dtype.itemsize
+    affordable = MAX_CACHE_BYTES // (a_token * BLOCK_TOKENS)
+    return max(a_sequence, min(MAX_SEQUENCES_CACHED * a_sequence, affordable)) + 1
