@@ -9,53 +9,115 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from model.config import CheckpointError, ModelConfig, read_json
-from model.modeling import BailingMoeV2ForCausalLM
+from model.formats import PLAIN, Format, find_format, list_formats
+from model.modeling import BailingMoeV2ForCausalLM, Experts
+from model.quantized import Matrix, QuantizedExperts, count_parameters, list_matrices
+from model.safetensors_file import SafetensorsFile
+from model.weights import FLOATS, ProgressCallback, Watch, Weights
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 PRECISIONS: Mapping[str, torch.dtype] = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
-_STORED_DTYPES = {"F32", "BF16", "F16"}
+# Below this many parameters a model is computed in f32 unless told otherwise: exact, and quick on a CPU without bf16
+# arithmetic. Above, f32 would double the memory.
+MAX_F32_PARAMETERS = 1_000_000_000
 
 
 def load_model(
-    folder: str | Path, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
+    folder: str | Path,
+    dtype: torch.dtype | None = None,
+    device: str | torch.device = "cpu",
+    *,
+    on_progress: ProgressCallback | None = None,
+    cancel: threading.Event | None = None,
 ) -> BailingMoeV2ForCausalLM:
-    """The model of a checkpoint folder, in eval mode, its weights in `dtype` (None: as config.json says).
+    """The model of a checkpoint folder, in eval mode; quantized weights stay packed, the rest is in `dtype`, which is
+    what the model computes in (None: as config.json says; for quantized weights f32 if the model is small, else bf16).
 
-    expert_bias stays float32. Anything that does not fit raises CheckpointError naming the file or tensor.
+    expert_bias stays float32. on_progress hears of bytes read, from this thread; `cancel` raises LoadCancelled.
+    Anything that does not fit raises CheckpointError naming the file or tensor.
     """
     folder = Path(folder)
     config = ModelConfig.from_hf(folder)
-    if config.quantization_config is not None:
-        method = config.quantization_config.get("quant_method", "unnamed")
-        raise CheckpointError(
-            f"{folder.name}: weights quantized by {method!r} are not supported yet; use the bf16 or f32 checkpoint."
-        )
-    with torch.device("meta"):
-        model = BailingMoeV2ForCausalLM(config)
     with ExitStack() as stack:
-        files = {name: stack.enter_context(_open_shard(folder / name)) for name in list_shards(folder)}
-        shard_of = _locate_tensors(folder, files)
-        _check_tensors(dict(named_tensors(model)), files, shard_of)
-        # Only now is memory taken; each tensor is copied into its place, so no weight exists twice.
-        model.to(dtype or stored_dtype(config)).to_empty(device=device)
+        # 1. what is there, and whether it is what the config describes: headers only
+        files = {name: stack.enter_context(SafetensorsFile(folder / name)) for name in list_shards(folder)}
+        weights = Weights(files, _locate_tensors(folder, files))
+        with torch.device("meta"):
+            model = BailingMoeV2ForCausalLM(config)
+            jobs = _plan_matrices(model, weights, list_formats(config.quantization_config or {}))
+        plain = list(named_tensors(model))
+        for name, tensor in plain:
+            weights.check(name, FLOATS, tuple(tensor.shape))
+        weights.check_all_used()
+        # 2. only now is memory taken, and each tensor read into its place, so no weight exists twice
+        if dtype is None:
+            dtype = _default_dtype(model)
+        model.to(dtype).to_empty(device=device)
         model.tie_weights()
+        weights.watch = Watch("reading", weights.num_bytes, on_progress, cancel)
+        jobs += [_Job(name, partial(weights.read_into, name, tensor)) for name, tensor in named_tensors(model)]
         with torch.no_grad():
-            for name, target in named_tensors(model):
-                target.copy_(_read_tensor(files[shard_of[name]], name, folder / shard_of[name]))
+            for job in sorted(jobs, key=lambda job: weights.place(job.tensor)):
+                job.read()
+    for _, matrix in list_matrices(model):
+        matrix.simplify()
     return model.eval()
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """One matrix or tensor to be read; `tensor` names its bulk."""
+
+    tensor: str
+    read: Callable[[], None]
+
+
+def _plan_matrices(model: BailingMoeV2ForCausalLM, weights: Weights, formats: Sequence[Format]) -> list[_Job]:
+    """Puts empty matrices where a checkpoint's weights are packed; returns how they are to be filled."""
+    jobs: list[_Job] = []
+
+    def plan(names: Sequence[str], shape: tuple[int, ...], kind: Format) -> Matrix:
+        matrix = kind.plan(weights, names, shape)
+        for number, name in enumerate(names):
+            expert = number if len(shape) == 3 else None
+            jobs.append(_Job(f"{name}.{kind.main}", partial(kind.fill, weights, name, matrix, expert)))
+        return matrix
+
+    for name, module in list(model.named_modules()):
+        if isinstance(module, nn.Linear) and not (name == "lm_head" and model.config.tie_word_embeddings):
+            kind = find_format(formats, weights, [name])
+            if kind is not PLAIN:
+                model.set_submodule(name, plan([name], tuple(module.weight.shape), kind))
+        elif isinstance(module, Experts):
+            E, D, F = module.down_proj.shape
+            stacks = {
+                projection: ([f"{name}.{expert}.{projection}" for expert in range(E)], shape)
+                for projection, shape in (("gate_proj", (E, F, D)), ("up_proj", (E, F, D)), ("down_proj", (E, D, F)))
+            }
+            kinds = {projection: find_format(formats, weights, names) for projection, (names, _) in stacks.items()}
+            if any(kind is not PLAIN for kind in kinds.values()):
+                matrices = [plan(*stacks[projection], kinds[projection]) for projection in stacks]
+                model.set_submodule(name, QuantizedExperts(*matrices))
+    return jobs
+
+
+def _default_dtype(model: BailingMoeV2ForCausalLM) -> torch.dtype:
+    if not list_matrices(model):
+        return stored_dtype(model.config)
+    return torch.float32 if count_parameters(model) < MAX_F32_PARAMETERS else torch.bfloat16
 
 
 def save_checkpoint(model: BailingMoeV2ForCausalLM, folder: str | Path, dtype: torch.dtype = torch.bfloat16) -> None:
@@ -75,9 +137,13 @@ def save_checkpoint(model: BailingMoeV2ForCausalLM, folder: str | Path, dtype: t
 
 
 def named_tensors(model: BailingMoeV2ForCausalLM) -> Iterator[tuple[str, Tensor]]:
-    """(checkpoint name, view into the model) for every tensor of a checkpoint: written to load, read to save."""
+    """(checkpoint name, view into the model) for every tensor of a checkpoint: written to load, read to save. Packed
+    matrices are not among them."""
+    packed = {name for name, _ in list_matrices(model)}
     for name, tensor in model.state_dict(keep_vars=False).items():
         prefix, _, last = name.rpartition(".")
+        if prefix in packed:
+            continue
         if last == "gate_up_proj":
             width = tensor.shape[1] // 2
             for expert, matrix in enumerate(tensor):
@@ -122,22 +188,6 @@ def stored_dtype(config: ModelConfig) -> torch.dtype:
     return dtype
 
 
-def _open_shard(path: Path) -> Any:
-    if not path.is_file():
-        raise CheckpointError(f"{path.name} is missing from {path.parent}; copy the checkpoint again.")
-    try:
-        return safe_open(path, framework="pt")
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path.name} is truncated or damaged ({error}); copy the file again.") from error
-
-
-def _read_tensor(shard: Any, name: str, path: Path) -> Tensor:
-    try:
-        return shard.get_tensor(name)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path.name}: tensor {name} cannot be read ({error}); copy the file again.") from error
-
-
 def _read_weight_map(folder: Path) -> dict[str, str]:
     weight_map = read_json(folder / INDEX).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
@@ -145,11 +195,11 @@ def _read_weight_map(folder: Path) -> dict[str, str]:
     return {str(name): str(file) for name, file in weight_map.items()}
 
 
-def _locate_tensors(folder: Path, files: Mapping[str, Any]) -> dict[str, str]:
+def _locate_tensors(folder: Path, files: Mapping[str, SafetensorsFile]) -> dict[str, str]:
     """Tensor name -> file that really holds it. An index that disagrees with its files is an error."""
     found: dict[str, str] = {}
     for file, shard in files.items():
-        for name in shard.keys():  # noqa: SIM118
+        for name in shard.tensors:
             if name in found:
                 raise CheckpointError(f"Tensor {name} is in both {found[name]} and {file}; copy the checkpoint again.")
             found[name] = file
@@ -158,29 +208,6 @@ def _locate_tensors(folder: Path, files: Mapping[str, Any]) -> dict[str, str]:
             if found.get(name) != file:
                 raise CheckpointError(f"Tensor {name} is missing from {file}, where {INDEX} places it.")
     return found
-
-
-def _check_tensors(expected: Mapping[str, Tensor], files: Mapping[str, Any], shard_of: Mapping[str, str]) -> None:
-    missing = [name for name in expected if name not in shard_of]
-    if missing:
-        raise CheckpointError(f"Tensor {missing[0]} is missing from the checkpoint{_and_more(missing)}.")
-    extra = sorted(set(shard_of) - set(expected))
-    if extra:
-        raise CheckpointError(
-            f"Tensor {extra[0]} has no place in the model that config.json describes{_and_more(extra)}."
-        )
-    for name, target in expected.items():
-        stored = files[shard_of[name]].get_slice(name)
-        if tuple(stored.get_shape()) != tuple(target.shape):
-            raise CheckpointError(
-                f"Tensor {name} has shape {tuple(stored.get_shape())}; config.json asks for {tuple(target.shape)}."
-            )
-        if stored.get_dtype() not in _STORED_DTYPES:
-            raise CheckpointError(f"Tensor {name} is stored as {stored.get_dtype()}; use a bf16 or f32 checkpoint.")
-
-
-def _and_more(names: list[str]) -> str:
-    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
 
 
 def _hash_file(path: Path) -> str:

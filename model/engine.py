@@ -63,8 +63,8 @@ class Engine:
         config = self._model.config
         num_prompt = len(prompt_ids)
         sampler = Sampler(params, prompt_ids, config.vocab_size)
-        weight = self._model.lm_head.weight
-        cache = KVCache(config, capacity=num_prompt + min(max_new, 256), dtype=weight.dtype, device=weight.device)
+        capacity = num_prompt + min(max_new, 256)
+        cache = KVCache(config, capacity=capacity, dtype=self._model.dtype, device=self._model.device)
         try:
             # 1. prefill
             logits_V = None
@@ -93,7 +93,7 @@ class Engine:
     def _step(self, token_ids: list[int], cache: KVCache) -> torch.Tensor:
         """Feeds tokens; returns the logits [V] after the last. inference_mode is per thread and ends before a yield."""
         with self._turns.take(), torch.inference_mode():
-            ids_BS = torch.tensor([token_ids], device=self._model.lm_head.weight.device)
+            ids_BS = torch.tensor([token_ids], device=self._model.device)
             return self._model(ids_BS, cache=cache, logits_to_keep=1).logits[0, -1]
 
 

@@ -24,19 +24,17 @@ from contracts import (
     TextChunk,
 )
 from model.chat_template import ChatTemplate
-from model.checkpoint import PRECISIONS, load_model, stored_dtype, weights_sha256
+from model.checkpoint import MAX_F32_PARAMETERS, PRECISIONS, load_model, stored_dtype, weights_sha256
 from model.config import CheckpointError
 from model.engine import Engine
 from model.modeling import BailingMoeV2ForCausalLM
+from model.quantized import count_parameters, name_quantization
 from model.request import TokenStreamer, check_params, count_new_tokens
 from model.router_health import RouterHealth, RouterSnapshot, read_baseline
 from model.tokenizer import Detokenizer, Tokenizer
 
 KERNELS = "torch reference"
 EMBEDDED = Path(__file__).parent / "embedded"
-# Below this many parameters a model is computed in f32 unless told otherwise: exact, and quick on a CPU without bf16
-# arithmetic. Above, f32 would double the memory.
-MAX_F32_PARAMETERS = 1_000_000_000
 
 
 class LocalGenerator:
@@ -146,7 +144,7 @@ def describe_model(folder: Path, model: BailingMoeV2ForCausalLM, tokenizer: Toke
     is_embedded = folder.resolve() == EMBEDDED.resolve()
     return ModelInfo(
         name="Bedside nano" if is_embedded else folder.resolve().name,
-        precision=name_precision(model.lm_head.weight.dtype),
+        precision=name_quantization(model) or name_precision(model.dtype),
         kernels=KERNELS,
         context_length=config.context_length,
         num_parameters=count_parameters(model),
@@ -159,10 +157,6 @@ def describe_model(folder: Path, model: BailingMoeV2ForCausalLM, tokenizer: Toke
             "end tokens": ", ".join(map(str, tokenizer.stop_ids)),
         },
     )
-
-
-def count_parameters(model: torch.nn.Module) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def find_dtype(precision: str | torch.dtype | None) -> torch.dtype | None:

@@ -254,20 +254,34 @@ class Experts(nn.Module):
         self.down_proj = nn.Parameter(torch.empty(E, D, width))
 
     def forward(self, x_TD: Tensor, topk_ids_TK: Tensor, topk_weights_TK: Tensor) -> Tensor:
-        """Weighted sum of each token's experts, [T,D]. Tokens are sorted by expert: one product per chosen expert."""
-        T, K = topk_ids_TK.shape
-        flat_ids = topk_ids_TK.reshape(-1)
-        order = flat_ids.argsort(stable=True)
-        counts = torch.bincount(flat_ids, minlength=self.down_proj.shape[0]).tolist()
+        """Weighted sum of each token's experts, [T,D]."""
         # unbind, not indexing: its backward is one stack instead of a full-size gradient per expert.
         gate_up, down = self.gate_up_proj.unbind(0), self.down_proj.unbind(0)
-        outputs = []
-        for expert, x_nD in enumerate(x_TD.index_select(0, order // K).split(counts)):
-            if counts[expert]:
-                gate, up = F.linear(x_nD, gate_up[expert]).chunk(2, dim=-1)
-                outputs.append(F.linear(F.silu(gate) * up, down[expert]))
-        y_TKD = torch.cat(outputs).index_select(0, order.argsort()).view(T, K, -1)
-        return (y_TKD.float() * topk_weights_TK[..., None]).sum(1).to(x_TD.dtype)
+
+        def run_expert(expert: int, x_nD: Tensor) -> Tensor:
+            gate, up = F.linear(x_nD, gate_up[expert]).chunk(2, dim=-1)
+            return F.linear(F.silu(gate) * up, down[expert])
+
+        return mix_experts(x_TD, topk_ids_TK, topk_weights_TK, len(down), run_expert)
+
+
+def mix_experts(
+    x_TD: Tensor,
+    topk_ids_TK: Tensor,
+    topk_weights_TK: Tensor,
+    num_experts: int,
+    run_expert: Callable[[int, Tensor], Tensor],
+) -> Tensor:
+    """Weighted sum of each token's experts, [T,D]. Tokens are sorted by expert: run_expert(expert, x [n,D]) -> [n,D] is
+    called once for each expert that any token chose."""
+    T, K = topk_ids_TK.shape
+    flat_ids = topk_ids_TK.reshape(-1)
+    order = flat_ids.argsort(stable=True)
+    counts = torch.bincount(flat_ids, minlength=num_experts).tolist()
+    parts = x_TD.index_select(0, order // K).split(counts)
+    outputs = [run_expert(expert, x_nD) for expert, x_nD in enumerate(parts) if counts[expert]]
+    y_TKD = torch.cat(outputs).index_select(0, order.argsort()).view(T, K, -1)
+    return (y_TKD.float() * topk_weights_TK[..., None]).sum(1).to(x_TD.dtype)
 
 
 class MoE(nn.Module):
@@ -349,6 +363,15 @@ class BailingMoeV2ForCausalLM(nn.Module):
         self.router_observer: RouterObserver | None = None
         self.init_weights()
         self.tie_weights()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What it computes in. The head may be quantized, the embedding never is."""
+        return self.model.word_embeddings.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.word_embeddings.weight.device
 
     def init_weights(self) -> None:
         """Matrices from N(0, initializer_range) by torch's global seed; norms stay 1 and expert_bias 0."""

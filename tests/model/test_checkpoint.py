@@ -114,7 +114,7 @@ def test_checkpoint_without_the_mtp_layer_its_config_names_is_refused(folder: Pa
 def test_truncated_file_is_named(folder: Path, keep: int) -> None:
     data = (folder / WEIGHTS).read_bytes()
     (folder / WEIGHTS).write_bytes(data[:keep])
-    with pytest.raises(CheckpointError, match=r"model\.safetensors is truncated or damaged"):
+    with pytest.raises(CheckpointError, match=r"model\.safetensors is (truncated|missing|damaged)"):
         load_model(folder)
 
 
@@ -145,12 +145,6 @@ def test_folder_without_weights_is_named(folder: Path) -> None:
     (folder / WEIGHTS).unlink()
     with pytest.raises(CheckpointError, match="holds neither"):
         load_model(folder)
-
-
-@pytest.mark.parametrize("case", ["q_ct_int4", "q_fp8_block", "q_gptq_int4", "q_nf4"])
-def test_quantized_checkpoint_is_refused_by_its_method(case: str, shared: Path) -> None:
-    with pytest.raises(CheckpointError, match="not supported yet"):
-        load_model(shared / "golden" / case)
 
 
 def test_hash_tells_weights_apart(folder: Path) -> None:
