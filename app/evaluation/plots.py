@@ -84,9 +84,9 @@ def _draw_kl(axes: Any, kl: Mapping[str, Any], limit: float) -> None:
     edges = kl["log10_edges"]
     axes.bar(edges[:-1], kl["counts"], width=edges[1] - edges[0], align="edge", color=_BLUE)
     axes.axvline(log10(limit), color=_RED, linestyle="--")
-    ticks = range(int(edges[0]), int(edges[-1]) + 1)
+    ticks = range(int(edges[0]) + 1, int(edges[-1]) + 1, 2)
     axes.set_xticks(list(ticks), [f"{10.0**tick:g}" for tick in ticks])
-    axes.set_xlabel(f"KL divergence, nats (at or below {10 ** edges[0]:g} in the first bar)")
+    axes.set_xlabel(f"KL divergence, nats ({10 ** edges[0]:g} and less in the first bar)")
     axes.set_ylabel("tokens")
 
 
