@@ -1,10 +1,13 @@
 """What an alarm of the routers' monitor does to answers, and how it becomes a finding.
 
-A collapsed router fails closed. Collapse has no innocent cause: the layer computes something else than the model that
-was validated did, and says nothing of it. Every sentence is checked against the record in any case, but no check sees
-what a failing model leaves out. So nothing more is generated, and answers are the record's own sentences, until the
-program has been started again: without new tokens the alarm cannot end by itself, which is meant. Drift may only be
-another subject or language: answers go on, each with a notice.
+The monitor sees the text that was read and written, and odd text (one word over and over, bare numbers) can look like a
+collapse. So a suspicion is put to a self-test first: the demo records are read, and only what shows there too is an
+alarm. Otherwise anyone who uploads such a file could stop the model for everybody.
+
+A collapsed router then fails closed: on ordinary text nothing but a fault explains it, and no check of a claim sees
+what a failing model leaves out. Nothing more is generated, and answers are the record's own sentences, until the
+program has been started again: without new tokens the alarm cannot end by itself, which is meant. Drift is smaller, and
+may come of another precision: answers go on, each with a notice.
 
 An alarm is recorded for each layer when it starts (router-collapse-layer-3), with the turn in which it was seen. Later
 turns carry one finding (router-alarm-lasts), so that it stays on record which answers were given meanwhile.
@@ -17,8 +20,9 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from app.router_run import run_self_test
 from contracts import Finding, Generator, Verdict
-from model.router_health import HasRouterHealth, LayerHealth, RouterState
+from model.router_health import HasRouterHealth, LayerHealth, RouterSnapshot, RouterState
 
 _LOG = logging.getLogger(__name__)
 LASTS = "router-alarm-lasts"
@@ -29,9 +33,9 @@ COLLAPSED = (
     "Bedside again, and run `bedside eval precision`."
 )
 DRIFTED = (
-    "The model routes this text unlike its reference, in {layers}: it may be another kind of text, or other weights. "
-    "Read the sources closely. Tell whoever runs Bedside: compare the weights’ hash on the Model page with the "
-    "publisher’s, and run `bedside eval router`."
+    "The model routes ordinary text unlike its reference, in {layers}: its weights may not be the right ones. Read the "
+    "sources closely. Tell whoever runs Bedside: compare the weights’ hash on the Model page with the publisher’s, and "
+    "run `bedside eval precision`."
 )
 _RULES = {
     RouterState.COLLAPSED: ("router-collapse-layer-{layer}", Verdict.HOLD, COLLAPSED),
@@ -56,19 +60,22 @@ class RouterWatch:
         self._lock = threading.Lock()
 
     def look(self) -> RouterAlarm:
-        """The alarms of now; a generator without routers of its own has none."""
+        """The alarms of now; a generator without routers of its own has none. Runs the self-test on a new suspicion."""
         if not isinstance(self._generator, HasRouterHealth):
             return RouterAlarm()
-        snapshot = self._generator.router_health()
-        by_state = {state: layers for state in _RULES if (layers := snapshot.in_state(state))}
-        present = {(layer.layer, state) for state, layers in by_state.items() for layer in layers}
         with self._lock:
+            snapshot = self._generator.router_health()
+            if not _alarms(snapshot) <= self._known:
+                _LOG.warning("a router looks wrong on the last %d tokens: self-test", snapshot.layers[0].tokens)
+                snapshot = run_self_test(self._generator)
+            present = _alarms(snapshot)
             started, self._known = present - self._known, present
+        by_state = {state: layers for state in _RULES if (layers := snapshot.in_state(state))}
         findings = [
             _to_finding(layer, layers)
-            for state, layers in by_state.items()
+            for layers in by_state.values()
             for layer in layers
-            if (layer.layer, state) in started
+            if (layer.layer, layer.state) in started
         ]
         for finding in findings:
             _LOG.error("%s: %s", finding.rule, finding.evidence)
@@ -76,6 +83,10 @@ class RouterWatch:
             state, layers = next(iter(by_state.items()))
             findings = [Finding(LASTS, Verdict.NOTICE, 0, 0, _message(state, layers), SOURCE, name_layers(layers))]
         return RouterAlarm(tuple(findings), RouterState.COLLAPSED in by_state)
+
+
+def _alarms(snapshot: RouterSnapshot) -> set[tuple[int, RouterState]]:
+    return {(layer.layer, state) for state in _RULES for layer in snapshot.in_state(state)}
 
 
 def name_layers(layers: Sequence[LayerHealth]) -> str:

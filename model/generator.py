@@ -88,6 +88,11 @@ class LocalGenerator:
         """How the MoE routers chose lately, or since the model was loaded; see model.router_health."""
         return self._routers.snapshot(lifetime) if self._routers else RouterSnapshot((), 0, 0, False)
 
+    def restart_router_window(self) -> None:
+        """Judges the routers by the tokens from now on."""
+        if self._routers:
+            self._routers.restart_window()
+
     def count_tokens(self, text: str) -> int:
         """Tokens of plain text, without any turn markers."""
         return len(self._tokenizer.encode(text))

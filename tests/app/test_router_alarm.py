@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,14 +12,13 @@ import torch
 
 from app.events import Turn, TurnStatus
 from app.services import Services
-from app.ui import session
-from contracts import ClaimKind, Direction, Generator, Verdict
+from contracts import ClaimKind, Direction, Generator, Message, Role, SamplingParams, Verdict
 from model.checkpoint import load_model, save_checkpoint
 from model.generator import EMBEDDED, LocalGenerator
 from model.router_health import BASELINE_FILE, HasRouterHealth, RouterState
 from tests.app.conftest import LETTER
 from tests.app.test_cli import bedside
-from tests.app.test_pages import drawn, open_app, use
+from tests.app.test_pages import drawn, fresh_cache, open_app, use  # noqa: F401 - fresh_cache runs by itself
 
 Make = Callable[[Generator], Services]
 AddLetter = Callable[..., str]
@@ -38,12 +37,6 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model.model.layers[3].mlp.gate.weight.data.zero_()
     save_checkpoint(model, folder, torch.bfloat16)
     return folder
-
-
-@pytest.fixture(autouse=True)
-def fresh_cache() -> Iterator[None]:
-    yield
-    session.get_services.clear()
 
 
 def ask(services: Services, conversation_id: str) -> Turn:
@@ -98,6 +91,18 @@ def test_drift_is_a_notice_and_the_model_still_answers(
     assert rules_of(turn) == ["router-drift-layer-2"]
     assert turn.model_findings[0].severity is Verdict.NOTICE
     assert turn.usage.completion_tokens > 0
+
+
+def test_odd_text_is_told_from_a_broken_router(make_services: Make, add_letter: AddLetter) -> None:
+    """Nobody may stop the model for everybody by uploading a page of one word."""
+    generator = LocalGenerator.load(EMBEDDED, threads=1)
+    list(generator.stream([Message(Role.USER, "mg " * 900)], SamplingParams(max_tokens=1)))
+    assert {layer.state for layer in generator.router_health().layers} == {RouterState.COLLAPSED}
+    services = make_services(generator)
+    turn = ask(services, add_letter(services, LONG_LETTER))
+    assert turn.model_findings == ()
+    assert turn.usage.completion_tokens > 0
+    assert {layer.state for layer in generator.router_health().layers} == {RouterState.HEALTHY}
 
 
 def test_the_shipped_model_raises_no_alarm(make_services: Make, add_letter: AddLetter) -> None:
