@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from model.kernels.build import Library, load_library
+from model.kernels.build import KernelsUnavailableError, Library, load_library
 from model.modeling import MLP, BailingMoeV2ForCausalLM, DecoderLayer, MoE
+from model.quantized import DenseMatrix, Int4Matrix, Matrix, QuantizedExperts, list_matrices
 
 BLOCK_TOKENS = 32
 TILE_ROWS = 16
@@ -96,12 +97,15 @@ class Int4Tiles:
     """An INT4 matrix as the kernels read it: tiles of 16 rows, scales beside them. See cpu/linear.h."""
 
     def __init__(self, packed_OW: Tensor, scales_ON: Tensor, num_columns: int, threads: Threads) -> None:
-        """packed int32 [O, I/8] as `quantization.pack_int4` writes it, scales [O, N]; O is padded to whole tiles."""
+        """packed int32 [O, I/8] as `quantization.pack_int4` writes it, scales [O, N]. Where O is a multiple of 16 the
+        tiles take the very place of `packed`, so that no weight exists twice."""
         self.rows, self.cols = packed_OW.shape[0], num_columns
         self.group = num_columns // scales_ON.shape[1]
         num_tiles = -(-self.rows // TILE_ROWS)
         packed = packed_OW.contiguous()
-        self.tiles = torch.empty(num_tiles * TILE_ROWS * num_columns // 2, dtype=torch.uint8)
+        self.tiles = packed.view(torch.uint8)
+        if self.rows % TILE_ROWS:
+            self.tiles = torch.empty(num_tiles * TILE_ROWS * num_columns // 2, dtype=torch.uint8)
         threads.library.handle.bedside_pack_int4(
             threads.pointer, c_void_p(_pointer(packed)), self.rows, self.cols, c_void_p(_pointer(self.tiles))
         )
@@ -120,7 +124,10 @@ class CpuDecoder:
         num_blocks: int,
         cache_dtype: torch.dtype = torch.bfloat16,
     ) -> None:
-        """cache_dtype: float32, exact, or bfloat16, half the memory and the reading."""
+        """cache_dtype: float32, exact, or bfloat16, half the memory and the reading. INT4 weights are taken from the
+        model, which cannot compute by itself afterwards. Raises KernelsUnavailableError if the model is not for these
+        kernels; it is then untouched."""
+        check_supported(model)
         self.config = config = model.config
         self._threads = threads
         self._library = threads.library.handle
@@ -243,6 +250,9 @@ class CpuDecoder:
         set_layer(self._pointer, ctypes.byref(self._c_config), index, ctypes.byref(weights))
 
     def _experts(self, moe: MoE) -> list[tuple[_Matrix, _Matrix, _Matrix]]:
+        if isinstance(moe.experts, QuantizedExperts):
+            stacks = [moe.experts.gate_proj, moe.experts.up_proj, moe.experts.down_proj]
+            return list(zip(*[self._stack(stack) for stack in stacks], strict=True))
         gate_up, down = moe.experts.gate_up_proj, moe.experts.down_proj
         width = gate_up.shape[1] // 2
         return [
@@ -250,15 +260,54 @@ class CpuDecoder:
             for e in range(len(down))
         ]
 
-    def _matrix(self, weight: Tensor | nn.Module) -> _Matrix:
-        tensor = weight.weight if isinstance(weight, nn.Linear) else weight
-        assert isinstance(tensor, Tensor)
-        return _describe_matrix(tensor, self._kept)
+    def _stack(self, stack: Matrix) -> list[_Matrix]:
+        if isinstance(stack, DenseMatrix):
+            return [self._matrix(weight) for weight in stack.weight]
+        assert isinstance(stack, Int4Matrix)
+        parts = zip(*_take(stack), strict=True)
+        return [self._matrix(Int4Tiles(*part, stack.shape[-1], self._threads)) for part in parts]
+
+    def _matrix(self, weight: Tensor | nn.Module | Int4Tiles) -> _Matrix:
+        if isinstance(weight, Int4Matrix):
+            weight = Int4Tiles(*_take(weight), weight.shape[-1], self._threads)
+        held = weight.weight if isinstance(weight, nn.Linear) else weight
+        assert isinstance(held, Tensor | Int4Tiles)
+        return _describe_matrix(held, self._kept)
 
     def _floats(self, tensor: Tensor) -> c_void_p:
         floats = tensor.detach().float().contiguous()
         self._kept.append(floats)
         return c_void_p(floats.data_ptr())
+
+
+def check_supported(model: BailingMoeV2ForCausalLM) -> None:
+    """Raises KernelsUnavailableError naming the first thing about the model that these kernels cannot do."""
+    if model.config.head_dim % 16:
+        raise KernelsUnavailableError(f"heads of {model.config.head_dim} dims; the kernels need a multiple of 16")
+    for name, matrix in list_matrices(model):
+        if isinstance(matrix, DenseMatrix):
+            continue
+        if not isinstance(matrix, Int4Matrix):
+            raise KernelsUnavailableError(f"no kernels yet for {matrix.precision} ({name})")
+        if matrix.zeros is not None or matrix.g_idx is not None:
+            raise KernelsUnavailableError(f"no kernels yet for zero points or act-order ({name})")
+        if matrix.group_size % 8 or matrix.shape[-1] % matrix.group_size:
+            raise KernelsUnavailableError(f"no kernels yet for groups of {matrix.group_size} columns ({name})")
+
+
+def _take(matrix: Int4Matrix) -> tuple[Tensor, Tensor]:
+    """Packed weights and scales of a matrix, which loses them: their memory becomes the tiles'."""
+    packed, scales = matrix.packed, matrix.scales
+    matrix.register_buffer("packed", None)
+    matrix.register_buffer("scales", None)
+    return packed, scales
+
+
+def read_bytes(tensor: Tensor, threads: Threads) -> int:
+    """Reads a tensor of whole MiB once, by all threads; the sum of its 64-bit words. For measuring bandwidth."""
+    read = threads.library.handle.bedside_read
+    read.restype = ctypes.c_uint64
+    return int(read(threads.pointer, c_void_p(_pointer(tensor)), ctypes.c_long(tensor.nbytes // 8)))
 
 
 def linear(weight: Tensor | Int4Tiles, x_TI: Tensor, threads: Threads) -> Tensor:

@@ -43,14 +43,14 @@ def test_int4_errs_by_the_rounding_of_activations_alone(
 ) -> None:
     packed, scales, weight = make_int4(rows, cols, group, torch.bfloat16 if rows % 2 else torch.float32)
     x = torch.randn(num_tokens, cols)
+    spoilt = packed.clone()
+    spoilt[0, 0] ^= 0x80  # the second column of the first row moves by 8
     got = linear(Int4Tiles(packed, scales, cols, threads), x, threads).double()
     # Each activation is off by half a step at most, and a step is 1/127 of its group's largest.
     steps = x.double().view(num_tokens, -1, group).abs().amax(-1) / 127
     bound = (steps.repeat_interleave(group, -1) / 2) @ weight.abs().T
     error = (got - x.double() @ weight.T).abs()
     assert bool((error <= bound * 1.0001 + 1e-5).all())
-    spoilt = packed.clone()
-    spoilt[0, 0] ^= 0x80  # the second column of the first row moves by 8
     worse = linear(Int4Tiles(spoilt, scales, cols, threads), x, threads).double()
     assert not torch.equal(worse, got)
 
@@ -62,6 +62,33 @@ def test_plain_weights_are_exact(threads: Threads, rows: int, cols: int, num_tok
     weight, x = torch.randn(rows, cols).to(dtype), torch.randn(num_tokens, cols)
     got = linear(weight, x, threads)
     assert torch.allclose(got.double(), x.double() @ weight.double().T, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("case", ["q_ct_int4", "q_gptq_int4"])
+def test_a_whole_int4_model_stays_near_the_dequantized_reference(threads: Threads, shared: Path, case: str) -> None:
+    folder = shared / "golden" / case
+    goldens = load_file(folder / "goldens.safetensors")
+    ids, wanted = goldens["input_ids"], goldens["logits"]
+    num_rows, length = ids.shape
+    tables = blocks_for([length] * num_rows)
+    model = load_model(folder, torch.float32)
+    decoder = CpuDecoder(model, threads, sum(map(len, tables)), torch.float32)
+    out = decoder.forward(ids.tolist(), [0] * num_rows, tables, list(range(num_rows * length)))
+    # int8 activations err by 0.5 % a product; where routing agrees in every layer, that is all.
+    agrees = torch.ones(num_rows * length, dtype=torch.bool)
+    for layer in range(1, model.config.num_hidden_layers):
+        golden = goldens[f"router.{layer}.topk_ids"].flatten(0, 1).sort(-1).values
+        agrees &= (out.topk_ids[layer].long().sort(-1).values == golden).all(-1)
+    assert agrees.float().mean() > 0.6
+    error = (out.logits - wanted.flatten(0, 1))[agrees].square().mean().sqrt() / wanted.std()
+    assert 1e-4 < error < 0.05
+
+
+def test_what_the_kernels_cannot_do_is_named_and_the_model_left_whole(shared: Path) -> None:
+    model = load_model(shared / "golden" / "q_fp8_block", torch.float32)
+    with pytest.raises(KernelsUnavailableError, match="fp8"):
+        CpuDecoder(model, Threads(1), 1)
+    assert model(torch.tensor([[1, 2]])).logits.isfinite().all()
 
 
 def blocks_for(lengths: list[int]) -> list[list[int]]:

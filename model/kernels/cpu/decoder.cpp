@@ -311,6 +311,26 @@ void bedside_pack_int4(void* pool, const uint32_t* words, int rows, int cols, ui
   });
 }
 
+// Reads all bytes once and returns their sum in words: the bandwidth that a bench holds the kernels against.
+uint64_t bedside_read(void* pool, const uint64_t* words, long num_words) {
+  Pool& threads = *static_cast<Pool*>(pool);
+  constexpr long kRun = 1 << 17;  // 1 MiB
+  std::atomic<uint64_t> total{0};
+  threads.run([&](int) {
+    threads.for_each(static_cast<int>(num_words / kRun), [&](int run) {
+      const __m256i* at = reinterpret_cast<const __m256i*>(words + run * kRun);
+      __m256i sums[4] = {};
+      for (long i = 0; i < kRun / 4; i += 4)
+        for (int k = 0; k < 4; ++k) sums[k] = _mm256_add_epi64(sums[k], _mm256_loadu_si256(at + i + k));
+      uint64_t lanes[16], part = 0;
+      std::memcpy(lanes, sums, sizeof lanes);
+      for (uint64_t lane : lanes) part += lane;
+      total += part;
+    });
+  });
+  return total;
+}
+
 // x [M, cols] f32 -> y [M, rows] f32: one product by itself, for tests and the bench.
 void bedside_linear(void* pool, const Matrix* w, const float* x, int num_rows, float* y) {
   Pool& threads = *static_cast<Pool*>(pool);

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <vector>
 
 #include "simd.h"
 
@@ -249,13 +250,17 @@ inline void linear_tile(const Matrix& w, int tile, const Rows& rows, int num_row
 
 // --- packing ------------------------------------------------------------------------------------------------------
 
-// A row-major nibble matrix (compressed-tensors: column i in bits 4 (i % 8) of word i / 8) into one tile.
+// 16 rows of a row-major nibble matrix (compressed-tensors: column i in bits 4 (i % 8) of word i / 8) into a tile. Both
+// are as large and lie at the same place, so that `out` may be the matrix itself.
 inline void pack_tile(const uint32_t* words, int rows, int cols, int tile, uint8_t* out) {
-  out += static_cast<long>(tile) * kTile * cols / 2;
-  for (int c = 0; c < cols / 8; ++c, out += 64) {
+  const long a_row = cols / 8, first = static_cast<long>(tile) * kTile;
+  thread_local std::vector<uint32_t> source;
+  source.assign(kTile * a_row, 0x88888888u);  // zeros, where the last tile has more rows than the matrix
+  std::copy_n(words + first * a_row, std::min<long>(kTile, rows - first) * a_row, source.begin());
+  out += first * cols / 2;
+  for (long c = 0; c < a_row; ++c, out += 64) {
     for (int lane = 0; lane < kTile; ++lane) {
-      const int row = tile * kTile + lane;
-      const uint32_t word = row < rows ? words[static_cast<long>(row) * (cols / 8) + c] : 0x88888888u;
+      const uint32_t word = source[lane * a_row + c];
       for (int b = 0; b < 4; ++b) {
         const uint32_t low = (word >> (4 * b)) & 15, high = (word >> (4 * (b + 4))) & 15;
         out[lane * 4 + b] = static_cast<uint8_t>(low | (high << 4));
