@@ -24,6 +24,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m bench.bench_index
 	$(BIN)/python -m bench.bench_answer
 	$(BIN)/python -m bench.bench_page
+	$(BIN)/python -m bench.bench_router_health
 
 setup: $(VENV)/.ready
 
