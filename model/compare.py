@@ -159,8 +159,7 @@ def _record_experts(trace: Trace, model: BailingMoeV2ForCausalLM) -> None:
 
 def _expert_inputs(model: BailingMoeV2ForCausalLM, hidden_LSD: Tensor) -> Iterator[tuple[int, Tensor]]:
     """(layer, [S,D] f32) of what enters the experts, from the states that enter the layers."""
-    weight = model.model.word_embeddings.weight
-    hidden_LSD = hidden_LSD.to(weight.device, weight.dtype)
+    hidden_LSD = hidden_LSD.to(model.device, model.dtype)
     cos, sin = _rotary(model, hidden_LSD.shape[1])
     for index, layer in enumerate(_layers(model)):
         if model.config.is_moe_layer(index):
@@ -171,9 +170,9 @@ def _expert_inputs(model: BailingMoeV2ForCausalLM, hidden_LSD: Tensor) -> Iterat
 
 def _run_experts(model: BailingMoeV2ForCausalLM, layer: int, inputs_ID: Tensor) -> Tensor:
     """Every expert's output for every input, [E,I,D] f32."""
-    weight, num_experts = model.model.word_embeddings.weight, model.config.num_experts
-    x_TD = inputs_ID.to(weight.device, weight.dtype).repeat(num_experts, 1)
-    ids_T1 = torch.arange(num_experts, device=weight.device).repeat_interleave(len(inputs_ID))[:, None]
+    num_experts = model.config.num_experts
+    x_TD = inputs_ID.to(model.device, model.dtype).repeat(num_experts, 1)
+    ids_T1 = torch.arange(num_experts, device=model.device).repeat_interleave(len(inputs_ID))[:, None]
     mlp = _layers(model)[layer].mlp
     assert isinstance(mlp, MoE)
     y_TD = mlp.experts(x_TD, ids_T1, torch.ones_like(ids_T1, dtype=torch.float32))
@@ -295,11 +294,11 @@ class _StageErrors:
         experts: dict[int, Tensor],
         reference_NV: Tensor,
     ) -> None:
-        hidden_LSD = hidden_LSD.to(model.lm_head.weight.device)
+        hidden_LSD = hidden_LSD.to(model.device)
         ids_BS = _ids(model, sequence)
         embedded_SD = model.model.word_embeddings(ids_BS)[0].float()
         self.embedding.append(_relative(embedded_SD - hidden_LSD[0], hidden_LSD[0]))
-        dtype = model.model.word_embeddings.weight.dtype
+        dtype = model.dtype
         cos, sin = _rotary(model, ids_BS.shape[1])
         for index, layer in enumerate(_layers(model)):
             x_SD, y_SD = hidden_LSD[index], hidden_LSD[index + 1]
@@ -366,13 +365,12 @@ def _layers(model: BailingMoeV2ForCausalLM) -> list[DecoderLayer]:
 
 
 def _rotary(model: BailingMoeV2ForCausalLM, num_positions: int) -> tuple[Tensor, Tensor]:
-    weight = model.model.word_embeddings.weight
-    cos, sin = model.rotary(torch.arange(num_positions, device=weight.device)[None])
-    return cos.to(weight.dtype), sin.to(weight.dtype)
+    cos, sin = model.rotary(torch.arange(num_positions, device=model.device)[None])
+    return cos.to(model.dtype), sin.to(model.dtype)
 
 
 def _ids(model: BailingMoeV2ForCausalLM, sequence: TokenSequence) -> Tensor:
-    return torch.tensor([sequence.token_ids], device=model.lm_head.weight.device)
+    return torch.tensor([sequence.token_ids], device=model.device)
 
 
 def _score(logits_BSV: Tensor, sequence: TokenSequence) -> Tensor:

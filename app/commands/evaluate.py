@@ -91,8 +91,8 @@ class ProgressLine:
         if done < total and now - self._shown < (0.2 if is_terminal else 10.0):
             return
         self._shown = now
-        left = (now - self._started) / done * (total - done)
-        line = f"{step}: item {done} of {total}, {left:.0f} s left in this step"
+        left = (now - self._started) / max(done, 1) * (total - done)
+        line = f"{step} {done:,} of {total:,}, {left:.0f} s left in this step"
         typer.echo(f"\r{line:<78}" if is_terminal else line, err=True, nl=not is_terminal or done == total)
 
 

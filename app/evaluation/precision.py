@@ -38,6 +38,7 @@ from model.tokenizer import Tokenizer
 from safety.checker import RuleSafetyChecker
 
 ANSWER = SamplingParams(temperature=0.0, max_tokens=64)  # greedy: a change is the weights', not chance's
+MB = 1_000_000  # bytes
 HELD_WINDOW = 512  # tokens of held text that are read as one
 MAX_HELD_WINDOWS = 16  # of each language
 KL_BINS = np.linspace(-7, 1.5, 35)  # log10 of nats
@@ -76,10 +77,12 @@ class _Checkpoint:
     generator: LocalGenerator
 
     @classmethod
-    def load(cls, folder: Path) -> _Checkpoint:
+    def load(cls, folder: Path, step: str, on_progress: ProgressCallback) -> _Checkpoint:
         tokenizer = Tokenizer.load(folder)
         template = ChatTemplate.load(folder, tokenizer)
-        model = load_model(folder)
+        model = load_model(
+            folder, on_progress=lambda read: on_progress(step, read.bytes_done // MB, read.bytes_total // MB)
+        )
         info = describe_model(folder, model, tokenizer)
         generator = LocalGenerator(Engine(model, tokenizer.stop_ids), tokenizer, template, info)
         return cls(model, tokenizer, template, generator)
@@ -90,9 +93,9 @@ def compare_checkpoints(
 ) -> dict[str, Any]:
     """The report of a candidate's folder against a reference's, as plain JSON data; see docs/precision.md.
 
-    limit: at most that many probes, spread evenly, and as small a share of the held text. on_progress gets (step, items
-    done, of all). Raises CheckpointError for an unusable folder, ValueError if the two are not the same model or limit
-    is below 1, OSError if the disk for temporary files is too small.
+    limit: at most that many probes, spread evenly, and as small a share of the held text. on_progress gets (step with
+    its unit, done, of all). Raises CheckpointError for an unusable folder, ValueError if the two are not the same model
+    or limit is below 1, OSError if the disk for temporary files is too small.
     """
     if limit is not None and limit < 1:
         raise ValueError(f"--limit is {limit}; it must be at least 1.")
@@ -132,26 +135,28 @@ def compare_checkpoints(
 def _run_reference(
     folder: Path, material: _Material, scratch: Path, on_progress: ProgressCallback
 ) -> tuple[Trace, list[str], ModelInfo]:
-    checkpoint = _Checkpoint.load(folder)
+    checkpoint = _Checkpoint.load(folder, "reference, loading: MB", on_progress)
     sequences = _make_sequences(checkpoint, material)
     trace = record_trace(
-        checkpoint.model, sequences, scratch, lambda done, total: on_progress("reference, reading", done, total)
+        checkpoint.model, sequences, scratch, lambda done, total: on_progress("reference, reading: item", done, total)
     )
-    answers = _answer(checkpoint, material.probes, "reference, answering", on_progress)
+    answers = _answer(checkpoint, material.probes, "reference, answering: item", on_progress)
     return trace, answers, checkpoint.generator.info
 
 
 def _run_candidate(
     folder: Path, material: _Material, trace: Trace, on_progress: ProgressCallback
 ) -> tuple[ModelComparison, list[str], ModelInfo]:
-    checkpoint = _Checkpoint.load(folder)
+    checkpoint = _Checkpoint.load(folder, "candidate, loading: MB", on_progress)
     if tuple(_make_sequences(checkpoint, material)) != trace.sequences:
         raise ValueError(
             "Reference and candidate read the same text as different tokens: copy tokenizer.json, "
             "tokenizer_config.json and the chat template of the one into the folder of the other."
         )
-    comparison = compare_to(trace, checkpoint.model, lambda done, total: on_progress("candidate, reading", done, total))
-    answers = _answer(checkpoint, material.probes, "candidate, answering", on_progress)
+    comparison = compare_to(
+        trace, checkpoint.model, lambda done, total: on_progress("candidate, reading: item", done, total)
+    )
+    answers = _answer(checkpoint, material.probes, "candidate, answering: item", on_progress)
     return comparison, answers, checkpoint.generator.info
 
 

@@ -6,7 +6,6 @@ import json
 import re
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -23,17 +22,13 @@ from app.evaluation.gate import GATE_FILE, MEASURES, load_gate
 from app.evaluation.precision import compare_checkpoints
 from app.evaluation.report import HTML_NAME, JSON_NAME, read_report, save_report
 from app.evaluation.report_page import render_page
-from app.services import Services
-from app.ui import session
-from contracts import Generator, Verdict
+from contracts import Verdict
 from model.checkpoint import load_model, save_checkpoint, weights_sha256
 from model.config import CheckpointError
-from model.fake import FakeGenerator
 from model.generator import EMBEDDED
 from model.modeling import BailingMoeV2ForCausalLM
 from safety.checker import RuleSafetyChecker
 
-ROOT = Path(__file__).resolve().parents[2]
 TEXT_FILES = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
 NUM_ITEMS = 8
 
@@ -283,60 +278,53 @@ def test_a_report_of_another_version_is_not_read(passed: dict[str, Any], tmp_pat
 # --- the Model screen -------------------------------------------------------------------------------------------
 
 
-def open_model(services: Services, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> AppTest:
-    services.settings = replace(services.settings, checkpoint=checkpoint)
-    monkeypatch.setattr(session, "build_services", lambda settings: services)
-    session.get_services.clear()
-    app = AppTest.from_file(str(ROOT / "streamlit_app.py"), default_timeout=30).run()
-    app.switch_page("pages/model_status.py").run()
-    session.get_services.clear()
+def show(checkpoint: Path, weights_sha256: str) -> AppTest:
+    """The section, for loaded weights of this hash whose folder this is."""
+
+    def draw(folder: str, digest: str) -> None:
+        from pathlib import Path
+
+        from app.ui.precision_report import draw_precision
+
+        draw_precision(Path(folder), digest)
+
+    app = AppTest.from_function(draw, args=(str(checkpoint), weights_sha256), default_timeout=30).run()
     assert not app.exception, app.exception
     return app
 
 
-@pytest.fixture
-def services(make_services: Callable[[Generator], Services]) -> Services:
-    return make_services(FakeGenerator(["-"]))
+def test_the_screen_says_that_there_is_no_report(tmp_path: Path) -> None:
+    app = show(tmp_path, "0" * 64)
+    assert "No precision report" in app.info[0].value
+    assert f"--candidate {tmp_path}" in app.code[0].value
 
 
-def test_the_screen_says_that_there_is_no_report(
-    services: Services, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    app = open_model(services, tmp_path, monkeypatch)
-    assert any("No precision report" in info.value for info in app.info)
-    assert any(f"--candidate {tmp_path}" in code.value for code in app.code)
-
-
-def test_the_screen_shows_the_report_of_these_weights(
-    services: Services, passed: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    of_these = passed["candidate"] | {"weights_sha256": services.generator.info.weights_sha256}
-    save_report(passed | {"candidate": of_these}, "", tmp_path)
-    app = open_model(services, tmp_path, monkeypatch)
+def test_the_screen_shows_the_report_of_these_weights(passed: dict[str, Any], tmp_path: Path) -> None:
+    save_report(passed, "", tmp_path)
+    app = show(tmp_path, passed["candidate"]["weights_sha256"])
     assert "The gate was passed." in app.success[0].value
     assert passed["reference"]["weights_sha256"][:16] in app.success[0].value
     assert not app.warning
     assert {"Same likeliest token": "100.0%"}.items() <= {metric.label: metric.value for metric in app.metric}.items()
     assert len(app.get("vega_lite_chart")) == 2
+    assert "word for word" in app.expander[0].markdown[0].value
 
 
-def test_the_screen_shows_a_failure_its_layer_and_the_changed_answers(
-    services: Services, failed: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_screen_shows_a_failure_its_layer_and_the_changed_answers(failed: dict[str, Any], tmp_path: Path) -> None:
     change = {"id": "en-dose-001", "question": "Dose?", "kinds": ["number"], "expected": "5 mg"}
-    change |= {"reference": "5 mg", "candidate": "50 mg"}
-    save_report(failed | {"changes": [change]}, "", tmp_path)
-    app = open_model(services, tmp_path, monkeypatch)
+    save_report(failed | {"changes": [change | {"reference": "5 mg", "candidate": "50 mg"}]}, "", tmp_path)
+    app = show(tmp_path, failed["candidate"]["weights_sha256"])
     assert "was not passed" in app.error[0].value
     assert "Layer 2: expert 5" in app.error[0].value
-    assert any("not of these weights" in warning.value for warning in app.warning)  # the fake has another hash
-    assert [expander.label for expander in app.expander if "changed" in expander.label] == ["1 answer changed"]
-    assert {"5 mg", "50 mg"} <= {markdown.value for markdown in app.markdown}
+    assert app.expander[0].label == "1 answer changed"
+    assert {"5 mg", "50 mg"} <= {markdown.value for markdown in app.expander[0].markdown}
 
 
-def test_the_screen_says_that_a_report_cannot_be_read(
-    services: Services, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_screen_says_that_a_report_is_of_other_weights(passed: dict[str, Any], tmp_path: Path) -> None:
+    save_report(passed, "", tmp_path)
+    assert "not of these weights" in show(tmp_path, "0" * 64).warning[0].value
+
+
+def test_the_screen_says_that_a_report_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / JSON_NAME).write_text("{")
-    app = open_model(services, tmp_path, monkeypatch)
-    assert any("cannot be read" in error.value for error in app.error)
+    assert "cannot be read" in show(tmp_path, "0" * 64).error[0].value
