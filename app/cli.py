@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from app.commands.evaluate import eval_app
+from app.commands.loading import show_loading
+from app.commands.quantize import quantize
 from app.config import ROOT, prepare_process, read_settings
 from app.errors import BedsideError, InputError, SettingsError, StorageError
 from contracts import Claim, ClaimKind, ContextLengthError, Patient, PatientError
@@ -36,6 +38,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(eval_app, name="eval")
+app.command()(quantize)
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
@@ -118,7 +121,8 @@ def doctor(json_output: JsonFlag = False) -> None:
     """Checks that this machine can serve: each line passes or says what to do."""
     from app.doctor import run_checks
 
-    checks = run_checks(read_settings())
+    with show_loading() as on_progress:
+        checks = run_checks(read_settings(), on_progress)
     for check in checks:
         print(f"{'pass' if check.passed else 'FAIL'}  {check.name}: {check.message}")
     if json_output:
@@ -156,11 +160,13 @@ def ask(
 @contextmanager
 def _temporary_services() -> Iterator[Services]:
     """The whole program over a folder that is removed afterwards."""
-    from app.services import build_services
-
     folder = Path(tempfile.mkdtemp(prefix="bedside-"))
     try:
-        services = build_services(replace(read_settings(), data_dir=folder, database_url="", demo=False))
+        settings = replace(read_settings(), data_dir=folder, database_url="", demo=False)
+        with show_loading() as on_progress:
+            from app.services import build_services
+
+            services = build_services(settings, on_progress=on_progress)
         try:
             yield services
         finally:
@@ -288,13 +294,14 @@ def logits(
     checkpoint: Annotated[Path, typer.Option(help="Folder of a Hugging Face checkpoint.")],
     input_path: Annotated[Path, typer.Option("--input", help="safetensors with input_ids, attention_mask.")],
     output_path: Annotated[Path, typer.Option("--output", help="safetensors to write.")],
-    precision: Annotated[str | None, typer.Option(help="f32 (default) or bf16.")] = None,
+    precision: Annotated[str | None, typer.Option(help="f32 (default), bf16, f16, nf4 or int8.")] = None,
     kernels: Annotated[str | None, typer.Option(help="reference.")] = None,
 ) -> None:
     """Runs the decoder on given ids and writes logits and routing."""
     from model.logits import run_logits
 
-    run_logits(checkpoint, input_path, output_path, precision=precision, kernels=kernels)
+    with show_loading() as on_progress:
+        run_logits(checkpoint, input_path, output_path, precision, kernels, on_progress=on_progress)
 
 
 @app.command()
