@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -21,23 +22,25 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from model.config import CheckpointError, ModelConfig, read_json
-from model.formats import PLAIN, Format, find_format, list_formats
+from model.formats import ON_THE_FLY, PLAIN, Format, find_format, list_formats
 from model.modeling import BailingMoeV2ForCausalLM, Experts
-from model.quantized import Matrix, QuantizedExperts, count_parameters, list_matrices
-from model.safetensors_file import SafetensorsFile
+from model.quantized import Matrix, QuantizedExperts, count_parameters, list_matrices, name_quantization
+from model.safetensors_file import CHUNK_BYTES, SafetensorsFile
 from model.weights import FLOATS, ProgressCallback, Watch, Weights
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+HASHES = "SHA256SUMS"
+_SHA256 = re.compile("[0-9a-f]{64}")
 PRECISIONS: Mapping[str, torch.dtype] = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
-# Below this many parameters a model is computed in f32 unless told otherwise: exact, and quick on a CPU without bf16
-# arithmetic. Above, f32 would double the memory.
+QUANTIZATIONS = ("int4", "fp8", "nf4", "int8")
+# Below this many parameters a model is computed in f32 unless told otherwise. Above, f32 would double the memory.
 MAX_F32_PARAMETERS = 1_000_000_000
 
 
 def load_model(
     folder: str | Path,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | str | None = None,
     device: str | torch.device = "cpu",
     *,
     on_progress: ProgressCallback | None = None,
@@ -46,26 +49,55 @@ def load_model(
     """The model of a checkpoint folder, in eval mode; quantized weights stay packed, the rest is in `dtype`, which is
     what the model computes in (None: as config.json says; for quantized weights f32 if the model is small, else bf16).
 
+    dtype may also be a name of PRECISIONS or QUANTIZATIONS; "nf4" and "int8" quantize plain weights while loading.
     expert_bias stays float32. on_progress hears of bytes read, from this thread; `cancel` raises LoadCancelled.
-    Anything that does not fit raises CheckpointError naming the file or tensor.
+    Anything that does not fit raises CheckpointError naming the file or tensor; an unknown precision, ValueError.
     """
-    folder = Path(folder)
-    config = ModelConfig.from_hf(folder)
+    return _load(Path(folder), dtype, device, on_progress, cancel, always_hash=False)[0]
+
+
+def load_hashed_model(
+    folder: str | Path,
+    dtype: torch.dtype | str | None = None,
+    *,
+    on_progress: ProgressCallback | None = None,
+    cancel: threading.Event | None = None,
+) -> tuple[BailingMoeV2ForCausalLM, str]:
+    """`load_model` on the CPU, and `weights_sha256` of what was loaded, for which the files are hashed once."""
+    model, sha256 = _load(Path(folder), dtype, "cpu", on_progress, cancel, always_hash=True)
+    assert sha256 is not None
+    return model, sha256
+
+
+def _load(
+    folder: Path,
+    dtype: torch.dtype | str | None,
+    device: str | torch.device,
+    on_progress: ProgressCallback | None,
+    cancel: threading.Event | None,
+    always_hash: bool,
+) -> tuple[BailingMoeV2ForCausalLM, str | None]:
+    dtype, quantization = find_precision(dtype)
+    config, sha256 = _read_config(folder), None
     with ExitStack() as stack:
         # 1. what is there, and whether it is what the config describes: headers only
         files = {name: stack.enter_context(SafetensorsFile(folder / name)) for name in list_shards(folder)}
         weights = Weights(files, _locate_tensors(folder, files))
         with torch.device("meta"):
             model = BailingMoeV2ForCausalLM(config)
-            jobs = _plan_matrices(model, weights, list_formats(config.quantization_config or {}))
+        jobs = _plan_matrices(model, weights, _choose_formats(config, quantization))
         plain = list(named_tensors(model))
         for name, tensor in plain:
             weights.check(name, FLOATS, tuple(tensor.shape))
         weights.check_all_used()
-        # 2. only now is memory taken, and each tensor read into its place, so no weight exists twice
-        if dtype is None:
-            dtype = _default_dtype(model)
-        model.to(dtype).to_empty(device=device)
+        _check_precision(folder, quantization, name_quantization(model))
+        # 2. whether the bytes are what the publisher wrote
+        if always_hash or _read_stated_hashes(folder):
+            sha256 = weights_sha256(folder, on_progress=on_progress, cancel=cancel)
+        # 3. only now is memory taken, and each tensor read into its place, so no weight exists twice
+        if dtype is None and list_matrices(model):
+            dtype = torch.float32 if is_small(model) else torch.bfloat16
+        model.to(dtype or stored_dtype(config)).to_empty(device=device)
         model.tie_weights()
         weights.watch = Watch("reading", weights.num_bytes, on_progress, cancel)
         jobs += [_Job(name, partial(weights.read_into, name, tensor)) for name, tensor in named_tensors(model)]
@@ -74,7 +106,53 @@ def load_model(
                 job.read()
     for _, matrix in list_matrices(model):
         matrix.simplify()
-    return model.eval()
+    return model.eval(), sha256
+
+
+def is_small(model: BailingMoeV2ForCausalLM) -> bool:
+    """Whether a model is best computed in f32: exact, and quick on a CPU without bf16 arithmetic."""
+    return count_parameters(model) < MAX_F32_PARAMETERS
+
+
+def default_dtype(folder: Path) -> torch.dtype | None:
+    """What to compute in unless told otherwise: f32 for a small model, else None, which leaves it to load_model."""
+    with torch.device("meta"):
+        return torch.float32 if is_small(BailingMoeV2ForCausalLM(ModelConfig.from_hf(folder))) else None
+
+
+def find_precision(precision: str | torch.dtype | None) -> tuple[torch.dtype | None, str | None]:
+    """What to compute in and what to quantize to, by name; None is "as stored". ValueError for an unknown name."""
+    if precision is None or isinstance(precision, torch.dtype):
+        return precision, None
+    if precision in QUANTIZATIONS:
+        return None, precision
+    if precision not in PRECISIONS:
+        known = ", ".join((*PRECISIONS, *QUANTIZATIONS))
+        raise ValueError(f"Unknown precision {precision!r}; this version knows {known}.")
+    return PRECISIONS[precision], None
+
+
+def _read_config(folder: Path) -> ModelConfig:
+    """The folder's config; older GPTQ writers keep the quantization in a file of its own."""
+    config = ModelConfig.from_hf(folder)
+    beside = folder / "quantize_config.json"
+    if config.quantization_config is None and beside.is_file():
+        return replace(config, quantization_config={"quant_method": "gptq"} | read_json(beside))
+    return config
+
+
+def _choose_formats(config: ModelConfig, quantization: str | None) -> Sequence[Format]:
+    is_plain = config.quantization_config is None
+    on_the_fly = quantization if is_plain and quantization in ON_THE_FLY else None
+    return list_formats(config.quantization_config or {}, on_the_fly)
+
+
+def _check_precision(folder: Path, wanted: str | None, found: str | None) -> None:
+    if wanted is not None and (found or "").split(" ")[0] != wanted:
+        raise CheckpointError(
+            f"{folder.name} is stored as {found or 'plain weights'}, not as {wanted}; leave the precision out, or give "
+            f"the folder of a checkpoint in {wanted}."
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,12 +190,6 @@ def _plan_matrices(model: BailingMoeV2ForCausalLM, weights: Weights, formats: Se
                 matrices = [plan(*stacks[projection], kinds[projection]) for projection in stacks]
                 model.set_submodule(name, QuantizedExperts(*matrices))
     return jobs
-
-
-def _default_dtype(model: BailingMoeV2ForCausalLM) -> torch.dtype:
-    if not list_matrices(model):
-        return stored_dtype(model.config)
-    return torch.float32 if count_parameters(model) < MAX_F32_PARAMETERS else torch.bfloat16
 
 
 def save_checkpoint(model: BailingMoeV2ForCausalLM, folder: str | Path, dtype: torch.dtype = torch.bfloat16) -> None:
@@ -169,10 +241,25 @@ def list_shards(folder: Path) -> list[str]:
     raise CheckpointError(f"{folder} holds neither {WEIGHTS} nor {INDEX}; give the folder of a complete checkpoint.")
 
 
-def weights_sha256(folder: str | Path) -> str:
-    """SHA-256 of the weights: of the file itself, or of the lines `<sha256>  <file name>` if there are several."""
+def weights_sha256(
+    folder: str | Path, *, on_progress: ProgressCallback | None = None, cancel: threading.Event | None = None
+) -> str:
+    """SHA-256 of the weights: of the file itself, or of the lines `<sha256>  <file name>` if there are several.
+
+    Raises CheckpointError naming a file that is not what the folder's own hashes say; LoadCancelled by `cancel`.
+    """
     folder = Path(folder)
-    digests = {name: _hash_file(folder / name) for name in list_shards(folder)}
+    names = list_shards(folder)
+    missing = next((name for name in names if not (folder / name).is_file()), None)
+    if missing is not None:
+        raise CheckpointError(f"{missing} is missing from {folder}; copy the checkpoint again.")
+    stated = _read_stated_hashes(folder)
+    watch = Watch("verifying", sum((folder / name).stat().st_size for name in names), on_progress, cancel)
+    digests = {}
+    for name in names:
+        digests[name] = _hash_file(folder / name, watch)
+        if stated.get(name, digests[name]) != digests[name]:
+            raise CheckpointError(f"{name} is damaged: its SHA-256 is not the stated one; copy the file again.")
     if len(digests) == 1:
         return next(iter(digests.values()))
     return hashlib.sha256("".join(f"{digest}  {name}\n" for name, digest in digests.items()).encode()).hexdigest()
@@ -210,8 +297,31 @@ def _locate_tensors(folder: Path, files: Mapping[str, SafetensorsFile]) -> dict[
     return found
 
 
-def _hash_file(path: Path) -> str:
-    if not path.is_file():
-        raise CheckpointError(f"{path.name} is missing from {path.parent}; copy the checkpoint again.")
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _read_stated_hashes(folder: Path) -> dict[str, str]:
+    """File name -> SHA-256, where the folder tells: in SHA256SUMS, or in what the hub's client notes of a download."""
+    if (folder / HASHES).is_file():
+        lines = (folder / HASHES).read_text(encoding="utf-8", errors="replace").splitlines()
+        return dict(_read_hash_line(line) for line in lines if line.strip())
+    stated = {}
+    for note in (folder / ".cache" / "huggingface" / "download").glob("*.safetensors.metadata"):
+        # commit, etag, time; the etag of a large file is its SHA-256.
+        etag = [*note.read_text(encoding="utf-8", errors="replace").split(), "", ""][1]
+        if _SHA256.fullmatch(etag):
+            stated[note.name.removesuffix(".metadata")] = etag
+    return stated
+
+
+def _read_hash_line(line: str) -> tuple[str, str]:
+    digest, _, name = line.strip().partition(" ")
+    if not _SHA256.fullmatch(digest.lower()) or not name.strip():
+        raise CheckpointError(f"{HASHES}: {line[:80]!r} is not a line of sha256sum; write the file anew or remove it.")
+    return name.strip().removeprefix("*").removeprefix("./"), digest.lower()
+
+
+def _hash_file(path: Path, watch: Watch) -> str:
+    digest, buffer = hashlib.sha256(), bytearray(CHUNK_BYTES)
+    with path.open("rb", buffering=0) as file:
+        while num := file.readinto(buffer):
+            digest.update(memoryview(buffer)[:num])
+            watch.add(path.name, num)
+    return digest.hexdigest()

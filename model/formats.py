@@ -7,6 +7,8 @@ reads one matrix at a time (`fill`), straight into its place in the stack of exp
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
@@ -14,8 +16,8 @@ import torch
 from torch import Tensor
 
 from model.config import CheckpointError
-from model.quantization import unpack_int4
-from model.quantized import DenseMatrix, Fp8Matrix, Int4Matrix, Matrix, select
+from model.quantization import dequantize_absmax, gptq_to_int4, unpack_int4
+from model.quantized import DenseMatrix, Fp8Matrix, Int4Matrix, Int8Matrix, Matrix, Nf4Matrix, select
 from model.weights import FLOATS, Weights
 
 Quantization = Mapping[str, Any]
@@ -119,6 +121,111 @@ class Fp8Block:
         read_scales(weights, f"{name}.weight_scale_inv", select(matrix.scale_inv, expert))
 
 
+class Gptq:
+    """GPTQ version 1 or 2, 4 bits: `qweight`, `qzeros`, `scales`, and `g_idx`, in order or not."""
+
+    main: ClassVar[str] = "qweight"
+
+    def __init__(self, quantization: Quantization) -> None:
+        if quantization.get("quant_method") == "gptq" and quantization.get("bits", 4) != 4:
+            raise CheckpointError(f"config.json: GPTQ weights of {quantization['bits']} bits are not supported; use 4.")
+        size = quantization.get("group_size")
+        self._group_sizes = [size] if isinstance(size, int) else []
+        self._is_v2 = quantization.get("checkpoint_format") == "gptq_v2"
+        self._is_symmetric = bool(quantization.get("sym", True))
+
+    def claims(self, weights: Weights, name: str) -> bool:
+        return any(f"{name}.{tensor}" in weights for tensor in ("qweight", "qzeros"))
+
+    def plan(self, weights: Weights, names: Sequence[str], shape: Shape) -> Int4Matrix:
+        rows, columns = shape[-2:]
+        scales = weights.info(f"{names[0]}.scales")
+        num_groups = scales.shape[0] if scales.shape else 0
+        group_size = find_group_size(self._group_sizes, columns, num_groups)
+        if group_size is None:
+            where = weights.where(f"{names[0]}.scales")
+            raise CheckpointError(f"{where} has {num_groups} groups, which do not fit {columns} columns.")
+        has_g_idx = f"{names[0]}.g_idx" in weights
+        for name in names:
+            weights.check(f"{name}.qweight", (torch.int32,), (-(-columns // 8), rows))
+            weights.check(f"{name}.qzeros", (torch.int32,), (num_groups, -(-rows // 8)))
+            weights.check(f"{name}.scales", FLOATS, (num_groups, rows))
+            if has_g_idx:
+                weights.check(f"{name}.g_idx", (torch.int32, torch.int64), (columns,))
+        return Int4Matrix(shape, group_size, scales.dtype, has_zeros=True, has_g_idx=has_g_idx)
+
+    def fill(self, weights: Weights, name: str, matrix: Int4Matrix, expert: int | None) -> None:
+        scales = torch.empty(matrix.num_groups, matrix.shape[-2], dtype=matrix.scales.dtype)
+        read_scales(weights, f"{name}.scales", scales)
+        qweight, qzeros = weights.read(f"{name}.qweight"), weights.read(f"{name}.qzeros")
+        assert matrix.zeros is not None
+        targets = (select(held, expert) for held in (matrix.packed, matrix.scales, matrix.zeros))
+        for target, value in zip(
+            targets, gptq_to_int4(qweight, qzeros, scales, self._is_v2, self._is_symmetric), strict=True
+        ):
+            target.copy_(value)
+        if matrix.g_idx is not None:
+            read_g_idx(weights, f"{name}.g_idx", matrix, expert)
+
+
+class Nf4:
+    """bitsandbytes' NF4: `weight` u8, `weight.absmax`, and a JSON of constants; absmax itself may be quantized."""
+
+    main: ClassVar[str] = "weight"
+
+    def claims(self, weights: Weights, name: str) -> bool:
+        return any(f"{name}.weight.{tensor}" in weights for tensor in ("absmax", "quant_map", _NF4_STATE))
+
+    def plan(self, weights: Weights, names: Sequence[str], shape: Shape) -> Nf4Matrix:
+        num_values = shape[-2] * shape[-1]
+        block = self._read_state(weights, names[0], shape)["blocksize"]
+        num_blocks = -(-num_values // block)
+        for name in names:
+            state = self._read_state(weights, name, shape)
+            if state["blocksize"] != block:
+                raise CheckpointError(
+                    f"{weights.where(f'{name}.weight.{_NF4_STATE}')} has another blocksize than others."
+                )
+            weights.check(f"{name}.weight", (torch.uint8,), (-(-num_values // 2), 1))
+            weights.check(f"{name}.weight.quant_map", (torch.float32,), (16,))
+            if "nested_offset" in state:
+                weights.check(f"{name}.weight.absmax", (torch.uint8,), (num_blocks,))
+                num_nested = -(-num_blocks // state["nested_blocksize"])
+                weights.check(f"{name}.weight.nested_absmax", (torch.float32,), (num_nested,))
+                weights.check(f"{name}.weight.nested_quant_map", (torch.float32,), (256,))
+            else:
+                weights.check(f"{name}.weight.absmax", (torch.float32,), (num_blocks,))
+        return Nf4Matrix(shape, block)
+
+    def fill(self, weights: Weights, name: str, matrix: Nf4Matrix, expert: int | None) -> None:
+        weights.read_into(f"{name}.weight", select(matrix.packed, expert))
+        weights.read_into(f"{name}.weight.quant_map", select(matrix.quant_map, expert))
+        absmax, state = weights.read(f"{name}.weight.absmax"), self._read_state(weights, name, matrix.shape)
+        if absmax.dtype == torch.uint8:
+            nested, nested_map = (weights.read(f"{name}.weight.nested_{part}") for part in ("absmax", "quant_map"))
+            absmax = dequantize_absmax(absmax, nested, nested_map, state["nested_offset"], state["nested_blocksize"])
+        if not bool(absmax.isfinite().all()):  # zero is right for a block of zeros
+            raise CheckpointError(f"{weights.where(f'{name}.weight.absmax')} gives a scale that is NaN or infinite.")
+        select(matrix.absmax, expert).copy_(absmax)
+
+    def _read_state(self, weights: Weights, name: str, shape: Shape) -> dict[str, Any]:
+        tensor = f"{name}.weight.{_NF4_STATE}"
+        data = bytes(weights.read(tensor).tolist())
+        try:
+            state = json.loads(data)
+            stored = tuple(state["shape"])
+            sizes = [state["blocksize"], state.get("nested_blocksize", 1)]
+            is_sound = all(isinstance(size, int) and size > 0 for size in sizes)
+        except (ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{weights.where(tensor)} is damaged ({error!r}); copy the file again.") from error
+        if stored != tuple(shape[-2:]) or not is_sound:
+            raise CheckpointError(f"{weights.where(tensor)} says {stored}; config.json asks for {tuple(shape[-2:])}.")
+        return state
+
+
+_NF4_STATE = "quant_state.bitsandbytes__nf4"
+
+
 class Plain:
     """`weight` in bf16, f32 or f16."""
 
@@ -139,15 +246,63 @@ class Plain:
 PLAIN = Plain()
 
 
-def list_formats(quantization: Quantization) -> tuple[Format, ...]:
-    """The forms a checkpoint may hold, in the order they are asked. Raises CheckpointError for an unknown method."""
+class OnTheFly:
+    """Plain weights that bitsandbytes quantizes as they are read: all linear layers but the head, as it does itself."""
+
+    main: ClassVar[str] = "weight"
+
+    def __init__(self, precision: str) -> None:
+        self._precision = precision
+
+    def claims(self, weights: Weights, name: str) -> bool:
+        return name != "lm_head" and PLAIN.claims(weights, name)
+
+    def plan(self, weights: Weights, names: Sequence[str], shape: Shape) -> Matrix:
+        PLAIN.plan(weights, names, shape)
+        return Nf4Matrix(shape, block=64) if self._precision == "nf4" else Int8Matrix(shape)
+
+    def fill(self, weights: Weights, name: str, matrix: Any, expert: int | None) -> None:
+        functional = import_bitsandbytes()
+        weight = weights.read(f"{name}.weight")
+        if self._precision == "nf4":
+            packed, state = functional.quantize_4bit(weight, blocksize=64, compress_statistics=False, quant_type="nf4")
+            select(matrix.packed, expert).copy_(packed.flatten())
+            select(matrix.quant_map, expert).copy_(state.code)
+            absmax = state.absmax
+        else:
+            values, absmax, _ = functional.int8_vectorwise_quant(weight)
+            select(matrix.weight, expert).copy_(values)
+        if not bool(absmax.isfinite().all()):
+            raise CheckpointError(f"{weights.where(f'{name}.weight')} holds NaN or infinity; copy the file again.")
+        select(matrix.absmax, expert).copy_(absmax)
+
+
+ON_THE_FLY = ("nf4", "int8")
+
+
+def import_bitsandbytes() -> Any:
+    """bitsandbytes.functional. Imported on use: that takes seconds, and warns of kernels that are not used here."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    try:
+        import bitsandbytes.functional as functional
+    except ImportError as error:
+        raise CheckpointError(
+            "Quantizing while loading needs bitsandbytes; install it or use a plain precision."
+        ) from error
+    return functional
+
+
+def list_formats(quantization: Quantization, on_the_fly: str | None = None) -> tuple[Format, ...]:
+    """The forms a checkpoint may hold, in the order they are asked; plain weights may be quantized `on_the_fly`. Raises
+    CheckpointError for a method that is not known."""
     method = quantization.get("quant_method")
     if method not in (None, "compressed-tensors", "gptq", "fp8", "bitsandbytes"):
         raise CheckpointError(
             f"config.json: weights quantized by {method!r} are not supported; use a checkpoint in bf16, FP8, INT4 "
             "(compressed-tensors or GPTQ) or NF4."
         )
-    return PackQuantized(quantization), Fp8Block(quantization), PLAIN
+    plain = PLAIN if on_the_fly is None else OnTheFly(on_the_fly)
+    return PackQuantized(quantization), Gptq(quantization), Nf4(), Fp8Block(quantization), plain
 
 
 def find_format(formats: Sequence[Format], weights: Weights, names: Sequence[str]) -> Format:

@@ -24,7 +24,14 @@ from contracts import (
     TextChunk,
 )
 from model.chat_template import ChatTemplate
-from model.checkpoint import MAX_F32_PARAMETERS, PRECISIONS, load_model, stored_dtype, weights_sha256
+from model.checkpoint import (
+    PRECISIONS,
+    default_dtype,
+    find_precision,
+    load_hashed_model,
+    stored_dtype,
+    weights_sha256,
+)
 from model.config import CheckpointError
 from model.engine import Engine
 from model.modeling import BailingMoeV2ForCausalLM
@@ -32,6 +39,7 @@ from model.quantized import count_parameters, name_quantization
 from model.request import TokenStreamer, check_params, count_new_tokens
 from model.router_health import RouterHealth, RouterSnapshot, read_baseline
 from model.tokenizer import Detokenizer, Tokenizer
+from model.weights import ProgressCallback
 
 KERNELS = "torch reference"
 EMBEDDED = Path(__file__).parent / "embedded"
@@ -56,26 +64,32 @@ class LocalGenerator:
 
     @classmethod
     def load(
-        cls, folder: str | Path, dtype: str | torch.dtype | None = None, threads: int | None = None
+        cls,
+        folder: str | Path,
+        dtype: str | torch.dtype | None = None,
+        threads: int | None = None,
+        *,
+        on_progress: ProgressCallback | None = None,
+        cancel: threading.Event | None = None,
     ) -> LocalGenerator:
-        """Loads a checkpoint folder. dtype: "f32" or "bf16", by default f32 for a small model and as stored for a large
-        one; threads: torch's, by default its own choice. Raises CheckpointError naming what is wrong with the folder,
-        ValueError for an unknown precision."""
+        """Loads a checkpoint folder. dtype: what to compute in, "f32" or "bf16", by default f32 for a small model and
+        bf16, or as stored, for a large one; or "nf4" or "int8", to quantize plain weights. threads: torch's, by default
+        its own choice. Raises CheckpointError naming what is wrong with the folder, ValueError for an unknown
+        precision, LoadCancelled once `cancel` is set."""
         folder = Path(folder)
-        wanted = find_dtype(dtype)
+        find_precision(dtype)
         if threads is not None:
             torch.set_num_threads(threads)
         tokenizer = Tokenizer.load(folder)
         template = ChatTemplate.load(folder, tokenizer)
-        model = load_model(folder, wanted)
-        if wanted is None and count_parameters(model) < MAX_F32_PARAMETERS:
-            model.float()
+        dtype = dtype or default_dtype(folder)
+        model, sha256 = load_hashed_model(folder, dtype, on_progress=on_progress, cancel=cancel)
         if tokenizer.vocab_size > model.config.vocab_size:
             raise CheckpointError(
                 f"{folder.name}: the tokenizer has {tokenizer.vocab_size:,} tokens, the model only "
                 f"{model.config.vocab_size:,}; they do not belong together."
             )
-        info = describe_model(folder, model, tokenizer)
+        info = describe_model(folder, model, tokenizer, sha256)
         routers = RouterHealth(model, read_baseline(folder, model.config))
         model.router_observer = routers.observe
         return cls(Engine(model, tokenizer.stop_ids), tokenizer, template, info, routers)
@@ -143,34 +157,30 @@ class LocalGenerator:
         )
 
 
-def describe_model(folder: Path, model: BailingMoeV2ForCausalLM, tokenizer: Tokenizer) -> ModelInfo:
-    """What is shown and recorded of a loaded model; reads the weights once more for their hash."""
+def describe_model(
+    folder: Path, model: BailingMoeV2ForCausalLM, tokenizer: Tokenizer, sha256: str | None = None
+) -> ModelInfo:
+    """What is shown and recorded of a loaded model. Without `sha256` the weights are read once more for it."""
+    quantization, computed_in = name_quantization(model), name_precision(model.dtype)
     config = model.config
+    is_plain = quantization is None or config.quantization_config is None
     is_embedded = folder.resolve() == EMBEDDED.resolve()
     return ModelInfo(
         name="Bedside nano" if is_embedded else folder.resolve().name,
-        precision=name_quantization(model) or name_precision(model.dtype),
+        precision=quantization or computed_in,
         kernels=KERNELS,
         context_length=config.context_length,
         num_parameters=count_parameters(model),
-        weights_sha256=weights_sha256(folder),
+        weights_sha256=sha256 or weights_sha256(folder),
         is_embedded=is_embedded,
         details={
             "layers": config.num_hidden_layers,
             "experts": f"{config.num_experts}, {config.num_experts_per_tok} a token",
-            "stored as": name_precision(stored_dtype(config)),
+            "computed in": computed_in,
+            "stored as": name_precision(stored_dtype(config)) if is_plain else str(quantization),
             "end tokens": ", ".join(map(str, tokenizer.stop_ids)),
         },
     )
-
-
-def find_dtype(precision: str | torch.dtype | None) -> torch.dtype | None:
-    """The dtype of a precision's name; None, "as stored", stays None. ValueError for an unknown name."""
-    if precision is None or isinstance(precision, torch.dtype):
-        return precision
-    if precision not in PRECISIONS:
-        raise ValueError(f"Unknown precision {precision!r}; this version computes in {', '.join(PRECISIONS)}.")
-    return PRECISIONS[precision]
 
 
 def name_precision(dtype: torch.dtype) -> str:

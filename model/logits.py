@@ -13,10 +13,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from model.checkpoint import load_model
+from model.checkpoint import find_precision, load_model
 from model.config import ModelConfig
-from model.generator import find_dtype
 from model.modeling import ModelOutput
+from model.weights import ProgressCallback
 
 KERNEL_NAMES = ("reference",)
 
@@ -27,19 +27,22 @@ def run_logits(
     output_path: str | Path,
     precision: str | None = None,
     kernels: str | None = None,
+    on_progress: ProgressCallback | None = None,
 ) -> None:
     """Reads `input_ids` [B,S] and, if there, `attention_mask` [B,S] and `position_ids` [B,S]; writes `logits` [B,S,V]
     f32, `router.{i}.topk_ids` and `router.{i}.topk_weights` [B,S,K] of each MoE layer i, and `mtp_logits.0` where the
     checkpoint has such a layer.
 
-    precision None is f32 whatever the weights are stored in, since that is exact. Raises ValueError for an unknown
+    precision None computes in f32 whatever the weights are stored in, since that is exact; "nf4" and "int8" quantize
+    plain weights first. Raises ValueError for an unknown
     precision or kernels and for unusable input, CheckpointError for an unusable checkpoint.
     """
-    dtype = find_dtype(precision or "f32")
+    precision = precision or "f32"
+    find_precision(precision)
     if kernels not in (None, *KERNEL_NAMES):
         raise ValueError(f"Unknown kernels {kernels!r}; this version has {', '.join(KERNEL_NAMES)}.")
     inputs = _read_inputs(Path(input_path), ModelConfig.from_hf(Path(checkpoint)))
-    model = load_model(checkpoint, dtype)
+    model = load_model(checkpoint, precision, on_progress=on_progress)
     with torch.inference_mode():
         output = model(
             inputs["input_ids"],

@@ -19,7 +19,8 @@ from model.quantization import dequantize_fp8, dequantize_int4, dequantize_int8,
 
 
 class Matrix(nn.Module):
-    """A weight of `shape` [O, I] or [E, O, I] in some precision. Buffers keep their dtypes when the model is cast."""
+    """A weight of `shape` [O, I] or [E, O, I] in some precision. Its buffers keep their dtypes when the model is
+    cast; a new one has no memory before `to_empty`."""
 
     precision: ClassVar[str]
 
@@ -39,7 +40,7 @@ class Matrix(nn.Module):
         """Drops what the loaded values turned out not to need."""
 
     def _hold(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> None:
-        self.register_buffer(name, torch.empty(*self.shape[:-2], *shape, dtype=dtype))
+        self.register_buffer(name, torch.empty(*self.shape[:-2], *shape, dtype=dtype, device="meta"))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Matrix:
         """Moves with the model, but a cast to bf16 or f32 must not touch scales and packed weights."""
@@ -59,7 +60,7 @@ class DenseMatrix(Matrix):
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         super().__init__(shape)
-        self.weight = nn.Parameter(torch.empty(shape), requires_grad=False)
+        self.weight = nn.Parameter(torch.empty(shape, device="meta"), requires_grad=False)
 
     def dequantize(self, expert: int | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
         return select(self.weight, expert).to(dtype)

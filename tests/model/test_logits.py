@@ -51,7 +51,8 @@ def test_mtp_logits_only_where_there_is_such_a_layer(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("tensors", "options", "says"),
     [
-        ({"input_ids": [[1]]}, {"precision": "int4"}, "Unknown precision 'int4'"),
+        ({"input_ids": [[1]]}, {"precision": "int3"}, "Unknown precision 'int3'"),
+        ({"input_ids": [[1]]}, {"precision": "int4"}, "c_mtp is stored as plain weights, not as int4"),
         ({"input_ids": [[1]]}, {"kernels": "cuda"}, "Unknown kernels 'cuda'"),
         ({"tokens": [[1]]}, {}, "must hold integer input_ids"),
         ({"input_ids": [1, 2]}, {}, "must hold integer input_ids"),

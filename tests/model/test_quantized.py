@@ -22,7 +22,7 @@ def weight_of(model: BailingMoeV2ForCausalLM, name: str) -> Tensor:
     return model.get_submodule(f"{stack}.{projection}").dequantize(int(expert))  # type: ignore[operator]
 
 
-@pytest.mark.parametrize("case", ["q_ct_int4", "q_fp8_block"])
+@pytest.mark.parametrize("case", ["q_ct_int4", "q_fp8_block", "q_gptq_int4", "q_nf4"])
 def test_golden_weights_are_exact_and_logits_near(case: str, shared: Path) -> None:
     folder = shared / "golden" / case
     model, goldens = load_model(folder, torch.float32), load_goldens(folder)
