@@ -102,9 +102,13 @@ class RouterSnapshot:
 class HasRouterHealth(Generator, Protocol):
     """A generator whose routers can be seen; a remote server's cannot."""
 
-    def router_health(self, lifetime: bool = False) -> RouterSnapshot: ...
+    def router_health(self, lifetime: bool = False) -> RouterSnapshot:
+        """Of the last tokens, or of all since the model was loaded."""
+        ...
 
-    def restart_router_window(self) -> None: ...
+    def restart_router_window(self) -> None:
+        """Judges the routers by the tokens from now on."""
+        ...
 
 
 LayerTensors = Sequence[Tensor] | Tensor  # one for each MoE layer in order, or all in one with the layers first

@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from app import router_watch
 from app.events import Turn, TurnStatus
+from app.router_watch import RouterWatch
 from app.services import Services
 from contracts import ClaimKind, Direction, Generator, Message, Role, SamplingParams, Verdict
 from model.checkpoint import load_model, save_checkpoint
 from model.generator import EMBEDDED, LocalGenerator
-from model.router_health import BASELINE_FILE, HasRouterHealth, RouterState
+from model.router_health import BASELINE_FILE, HasRouterHealth, RouterSnapshot, RouterState
 from tests.app.conftest import LETTER
 from tests.app.test_cli import bedside
 from tests.app.test_pages import drawn, fresh_cache, open_app, use  # noqa: F401 - fresh_cache runs by itself
@@ -103,6 +105,13 @@ def test_odd_text_is_told_from_a_broken_router(make_services: Make, add_letter: 
     assert turn.model_findings == ()
     assert turn.usage.completion_tokens > 0
     assert {layer.state for layer in generator.router_health().layers} == {RouterState.HEALTHY}
+
+
+def test_a_self_test_that_sees_nothing_clears_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = LocalGenerator.load(EMBEDDED, threads=1)
+    list(generator.stream([Message(Role.USER, "mg " * 900)], SamplingParams(max_tokens=1)))
+    monkeypatch.setattr(router_watch, "run_self_test", lambda generator: RouterSnapshot((), 0, 256, True))
+    assert RouterWatch(generator).look().holds
 
 
 def test_the_shipped_model_raises_no_alarm(make_services: Make, add_letter: AddLetter) -> None:
