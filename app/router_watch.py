@@ -30,12 +30,12 @@ SOURCE = "arXiv 2101.03961; arXiv 2412.19437"
 COLLAPSED = (
     "The model is out of order: its router has collapsed in {layers}. Until that is mended, answers are sentences of "
     "the record. Tell whoever runs Bedside: compare the weights’ hash on the Model page with the publisher’s, start "
-    "Bedside again, and run `bedside eval precision`."
+    "Bedside again, and run “bedside eval precision”."
 )
 DRIFTED = (
     "The model routes ordinary text unlike its reference, in {layers}: its weights may not be the right ones. Read the "
     "sources closely. Tell whoever runs Bedside: compare the weights’ hash on the Model page with the publisher’s, and "
-    "run `bedside eval precision`."
+    "run “bedside eval precision”."
 )
 _RULES = {
     RouterState.COLLAPSED: ("router-collapse-layer-{layer}", Verdict.HOLD, COLLAPSED),

@@ -61,7 +61,7 @@ def _row(layer: LayerHealth) -> dict[str, object]:
         say("routers.layer"): layer.layer,
         say("routers.state"): say(f"routers.state.{layer.state.value}"),
         say("routers.load"): layer.load,
-        say("routers.entropy"): round(layer.entropy, 3),
+        say("routers.entropy"): f"{layer.entropy:.3f}",
         say("routers.dead"): f"{layer.dead:.0%}",
         say("routers.flooded"): f"{layer.flooded:.0%}",
         say("routers.busiest"): f"{layer.busiest:.0%}",
