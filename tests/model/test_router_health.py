@@ -12,10 +12,13 @@ import pytest
 import torch
 
 from contracts import Message, Role, SamplingParams
+from model.backend import CpuBackend, Slice, TorchBackend
 from model.checkpoint import save_checkpoint
 from model.config import CheckpointError
 from model.engine import Engine
 from model.generator import LocalGenerator
+from model.kernels.build import KernelsUnavailableError
+from model.kernels.cpu_decoder import Threads
 from model.modeling import BailingMoeV2ForCausalLM, Router
 from model.router_health import (
     BASELINE_FILE,
@@ -126,6 +129,25 @@ def test_layers_may_come_in_one_tensor() -> None:
         other.observe(topk_ids.int(), logits, 5)
     assert one.snapshot() == other.snapshot()
     assert one.snapshot().num_routed == 15
+
+
+def test_the_kernels_of_our_own_are_watched_alike() -> None:
+    try:
+        threads = Threads(1)
+    except KernelsUnavailableError as error:
+        pytest.skip(f"needs the C++ kernels: {error}")
+    model = make_model()
+    seen = []
+    for backend in (TorchBackend(model), CpuBackend(model, threads)):
+        health = RouterHealth(model)
+        model.router_observer = health.observe
+        backend.forward([Slice(list(range(20, 80)), 0, [0, 1], False), Slice(list(range(90, 120)), 0, [2], True)])
+        backend.forward([Slice([7], 60, [0, 1], True), Slice([8], 30, [2], True)])
+        seen.append(health.snapshot())
+    assert [snapshot.num_routed for snapshot in seen] == [92, 92]
+    for plain, own in zip(seen[0].layers, seen[1].layers, strict=True):
+        assert own.layer == plain.layer
+        assert own.load == pytest.approx(plain.load, abs=2 / 184)  # rounding may turn a choice or two
 
 
 def test_folding_never_waits_for_the_device() -> None:
