@@ -96,11 +96,13 @@ class LayerComparison:
 
 @dataclass(frozen=True, slots=True)
 class ModelComparison:
-    """kl [N] f32: KL(reference || candidate) in nats at each scored position; top1_agreement: share of those with the
-    same likeliest token; perplexity {group: (reference, candidate)}; embedding_error: relative, of the word embeddings;
-    head_kl: mean KL of norm and head given the reference's last hidden state."""
+    """kl [N] f32: KL(reference || candidate) in nats at each scored position; kl_means {group: its mean}; perplexity
+    {group: (reference, candidate)} of the named groups; top1_agreement: share of scored positions with the same
+    likeliest token; embedding_error: relative, of the word embeddings; head_kl: mean KL of norm and head, given the
+    reference's last hidden state; num_traced_tokens: positions of the piece-by-piece pass."""
 
     kl: Floats
+    kl_means: dict[str, float]
     top1_agreement: float
     perplexity: dict[str, tuple[float, float]]
     layers: tuple[LayerComparison, ...]
@@ -224,6 +226,7 @@ def compare_to(
         expert_errors = _compare_experts(trace, model)
     return ModelComparison(
         kl=np.concatenate(free.kl),
+        kl_means=free.kl_means(trace.sequences),
         top1_agreement=float(np.concatenate(free.is_top1_equal).mean()),
         perplexity=free.perplexity(),
         layers=tuple(stages.summarize(n, free, expert_errors) for n in range(stages.num_layers)),
@@ -266,6 +269,13 @@ class _FreeRun:
             losses = tuple(-rows[: len(targets_N)].gather(1, targets_N[:, None])[:, 0].numpy()
                            for rows in (reference_NV, candidate_NV))  # fmt: skip
             self._loss.setdefault(sequence.group, []).append((losses[0], losses[1]))
+
+    def kl_means(self, sequences: Sequence[TokenSequence]) -> dict[str, float]:
+        """The mean KL of each group, "" included."""
+        parts: dict[str, list[Floats]] = {}
+        for sequence, kl in zip(sequences, self.kl, strict=True):
+            parts.setdefault(sequence.group, []).append(kl)
+        return {group: float(np.concatenate(found).mean()) for group, found in parts.items()}
 
     def perplexity(self) -> dict[str, tuple[float, float]]:
         """exp of the mean loss of each group, of reference and candidate."""

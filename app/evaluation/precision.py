@@ -77,11 +77,14 @@ class _Checkpoint:
     generator: LocalGenerator
 
     @classmethod
-    def load(cls, folder: Path, step: str, on_progress: ProgressCallback) -> _Checkpoint:
+    def load(cls, folder: Path, role: str, on_progress: ProgressCallback) -> _Checkpoint:
         tokenizer = Tokenizer.load(folder)
         template = ChatTemplate.load(folder, tokenizer)
         model = load_model(
-            folder, on_progress=lambda read: on_progress(step, read.bytes_done // MB, read.bytes_total // MB)
+            folder,
+            on_progress=lambda load: on_progress(
+                f"{role}, {load.step} weights: MB", load.bytes_done // MB, load.bytes_total // MB
+            ),
         )
         info = describe_model(folder, model, tokenizer)
         generator = LocalGenerator(Engine(model, tokenizer.stop_ids), tokenizer, template, info)
@@ -135,7 +138,7 @@ def compare_checkpoints(
 def _run_reference(
     folder: Path, material: _Material, scratch: Path, on_progress: ProgressCallback
 ) -> tuple[Trace, list[str], ModelInfo]:
-    checkpoint = _Checkpoint.load(folder, "reference, loading: MB", on_progress)
+    checkpoint = _Checkpoint.load(folder, "reference", on_progress)
     sequences = _make_sequences(checkpoint, material)
     trace = record_trace(
         checkpoint.model, sequences, scratch, lambda done, total: on_progress("reference, reading: item", done, total)
@@ -147,7 +150,7 @@ def _run_reference(
 def _run_candidate(
     folder: Path, material: _Material, trace: Trace, on_progress: ProgressCallback
 ) -> tuple[ModelComparison, list[str], ModelInfo]:
-    checkpoint = _Checkpoint.load(folder, "candidate, loading: MB", on_progress)
+    checkpoint = _Checkpoint.load(folder, "candidate", on_progress)
     if tuple(_make_sequences(checkpoint, material)) != trace.sequences:
         raise ValueError(
             "Reference and candidate read the same text as different tokens: copy tokenizer.json, "
@@ -263,6 +266,7 @@ def _describe_comparison(comparison: ModelComparison) -> dict[str, Any]:
             "median": _number(np.median(kl)),
             "p99": _number(np.percentile(kl, 99)),
             "max": _number(kl.max()),
+            "by_text": {group or "answers": _number(mean) for group, mean in comparison.kl_means.items()},
             "log10_edges": [round(float(edge), 3) for edge in KL_BINS],
             "counts": counts.tolist(),
         },

@@ -14,6 +14,7 @@ from app.ui.failures import draw_failure
 from app.ui.text import count, escape, say
 
 MAX_SHOWN = 40  # changed answers on the screen; the page beside the weights holds them all
+_COLOUR = "#1f7f8b"  # the theme's primary colour, which charts do not take up by themselves
 _KEY_FIGURES = ("kl_mean", "top1_agreement", "experts_overlap", "perplexity_ratio")
 
 
@@ -87,7 +88,7 @@ def _draw_layers(layers: Sequence[Mapping[str, Any]]) -> None:
         st.caption(say(f"precision.chart.{key}"))
         y = say(f"precision.column.{key}")
         rows = [{x: str(layer["layer"]), y: layer[key]} for layer in layers if layer[key] is not None]
-        st.bar_chart(rows, x=x, y=y, height=180, sort=False)
+        st.bar_chart(rows, x=x, y=y, height=180, sort=False, color=_COLOUR)
 
 
 def _draw_changes(changes: Sequence[Mapping[str, Any]]) -> None:

@@ -45,6 +45,7 @@ def test_a_model_is_no_distance_from_itself(compared: Callable) -> None:
     assert (same.top1_agreement, same.head_kl, same.embedding_error) == (1, 0, 0)
     assert all(reference == candidate > 1 for reference, candidate in same.perplexity.values())
     assert set(same.perplexity) == {"en", "zh"}
+    assert same.kl_means == {"": 0, "en": 0, "zh": 0}
     assert [layer.error for layer in same.layers] == [0, 0, 0]
     assert [layer.experts_equal for layer in same.layers] == [None, 1, 1]
 
@@ -54,6 +55,7 @@ def test_bf16_is_a_small_distance_from_f32(tmp_path: Path) -> None:
     rounded = compare_to(trace, load_model(EMBEDDED, torch.bfloat16))
     assert 0 < rounded.kl.mean() < 0.05
     assert rounded.top1_agreement > 0.9
+    assert rounded.kl_means[""] == pytest.approx(rounded.kl[: len(SEQUENCES[0].token_ids) - 30].mean())
     assert all(0 < layer.error < 0.1 for layer in rounded.layers)
     assert all(layer.worst_expert_error < 0.02 for layer in rounded.layers[1:])
 
