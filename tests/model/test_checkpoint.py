@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,8 +12,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from contracts import LoadCancelled, LoadProgress
 from model.checkpoint import INDEX, WEIGHTS, load_model, save_checkpoint, weights_sha256
 from model.config import CheckpointError
+from model.weights import Watch
 from tests.model.conftest import make_model
 from tests.model.goldens import LOCAL
 
@@ -114,7 +117,7 @@ def test_checkpoint_without_the_mtp_layer_its_config_names_is_refused(folder: Pa
 def test_truncated_file_is_named(folder: Path, keep: int) -> None:
     data = (folder / WEIGHTS).read_bytes()
     (folder / WEIGHTS).write_bytes(data[:keep])
-    with pytest.raises(CheckpointError, match=r"model\.safetensors is (truncated|missing|damaged)"):
+    with pytest.raises(CheckpointError, match=r"model\.safetensors is truncated"):
         load_model(folder)
 
 
@@ -147,12 +150,89 @@ def test_folder_without_weights_is_named(folder: Path) -> None:
         load_model(folder)
 
 
+def flip_last_byte(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+def write_sums(folder: Path, *names: str) -> None:
+    lines = [f"{hashlib.sha256((folder / name).read_bytes()).hexdigest()} *./{name}\n" for name in names]
+    (folder / "SHA256SUMS").write_text("".join(lines))
+
+
+def write_hub_notes(folder: Path, *names: str) -> None:
+    notes = folder / ".cache" / "huggingface" / "download"
+    notes.mkdir(parents=True)
+    (notes / "config.json.metadata").write_text("c0ffee\nd41d8cd98f00b204e9800998ecf8427e\n1700000000.0\n")
+    for name in names:
+        digest = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+        (notes / f"{name}.metadata").write_text(f"c0ffee\n{digest}\n1700000000.0\n")
+
+
+@pytest.mark.parametrize("write_hashes", [write_sums, write_hub_notes])
+def test_flipped_byte_is_found_where_the_folder_has_hashes(folder: Path, write_hashes: Callable) -> None:
+    split_into_shards(folder)
+    write_hashes(folder, "a.safetensors", "b.safetensors")
+    load_model(folder)
+    flip_last_byte(folder / "b.safetensors")
+    with pytest.raises(CheckpointError, match=r"b\.safetensors is damaged: its SHA-256"):
+        load_model(folder)
+
+
+def test_line_that_is_no_hash_is_named(folder: Path) -> None:
+    (folder / "SHA256SUMS").write_text("model.safetensors\n")
+    with pytest.raises(CheckpointError, match=r"SHA256SUMS: 'model\.safetensors' is not a line"):
+        load_model(folder)
+
+
+def test_progress_counts_every_byte_of_each_step(folder: Path) -> None:
+    split_into_shards(folder)
+    write_sums(folder, "a.safetensors", "b.safetensors")
+    seen: list[LoadProgress] = []
+    load_model(folder, torch.float32, on_progress=seen.append)
+    assert list(dict.fromkeys(progress.step for progress in seen)) == ["verifying", "reading"]
+    size = sum((folder / name).stat().st_size for name in ("a.safetensors", "b.safetensors"))
+    for step, at_least in (("verifying", size), ("reading", size - 100_000)):  # headers are not counted
+        steps = [progress for progress in seen if progress.step == step]
+        done = [progress.bytes_done for progress in steps]
+        assert done == sorted(done)
+        assert done[-1] == steps[-1].bytes_total
+        assert at_least <= done[-1] <= size
+        assert steps[-1].file == "b.safetensors"
+        assert steps[-1].seconds_left == 0
+
+
+@pytest.mark.parametrize("step", ["verifying", "reading"])
+def test_loading_stops_when_asked(folder: Path, step: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    cancel, begun = threading.Event(), []
+    write_sums(folder, WEIGHTS)
+
+    class Stop(Watch):
+        def add(self, file: str, num_bytes: int) -> None:
+            begun.append(self._step)
+            if self._step == step:
+                cancel.set()
+            super().add(file, num_bytes)
+
+    monkeypatch.setattr("model.checkpoint.Watch", Stop)
+    with pytest.raises(LoadCancelled):
+        load_model(folder, cancel=cancel)
+    assert begun[-1] == step
+    assert begun.count(step) == 1
+
+
+def test_index_and_files_are_checked_before_a_byte_is_hashed(folder: Path) -> None:
+    write_sums(folder, WEIGHTS)
+    change_tensors(folder, lambda tensors: tensors.pop(EXPERT))
+    with pytest.raises(CheckpointError, match=f"{EXPERT} is missing"):
+        load_model(folder)
+
+
 def test_hash_tells_weights_apart(folder: Path) -> None:
     whole = weights_sha256(folder)
     assert whole == hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
     split_into_shards(folder)
     sharded = weights_sha256(folder)
-    data = bytearray((folder / "b.safetensors").read_bytes())
-    data[-1] ^= 1
-    (folder / "b.safetensors").write_bytes(data)
+    flip_last_byte(folder / "b.safetensors")
     assert len({whole, sharded, weights_sha256(folder)}) == 3

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import shutil
 import threading
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ from contracts import (
     GenerationEnd,
     GenerationEvent,
     Generator,
+    LoadCancelled,
+    LoadProgress,
     Message,
     ModelInfo,
     PrefillProgress,
@@ -21,13 +24,14 @@ from contracts import (
     TextChunk,
 )
 from model.chat_template import ChatTemplate
-from model.checkpoint import save_checkpoint
+from model.checkpoint import WEIGHTS, save_checkpoint
 from model.config import CheckpointError
 from model.fake import FakeEngine, FakeGenerator
 from model.generator import LocalGenerator
 from model.kv_cache import KVCache
 from model.tokenizer import Tokenizer
 from tests.model.conftest import TEMPLATE, make_fast_tokenizer, make_model
+from tests.model.quantized_checkpoints import encode_int4, write_quantized
 
 QUESTION = [Message(Role.SYSTEM, "Take 5 mg."), Message(Role.USER, "头痛三天?")]
 PARAMS = SamplingParams(max_tokens=30)
@@ -79,6 +83,51 @@ def test_precision_is_chosen_by_name(checkpoint: Path) -> None:
     assert LocalGenerator.load(checkpoint, dtype="bf16").info.precision == "bf16"
     with pytest.raises(ValueError, match="Unknown precision 'int3'"):
         LocalGenerator.load(checkpoint, dtype="int3")
+
+
+@pytest.fixture
+def quantized(checkpoint: Path, tmp_path: Path) -> Path:
+    """The same folder in INT4."""
+    shutil.copytree(checkpoint, tmp_path, dirs_exist_ok=True)
+    write_quantized(tmp_path, encode_int4(16), {"quant_method": "compressed-tensors"})
+    return tmp_path
+
+
+def test_quantized_folder_answers_and_says_what_it_is(quantized: Path, local: LocalGenerator) -> None:
+    generator = LocalGenerator.load(quantized)
+    info = generator.info
+    assert info.precision == "int4 (group 16)"
+    assert (info.details["computed in"], info.details["stored as"]) == ("f32", "int4 (group 16)")
+    assert info.num_parameters == local.info.num_parameters
+    *_, end = generator.stream(QUESTION, PARAMS)
+    assert isinstance(end, GenerationEnd)
+    assert end.completion_tokens > 0
+    details = LocalGenerator.load(quantized, dtype="bf16").info.details
+    assert details["computed in"] == "bf16"
+
+
+@pytest.mark.parametrize("precision", ["nf4", "int8"])
+def test_plain_folder_is_quantized_by_name(precision: str, checkpoint: Path) -> None:
+    generator = LocalGenerator.load(checkpoint, dtype=precision)
+    assert (generator.info.precision, generator.info.details["stored as"]) == (precision, "f32")
+    assert list(generator.stream(QUESTION, PARAMS))
+
+
+def test_files_are_hashed_once_and_the_hash_is_kept(quantized: Path) -> None:
+    digest = hashlib.sha256((quantized / WEIGHTS).read_bytes()).hexdigest()
+    (quantized / "SHA256SUMS").write_text(f"{digest}  {WEIGHTS}\n")
+    seen: list[LoadProgress] = []
+    info = LocalGenerator.load(quantized, on_progress=seen.append).info
+    assert info.weights_sha256 == digest
+    finished = [progress.step for progress in seen if progress.bytes_done == progress.bytes_total]
+    assert finished == ["verifying", "reading"]
+
+
+def test_loading_is_cancelled(checkpoint: Path) -> None:
+    cancel = threading.Event()
+    cancel.set()
+    with pytest.raises(LoadCancelled):
+        LocalGenerator.load(checkpoint, cancel=cancel)
 
 
 def test_text_is_whole_and_end_tokens_are_not_text() -> None:

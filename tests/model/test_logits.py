@@ -30,6 +30,27 @@ def test_file_to_file_matches_the_goldens(case: str, shared: Path, tmp_path: Pat
     assert ours["logits"].dtype is torch.float32
 
 
+@pytest.mark.parametrize("case", ["q_ct_int4", "q_gptq_int4", "q_fp8_block", "q_nf4"])
+def test_quantized_checkpoint_is_computed_in_f32(case: str, shared: Path, tmp_path: Path) -> None:
+    folder = shared / "golden" / case
+    goldens = load_goldens(folder)
+    run_logits(folder, write_inputs(tmp_path / "in", input_ids=goldens["input_ids"]), tmp_path / "out")
+    assert find_differences(load_file(tmp_path / "out"), {"logits": goldens["logits"]}) == []
+    stored = case.split("_")[1].replace("ct", "int4").replace("gptq", "int4")
+    run_logits(folder, tmp_path / "in", tmp_path / "named", precision=stored)
+    assert torch.equal(load_file(tmp_path / "named")["logits"], load_file(tmp_path / "out")["logits"])
+
+
+@pytest.mark.parametrize("precision", ["nf4", "int8"])
+def test_plain_checkpoint_is_quantized_on_the_fly(precision: str, tmp_path: Path) -> None:
+    inputs = write_inputs(tmp_path / "in", input_ids=torch.tensor([[1, 2, 3]]))
+    run_logits(LOCAL / "c_mtp", inputs, tmp_path / "plain")
+    run_logits(LOCAL / "c_mtp", inputs, tmp_path / "rounded", precision=precision)
+    plain, rounded = (load_file(tmp_path / name)["logits"] for name in ("plain", "rounded"))
+    assert not torch.allclose(plain, rounded, atol=1e-4)
+    assert torch.corrcoef(torch.stack((plain.flatten(), rounded.flatten())))[0, 1] > 0.6
+
+
 def test_clone_alone_matches_file_to_file(tmp_path: Path) -> None:
     goldens = load_goldens(LOCAL / "c_mtp")
     run_logits(LOCAL / "c_mtp", write_inputs(tmp_path / "in", input_ids=goldens["input_ids"]), tmp_path / "out")
