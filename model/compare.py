@@ -25,6 +25,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from model.config import ModelConfig
 from model.modeling import BailingMoeV2ForCausalLM, DecoderLayer, ModelOutput, MoE, RouterOutput
 
 MAX_TRACED_TOKENS = 8192  # positions whose hidden states are kept: at 103 B (33 states of 4096 f32) 4.4 GB of disk
@@ -124,7 +125,7 @@ def record_trace(
 
     Raises OSError if the disk cannot hold it, before any work where that can be known.
     """
-    trace = Trace(folder, tuple(sequences), _shape_of(model))
+    trace = Trace(folder, tuple(sequences), shape_of(model.config))
     _require_space(trace, model)
     kept = set(trace.traced)
     with trace.log_probs_path.open("wb") as log_probs, trace.hidden_path.open("wb") as hidden:
@@ -207,7 +208,7 @@ def compare_to(
     trace: Trace, model: BailingMoeV2ForCausalLM, on_progress: Progress = lambda done, total: None
 ) -> ModelComparison:
     """Holds the candidate against a reference's trace. Raises ValueError if the two are not of one shape."""
-    if _shape_of(model) != trace.shape:
+    if shape_of(model.config) != trace.shape:
         raise ValueError(
             "Reference and candidate are different models: layers, experts or vocabulary of their config.json differ."
         )
@@ -392,8 +393,8 @@ def _sorted_ids(router: RouterOutput) -> Tensor:
     return router.topk_ids.sort(-1).values
 
 
-def _shape_of(model: BailingMoeV2ForCausalLM) -> tuple[int, ...]:
-    config = model.config
+def shape_of(config: ModelConfig) -> tuple[int, ...]:
+    """What two models must have in common: layers, hidden size, experts, experts per token, vocabulary."""
     return (config.num_hidden_layers, config.hidden_size, config.num_experts, config.num_experts_per_tok,
             config.vocab_size)  # fmt: skip
 

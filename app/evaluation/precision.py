@@ -28,11 +28,12 @@ from app.evaluation.report import FORMAT
 from contracts import Message, ModelInfo, Passage, ProgressCallback, SamplingParams, TextChunk
 from model.chat_template import ChatTemplate
 from model.checkpoint import list_shards, load_model
-from model.compare import ModelComparison, TokenSequence, Trace, compare_to, record_trace
+from model.compare import ModelComparison, TokenSequence, Trace, compare_to, record_trace, shape_of
 from model.config import ModelConfig
 from model.engine import Engine
 from model.generator import LocalGenerator, describe_model
 from model.modeling import BailingMoeV2ForCausalLM
+from model.safetensors_file import SafetensorsFile
 from model.sampler import SamplerError
 from model.tokenizer import Tokenizer
 from safety.checker import RuleSafetyChecker
@@ -103,11 +104,7 @@ def compare_checkpoints(
     if limit is not None and limit < 1:
         raise ValueError(f"--limit is {limit}; it must be at least 1.")
     started = time.perf_counter()
-    for folder in (reference, candidate):  # a broken folder is refused before hours of work on the other
-        Tokenizer.load(folder)
-        list_shards(folder)
-    if ModelConfig.from_hf(reference).vocab_size != ModelConfig.from_hf(candidate).vocab_size:
-        raise ValueError(f"{reference.name} and {candidate.name} have different vocabularies and cannot be compared.")
+    _check_folders(reference, candidate)
     material, gate, checker = _Material.load(limit), load_gate(), RuleSafetyChecker()
     with tempfile.TemporaryDirectory(prefix="bedside-precision-") as scratch:
         trace, expected, first = _run_reference(reference, material, Path(scratch), on_progress)
@@ -130,6 +127,20 @@ def compare_checkpoints(
     report["gate"] = judge(gate, report["figures"], report["layers"])
     report["seconds"] = round(time.perf_counter() - started, 1)
     return report
+
+
+def _check_folders(reference: Path, candidate: Path) -> None:
+    """Refuses a folder that is plainly broken, or not of the same model, before hours of work on the other."""
+    for folder in (reference, candidate):
+        Tokenizer.load(folder)
+        for name in list_shards(folder):
+            with SafetensorsFile(folder / name):
+                pass
+    if shape_of(ModelConfig.from_hf(reference)) != shape_of(ModelConfig.from_hf(candidate)):
+        raise ValueError(
+            f"{reference.name} and {candidate.name} are different models: layers, experts or vocabulary of their "
+            "config.json differ."
+        )
 
 
 # --- running ----------------------------------------------------------------------------------------------------

@@ -130,6 +130,16 @@ def test_a_folder_that_cannot_be_compared_is_refused_at_once(reference: Path, tm
 
     with pytest.raises(CheckpointError, match=r"tokenizer\.json"):
         compare_checkpoints(reference, tmp_path, on_progress=never)
+    cut = Path(shutil.copytree(reference, tmp_path / "cut"))
+    with (cut / "model.safetensors").open("r+b") as file:
+        file.truncate(10_000_000)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors"):
+        compare_checkpoints(reference, cut, on_progress=never)
+    shutil.copy(reference / "model.safetensors", cut)
+    config = json.loads((cut / "config.json").read_text()) | {"num_experts": 32}
+    (cut / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="different models"):
+        compare_checkpoints(reference, cut, on_progress=never)
     with pytest.raises(ValueError, match="at least 1"):
         compare_checkpoints(reference, reference, 0, never)
 
