@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from app.config import ROOT
 from app.errors import InputError
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from model.quantize.stream import QuantizeReport
 
 INTERRUPTED = 130
+DEFAULT_TEXT = ROOT / "model" / "quantize" / "calibration" / "clinical.txt"
 SHOW_EVERY_S = {True: 0.5, False: 30.0}  # on a terminal, where the line is redrawn; in a log
 
 
@@ -27,29 +29,36 @@ def quantize(
     target: Annotated[Path, typer.Argument(help="Folder to write; an interrupted one is gone on with.")],
     form: Annotated[str, typer.Option("--format", help="int4: compressed-tensors pack-quantized.")] = "int4",
     group_size: Annotated[int, typer.Option(help="Columns that share a scale.")] = 128,
-    method: Annotated[str, typer.Option(help="rtn: round to nearest.")] = "rtn",
+    method: Annotated[str, typer.Option(help="rtn: round to nearest; gptq: by calibration text, hours.")] = "rtn",
     attention: Annotated[bool, typer.Option(help="Quantize attention too.")] = True,
     lm_head: Annotated[bool, typer.Option("--lm-head", help="Quantize the head too.")] = False,
     mtp_projection: Annotated[bool, typer.Option("--mtp-projection", help="Quantize an MTP layer's eh_proj.")] = False,
+    calibration: Annotated[Path | None, typer.Option(help="UTF-8 text for gptq; by default a clinical one.")] = None,
+    calibration_tokens: Annotated[int, typer.Option(min=64, help="Most tokens of it to use.")] = 32768,
+    act_order: Annotated[bool, typer.Option("--act-order", help="gptq: largest inputs first.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Start over in a folder this command made.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print sizes, memory and time; write nothing.")] = False,
     json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")] = False,
 ) -> None:
     """Quantizes a checkpoint to INT4, a layer at a time; run again after an interruption, it goes on."""
+    from model.quantize.calibrate import read_calibration
     from model.quantize.estimate import estimate
     from model.quantize.source import QuantizeOptions
     from model.quantize.stream import quantize_checkpoint
 
     if form != "int4":
         raise InputError(f"--format is {form!r}; this version writes int4.")
-    options = QuantizeOptions(method, group_size, attention, lm_head, mtp_projection)
+    options = QuantizeOptions(method, group_size, attention, lm_head, mtp_projection, act_order)
+    ids = None
+    if method == "gptq":
+        ids = read_calibration(source, _read_text(calibration or DEFAULT_TEXT), calibration_tokens)
     if dry_run:
-        expected = estimate(source, target, options)
+        expected = estimate(source, target, options, 0 if ids is None else ids.numel())
         _print(describe_estimate(expected), asdict(expected) if json_output else None)
         return
     meter = Meter()
     try:
-        report = quantize_checkpoint(source, target, options, overwrite=overwrite, show=meter.show)
+        report = quantize_checkpoint(source, target, options, calibration_ids=ids, overwrite=overwrite, show=meter.show)
     except KeyboardInterrupt:
         typer.echo("\nbedside: interrupted; the same command goes on with the first unfinished layer.", err=True)
         raise typer.Exit(INTERRUPTED) from None
@@ -114,6 +123,15 @@ def _duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text ({error.reason}); convert it first.") from error
 
 
 def _print(text: str, value: object) -> None:

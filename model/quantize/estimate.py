@@ -9,10 +9,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
+from model.quantize.calibrate import sum_squares
+from model.quantize.gptq import quantize_gptq
 from model.quantize.rtn import quantize_rtn
-from model.quantize.shards import Plan, lay_out, layout_bytes, make_plan
+from model.quantize.shards import NUM_WORKERS, Plan, lay_out, layout_bytes, make_plan, run_ordered, start_workers
 from model.quantize.source import QuantizeOptions, Source
-from model.quantize.stream import NUM_WORKERS, PIECE_ELEMENTS, check_target, run_ordered, start_workers
+from model.quantize.stream import PIECE_ELEMENTS, check_target
 
 PROCESS_BYTES = 450_000_000  # the interpreter with torch, measured
 PIECE_BYTES = PIECE_ELEMENTS * 8  # a piece as stored, in float32, and packed
@@ -32,8 +36,11 @@ class Estimate:
     undivided: tuple[str, ...]
 
 
-def estimate(source_folder: Path, target: Path, options: QuantizeOptions) -> Estimate:
-    """Reads and quantizes one tensor in memory; writes nothing. Raises as `quantize_checkpoint` for what is wrong."""
+def estimate(source_folder: Path, target: Path, options: QuantizeOptions, num_tokens: int = 0) -> Estimate:
+    """Reads and quantizes one tensor in memory; writes nothing. `num_tokens` of calibration, for GPTQ.
+
+    Raises as `quantize_checkpoint` for what is wrong.
+    """
     check_target(source_folder, target)
     with Source(source_folder) as source:
         plan = make_plan(source, options)
@@ -44,10 +51,12 @@ def estimate(source_folder: Path, target: Path, options: QuantizeOptions) -> Est
             source_bytes=source_bytes,
             precisions=_precisions(source) | {"int4": sum(shards.values())},
             shards=shards,
-            disk_bytes=sum(shards.values()),
+            disk_bytes=sum(shards.values()) + 2 * num_tokens * source.config.hidden_size * source.dtype.itemsize,
             free_bytes=shutil.disk_usage(existing).free,
-            peak_memory_bytes=PROCESS_BYTES + (3 * NUM_WORKERS + 1) * PIECE_BYTES,
-            seconds=source_bytes / _time_one_tensor(source, plan, options),
+            peak_memory_bytes=PROCESS_BYTES
+            + (3 * NUM_WORKERS + 1) * PIECE_BYTES
+            + (_calibration_bytes(source, plan, num_tokens) if options.method == "gptq" else 0),
+            seconds=_time(source, plan, options, num_tokens),
             undivided=plan.undivided,
         )
 
@@ -63,19 +72,40 @@ def _precisions(source: Source) -> dict[str, int]:
     return {"bf16": bf16, "fp8": fp8}
 
 
-def _time_one_tensor(source: Source, plan: Plan, options: QuantizeOptions) -> float:
-    """Source bytes a second, from a weight in the middle of the model that every worker quantizes once."""
+def _calibration_bytes(source: Source, plan: Plan, num_tokens: int) -> int:
+    """GPTQ's: the residual stream and what a layer makes of it, and the largest weight with its Hessian."""
+    config = source.config
+    streams = num_tokens * (16 * config.hidden_size + 4 * config.intermediate_size)
+    largest = max(
+        4 * columns * (5 * columns + 12 * rows) for rows, columns in (source.shapes[n] for n in plan.quantized)
+    )
+    return streams + largest
+
+
+def _time(source: Source, plan: Plan, options: QuantizeOptions, num_tokens: int) -> float:
+    """Seconds for the whole from those for a weight in the middle, which every worker quantizes once."""
     names = sorted(plan.quantized, key=lambda name: (math.prod(source.shapes[name]), name))
     name = names[len(names) // 2]
     begin, end = next(source.row_pieces(name, PIECE_ELEMENTS))
+    num_rows, num_columns = source.shapes[name]
+    num_inputs = num_tokens * source.config.num_experts_per_tok // source.config.num_experts
 
     def work() -> None:
-        quantize_rtn(source.read_rows(name, begin, end), options.group_size, source.dtype)
+        rows = source.read_rows(name, begin, end)
+        if options.method == "rtn":
+            quantize_rtn(rows, options.group_size, source.dtype)
+        else:
+            quantize_gptq(rows, sum_squares(torch.randn(num_inputs, num_columns)), options.group_size, source.dtype)
+
+    def cost(name: str) -> int:
+        rows, columns = source.shapes[name]
+        if options.method == "rtn":
+            return rows * columns
+        return columns**2 * (rows + columns + (num_inputs if ".experts." in name else num_tokens))
 
     with start_workers() as pool:
         list(run_ordered(pool, work, [()] * NUM_WORKERS))  # the first call prepares the libraries
         started = time.perf_counter()
         list(run_ordered(pool, work, [()] * NUM_WORKERS))
-        seconds = time.perf_counter() - started
-    share = (end - begin) / source.shapes[name][0]
-    return NUM_WORKERS * source.source_bytes(name) * share / seconds
+        seconds = (time.perf_counter() - started) * num_rows / (end - begin)
+    return seconds * sum(map(cost, plan.quantized)) / (NUM_WORKERS * cost(name))

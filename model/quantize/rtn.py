@@ -25,8 +25,8 @@ CHUNK = 2**17  # weights worked on at a time, so that all steps stay in a core's
 
 @dataclass(frozen=True, slots=True)
 class PackedWeight:
-    """packed i32 [O, I/8] and scales [O, N] as stored; `dequantized` their f32 [O, I]; `squared_error` of that against
-    the source, and the source's own `squared_norm`."""
+    """packed i32 [O, I/8] and scales [O, N] as stored; `squared_error` of what they dequantize to against the source,
+    and the source's own `squared_norm`."""
 
     packed: Tensor
     scales: Tensor
@@ -78,6 +78,20 @@ def pack(q_OI: Tensor, scales_ON: Tensor, source_OI: Tensor) -> PackedWeight:
     assert torch.equal(dequantized, meant), "packed weights do not unpack to what was packed"
     error = float((dequantized - source_OI).square_().sum())
     return PackedWeight(packed, scales_ON, error, float(source_OI.square().sum()))
+
+
+def pack_rows(q_OI: Tensor, scales_ON: Tensor, source_OI: Tensor) -> PackedWeight:
+    """`pack`, some rows at a time: unpacked, a matrix takes several times its size. The source of any float dtype."""
+    rows = max(1, CHUNK // q_OI.shape[1])
+    parts = zip(q_OI.split(rows), scales_ON.split(rows), source_OI.split(rows), strict=True)
+    return concat([pack(q, scales, source.float()) for q, scales, source in parts])
+
+
+def dequantize_rows(weight: PackedWeight, num_columns: int, dtype: torch.dtype) -> Tensor:
+    """[O, I] in `dtype`, some rows at a time."""
+    rows = max(1, CHUNK // num_columns)
+    parts = zip(weight.packed.split(rows), weight.scales.split(rows), strict=True)
+    return torch.cat([dequantize_int4(packed, scales, num_columns).to(dtype) for packed, scales in parts])
 
 
 def concat(parts: list[PackedWeight]) -> PackedWeight:

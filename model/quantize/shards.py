@@ -6,10 +6,14 @@ import hashlib
 import math
 import os
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,6 +24,8 @@ from model.quantize.source import QuantizeOptions, Source
 from model.safetensors_file import SafetensorsFile, SafetensorsWriter
 
 COPY_ELEMENTS = 2**24
+NUM_WORKERS = 2
+T = TypeVar("T")
 Layout = dict[str, tuple[torch.dtype, tuple[int, ...]]]
 
 
@@ -185,6 +191,29 @@ class ShardWriter:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._writer.discard()
+
+
+def run_ordered(pool: ThreadPoolExecutor, work: Callable[..., T], arguments: Iterable[tuple[Any, ...]]) -> Iterator[T]:
+    """Results in the order of the arguments, with a bounded number of them under way or waiting."""
+    pending: deque[Future[T]] = deque()
+    for item in arguments:
+        pending.append(pool.submit(work, *item))
+        if len(pending) > 2 * NUM_WORKERS:
+            yield pending.popleft().result()
+    while pending:
+        yield pending.popleft().result()
+
+
+@contextmanager
+def start_workers() -> Iterator[ThreadPoolExecutor]:
+    """Workers that each compute on one core: the steps are too short to be worth dividing among cores."""
+    num_threads = torch.get_num_threads()
+    pool = ThreadPoolExecutor(NUM_WORKERS, initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(num_threads)  # the workers' setting is also the default of threads to come
 
 
 def hash_input(tensor: Tensor) -> memoryview:

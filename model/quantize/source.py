@@ -23,7 +23,7 @@ from model.safetensors_file import SafetensorsFile, TensorInfo
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 FP8 = torch.float8_e4m3fn
-METHODS = ("rtn",)
+METHODS = ("rtn", "gptq")
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,18 +12,18 @@ import hashlib
 import json
 import os
 import shutil
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
+from torch import Tensor
 
 from model.checkpoint import INDEX
 from model.config import CheckpointError, read_json
+from model.quantize.calibrate import Calibration
 from model.quantize.rtn import PackedWeight, quantize_rtn
 from model.quantize.shards import (
     Layout,
@@ -33,16 +33,20 @@ from model.quantize.shards import (
     ShardWriter,
     Step,
     hash_file,
+    hash_tensor,
     lay_out,
     layout_bytes,
     make_plan,
+    run_ordered,
+    start_workers,
 )
 from model.quantize.source import QuantizeOptions, Source
+from model.safetensors_file import SafetensorsFile, SafetensorsWriter
 
 JOURNAL = ".quantize.json"
 SUMS = "SHA256SUMS"
+HIDDEN = ".hidden-"
 OURS = ("*.safetensors", "*.partial", INDEX, SUMS, JOURNAL)
-NUM_WORKERS = 2
 PIECE_ELEMENTS = 2**23  # weights a worker takes at a time: 48 MB with their float32 copy
 MAX_COPIED_BYTES = 2**26  # files beside the weights that are larger than a tokenizer are weights in another format
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -69,19 +73,26 @@ def quantize_checkpoint(
     target_folder: str | Path,
     options: QuantizeOptions,
     *,
+    calibration_ids: Tensor | None = None,
     overwrite: bool = False,
     show: Callable[[Step], None] = lambda step: None,
 ) -> QuantizeReport:
-    """Writes `target_folder`, or goes on with it. Raises CheckpointError or ValueError for what cannot be read,
-    OutputError for what cannot be written."""
+    """Writes `target_folder`, or goes on with it. GPTQ needs `calibration_ids` [B,S] i64.
+
+    Raises CheckpointError or ValueError for what cannot be read, OutputError for what cannot be written.
+    """
     source_folder, target = Path(source_folder), Path(target_folder)
     check_target(source_folder, target)
     with Source(source_folder) as source, _sentences(target):
         plan = make_plan(source, options)
         layouts = {shard.file: lay_out(source, shard, plan, options) for shard in plan.shards}
-        journal = _open_journal(target, {"source": source.identity(), "options": asdict(options)}, overwrite)
+        identity: dict[str, Any] = {"source": source.identity(), "options": asdict(options)}
+        if calibration_ids is not None:
+            identity["calibration"] = hash_tensor(calibration_ids).hexdigest()
+        journal = _open_journal(target, identity, overwrite)
         done = journal["shards"]
         _check_space(target, sum(layout_bytes(layout) for file, layout in layouts.items() if file not in done))
+        calibration = _resume_calibration(source, target, plan, options, calibration_ids, journal)
         progress = Progress(len(plan.shards), sum(map(source.source_bytes, source.shapes)), show)
         with start_workers() as pool:
             for shard in plan.shards:
@@ -90,9 +101,16 @@ def quantize_checkpoint(
                     continue
                 progress.begin()
                 with ShardWriter(target / shard.file, layouts[shard.file], source, progress) as writer:
-                    round_shard(shard, plan, options, writer, pool)
+                    if calibration is not None and shard.layer is not None:
+                        calibration.quantize_layer(shard, writer, pool)
+                    else:
+                        round_shard(shard, plan, options, writer, pool)
                     done[shard.file] = writer.finish()
+                if calibration is not None and shard.layer is not None:
+                    _save_hidden(target, shard.layer + 1, calibration.hidden, journal)
                 _write_json(target / JOURNAL, journal)
+        for file in target.glob(f"{HIDDEN}*"):
+            file.unlink()
         _finish_folder(source, target, plan, options, layouts, done)
         return _summarise(target, plan, done)
 
@@ -120,27 +138,42 @@ def round_shard(
         writer.put(name, weight, "rtn", begin)
 
 
-def run_ordered(pool: ThreadPoolExecutor, work: Callable[..., T], arguments: Iterable[tuple[Any, ...]]) -> Iterator[T]:
-    """Results in the order of the arguments, with a bounded number of them under way or waiting."""
-    pending: deque[Future[T]] = deque()
-    for item in arguments:
-        pending.append(pool.submit(work, *item))
-        if len(pending) > 2 * NUM_WORKERS:
-            yield pending.popleft().result()
-    while pending:
-        yield pending.popleft().result()
+# --- calibration, kept between layers -----------------------------------------------------------------------------
 
 
-@contextmanager
-def start_workers() -> Iterator[ThreadPoolExecutor]:
-    """Workers that each compute on one core: the steps are too short to be worth dividing among cores."""
-    num_threads = torch.get_num_threads()
-    pool = ThreadPoolExecutor(NUM_WORKERS, initializer=torch.set_num_threads, initargs=(1,))
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(num_threads)  # the workers' setting is also the default of threads to come
+def _resume_calibration(
+    source: Source,
+    target: Path,
+    plan: Plan,
+    options: QuantizeOptions,
+    ids_BS: Tensor | None,
+    journal: Mapping[str, Any],
+) -> Calibration | None:
+    """The calibration before the first unfinished layer; None for round-to-nearest."""
+    if options.method == "rtn":
+        return None
+    if ids_BS is None:
+        raise ValueError("GPTQ needs calibration text; give one.")
+    calibration = Calibration(source, plan, options, ids_BS)
+    hidden = journal.get("hidden")
+    if hidden is not None and any(s.layer is not None and s.file not in journal["shards"] for s in plan.shards):
+        path = target / hidden["file"]
+        if not path.is_file() or hash_file(path) != hidden["sha256"]:
+            raise CheckpointError(f"{path} is not as it was written; use --overwrite to start over.")
+        with SafetensorsFile(path) as file:
+            calibration.hidden = file.read("hidden")
+    return calibration
+
+
+def _save_hidden(target: Path, layer: int, hidden: Tensor, journal: dict[str, Any]) -> None:
+    """Before the journal names it, a file of its own: whichever of the two a crash spares, they fit. The one before
+    the last is no longer named by anything."""
+    path = target / f"{HIDDEN}{layer:05d}.safetensors"
+    with SafetensorsWriter(path, {"hidden": (hidden.dtype, tuple(hidden.shape))}) as writer:
+        writer.write("hidden", hidden)
+        writer.finish()
+    (target / f"{HIDDEN}{layer - 2:05d}.safetensors").unlink(missing_ok=True)
+    journal["hidden"] = {"file": path.name, "sha256": hash_file(path)}
 
 
 # --- the target folder -------------------------------------------------------------------------------------------
@@ -177,7 +210,7 @@ def _open_journal(target: Path, identity: dict[str, Any], overwrite: bool) -> di
     for pattern in OURS:
         for file in target.glob(pattern):
             file.unlink()
-    journal = identity | {"shards": {}}
+    journal = identity | {"shards": {}, "hidden": None}
     _write_json(path, journal)
     return journal
 

@@ -57,7 +57,7 @@ def test_columns_that_the_group_does_not_divide_are_told(tmp_path: Path) -> None
         (["nowhere", "TARGET"], "nowhere"),
         ([EMBEDDED, EMBEDDED / "int4"], "give another folder"),
         ([EMBEDDED, "TARGET", "--format", "awq"], "--format is 'awq'"),
-        ([EMBEDDED, "TARGET", "--method", "awq"], "use one of rtn"),
+        ([EMBEDDED, "TARGET", "--method", "awq"], "use one of rtn, gptq"),
         ([EMBEDDED, "TARGET", "--group-size", "7"], "multiple of 8"),
         ([EMBEDDED, "TARGET", "--lm-head"], "leave out lm-head"),
     ],

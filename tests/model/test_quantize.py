@@ -21,11 +21,15 @@ from torch import Tensor, nn
 
 from model.checkpoint import list_shards, load_model, save_checkpoint
 from model.config import CheckpointError, ModelConfig
-from model.quantization import dequantize_fp8, dequantize_int4
+from model.quantization import dequantize_fp8, dequantize_int4, pack_int4
+from model.quantize import stream
+from model.quantize.calibrate import Calibration, read_calibration
+from model.quantize.gptq import quantize_gptq
 from model.quantize.rtn import quantize_rtn
 from model.quantize.source import QuantizeOptions
 from model.quantize.stream import JOURNAL, OutputError, quantize_checkpoint
-from tests.model.conftest import make_model
+from model.tokenizer import Tokenizer
+from tests.model.conftest import make_fast_tokenizer, make_model
 
 ROOT = Path(__file__).resolve().parents[2]
 RTN = QuantizeOptions(group_size=32)
@@ -38,6 +42,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("source")
     save_checkpoint(make_model(), folder, torch.bfloat16)
     (folder / "tokenizer_config.json").write_text("{}", encoding="utf-8")
+    make_fast_tokenizer().save(str(folder / "tokenizer.json"))
     return folder
 
 
@@ -197,18 +202,24 @@ def start(source: Path, target: Path, *options: str, **kwargs: object) -> subpro
     return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, **kwargs)  # type: ignore[call-overload]
 
 
+def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
+    message = process.communicate()[1]
+    return process.returncode, message
+
+
 def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
     while not condition() and process.poll() is None:
         time.sleep(0.001)
 
 
-@pytest.mark.parametrize("method", ["rtn"])
+@pytest.mark.parametrize("method", ["rtn", "gptq"])
 def test_killed_again_and_again_it_ends_as_if_never_killed(source: Path, tmp_path: Path, method: str) -> None:
-    quantize_checkpoint(source, tmp_path / "whole", QuantizeOptions(method=method, group_size=32))
+    options = ("--method", method, "--calibration-tokens", "1024")
+    assert finish(start(source, tmp_path / "whole", *options))[0] == 0
     target = tmp_path / "killed"
     random.seed(1)
-    for file in range(1, FILES):
-        process = start(source, target, "--method", method)
+    for file in (1, 3):
+        process = start(source, target, *options)
         partial = target / f"model-{file:05d}-of-{FILES:05d}.safetensors.partial"
         done = target / partial.stem
         wait_for(lambda at=partial, to=done: at.exists() or to.exists(), process)
@@ -218,9 +229,7 @@ def test_killed_again_and_again_it_ends_as_if_never_killed(source: Path, tmp_pat
         if not (target / "config.json").exists():
             with pytest.raises(CheckpointError):
                 load_model(target)
-    process = start(source, target, "--method", method)
-    assert process.communicate()[1] is not None
-    assert process.returncode == 0
+    assert finish(start(source, target, *options))[0] == 0
     assert read_bytes(target) == read_bytes(tmp_path / "whole")
 
 
@@ -264,8 +273,9 @@ def test_a_full_disk_is_one_sentence_and_can_be_gone_on_from(source: Path, round
         target,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (largest - 1, resource.RLIM_INFINITY)),
     )
-    message = process.communicate()[1].splitlines()[-1]
-    assert process.returncode == 1
+    status, errors = finish(process)
+    message = errors.splitlines()[-1]
+    assert status == 1
     assert message.startswith("bedside: ")
     assert "its disk is full" in message
     assert not (target / "config.json").exists()
@@ -286,16 +296,112 @@ def test_a_disk_too_small_is_refused_before_any_work(
 
 def test_interrupt_from_the_keyboard(source: Path, tmp_path: Path) -> None:
     target = tmp_path / "int4"
-    process = start(source, target)
+    process = start(source, target, "--method", "gptq")  # long enough to be met by the signal
     wait_for((target / JOURNAL).exists, process)
     process.send_signal(signal.SIGINT)
-    message = process.communicate()[1]
-    if process.returncode == 0:
-        pytest.skip("it had finished before the signal came")
-    assert process.returncode == 130
+    status, message = finish(process)
+    assert status == 130
     assert "the same command goes on" in message
     assert "Traceback" not in message
     assert not list(target.glob("*.partial"))
+
+
+# --- GPTQ --------------------------------------------------------------------------------------------------------
+
+
+def make_ids(num_sequences: int, length: int, vocab_size: int = 380) -> Tensor:
+    return torch.randint(vocab_size, (num_sequences, length), generator=torch.Generator().manual_seed(3))
+
+
+@pytest.mark.parametrize("act_order", [False, True])
+@pytest.mark.parametrize("group_size", [32, 128, 256])
+def test_gptq_has_a_smaller_output_error_than_rounding(group_size: int, act_order: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    mixing = torch.randn(256, 256, generator=generator) * torch.logspace(0, -2, 256)[:, None]
+    inputs = torch.randn(2000, 256, generator=generator) @ mixing
+    unseen = torch.randn(500, 256, generator=generator) @ mixing
+    weight = torch.randn(96, 256, generator=generator)
+    rounded = quantize_rtn(weight, group_size, torch.bfloat16)
+    q, scales = quantize_gptq(weight, inputs.T @ inputs, group_size, torch.bfloat16, act_order=act_order)
+    ours = dequantize_int4(pack_int4(q.to(torch.int8)), scales, 256)
+    plain = dequantize_int4(rounded.packed, rounded.scales, 256)
+    assert (unseen @ (ours - weight).T).norm() < 0.6 * (unseen @ (plain - weight).T).norm()
+
+
+@pytest.mark.parametrize("num_mtp", [0, 1])
+def test_calibration_sees_what_the_quantized_model_computes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_mtp: int
+) -> None:
+    """The residual stream behind the last layer, of the folder as it is loaded again."""
+    made = []
+    monkeypatch.setattr(stream, "Calibration", lambda *args: made.append(Calibration(*args)) or made[0])
+    model = make_model(num_nextn_predict_layers=num_mtp)
+    save_checkpoint(model, tmp_path / "source", torch.float32)
+    ids = make_ids(6, 40)
+    options = QuantizeOptions("gptq", 32, mtp_projection=True)
+    report = quantize_checkpoint(tmp_path / "source", tmp_path / "int4", options, calibration_ids=ids)
+    assert "MTP projection" in report.errors or not num_mtp
+    loaded = load_model(tmp_path / "int4", torch.float32)
+    with torch.no_grad():
+        output = loaded(ids, output_hidden=True, output_mtp=True)
+        if num_mtp:
+            torch.testing.assert_close(loaded.model.layers[3].final_layernorm(made[0].hidden), output.mtp_hidden)
+        else:
+            torch.testing.assert_close(made[0].hidden, output.hidden[-1])
+
+
+def test_experts_that_no_token_reached_are_rounded_and_named(source: Path, rounded: Path, tmp_path: Path) -> None:
+    def shun(tensors: dict[str, Tensor]) -> None:  # and with it expert 4, the other one of its group
+        tensors["model.layers.2.mlp.gate.expert_bias"][5] = -100.0
+
+    shunning = edit_weights(source, tmp_path / "shunning", shun)
+    ids = make_ids(16, 64)
+    report = quantize_checkpoint(
+        shunning, tmp_path / "int4", QuantizeOptions("gptq", group_size=32), calibration_ids=ids
+    )
+    assert report.fallbacks == {2: (4, 5)}
+    plain, ours = read_folder(rounded), read_folder(tmp_path / "int4")
+    for kind in ("gate_proj", "up_proj", "down_proj"):
+        name = f"model.layers.2.mlp.experts.{{}}.{kind}.weight_packed"
+        assert torch.equal(plain[name.format(5)], ours[name.format(5)])
+        assert not torch.equal(plain[name.format(3)], ours[name.format(3)])
+
+
+def test_gptq_of_some_modules_only(source: Path, tmp_path: Path) -> None:
+    """Attention left as it is, and down projections whose columns the group does not divide."""
+    options = QuantizeOptions("gptq", group_size=64, attention=False)
+    quantize_checkpoint(source, tmp_path / "int4", options, calibration_ids=make_ids(4, 64))
+    before, after = load_file(source / "model.safetensors"), read_folder(tmp_path / "int4")
+    for name in ("attention.dense", "mlp.experts.3.down_proj"):
+        assert torch.equal(after[f"model.layers.1.{name}.weight"], before[f"model.layers.1.{name}.weight"])
+    assert "model.layers.1.mlp.experts.3.up_proj.weight_packed" in after
+
+
+def test_gptq_keeps_the_embedded_models_distribution_better_than_rounding(tmp_path: Path) -> None:
+    """KL(bf16 || int4) of the next token on text that is not the calibration's."""
+    embedded = ROOT / "model" / "embedded"
+    tokenizer = Tokenizer.load(embedded)
+    held = (ROOT / "app" / "evaluation" / "held_text" / "en.txt").read_text(encoding="utf-8")
+    ids = torch.tensor(tokenizer.encode(held)[:1536]).view(-1, 512)
+    text = (ROOT / "model" / "quantize" / "calibration" / "clinical.txt").read_text(encoding="utf-8")
+    folders = {"rtn": tmp_path / "rtn", "gptq": tmp_path / "gptq"}
+    for method, folder in folders.items():
+        calibration = read_calibration(embedded, text, 4096) if method == "gptq" else None
+        quantize_checkpoint(embedded, folder, QuantizeOptions(method, group_size=32), calibration_ids=calibration)
+    with torch.no_grad():
+        reference = load_model(embedded, torch.float32)(ids).logits.log_softmax(-1)
+        kl = {}
+        for method, folder in folders.items():
+            logits = load_model(folder, torch.float32)(ids).logits.log_softmax(-1)
+            kl[method] = float((reference.exp() * (reference - logits)).sum(-1).mean())
+    assert kl["gptq"] < 0.6 * kl["rtn"]
+
+
+def test_gptq_needs_text_enough(source: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="needs calibration text"):
+        quantize_checkpoint(source, tmp_path / "int4", QuantizeOptions("gptq", group_size=32))
+    with pytest.raises(ValueError, match="has 5 tokens"):
+        read_calibration(source, "1 2 3", 1000)
 
 
 # --- bad input ---------------------------------------------------------------------------------------------------
@@ -349,7 +455,7 @@ def test_a_wrong_target_is_refused_and_left_alone(source: Path, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: QuantizeOptions(method="awq"), "'awq'; use one of rtn"),
+        (lambda: QuantizeOptions(method="awq"), "'awq'; use one of rtn, gptq"),
         (lambda: QuantizeOptions(group_size=12), "12; it must be a multiple of 8"),
         (lambda: QuantizeOptions(act_order=True), "use it with method gptq"),
     ],
