@@ -6,17 +6,26 @@ A thin shell: the mathematics are model.modeling's. Imports transformers, which 
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationMixin, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    GenerationConfig,
+    GenerationMixin,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 from transformers.core_model_loading import Concatenate, MergeModulelist, WeightConverter
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from model import modeling
+from model.checkpoint import load_model
 from model.config import ARCHITECTURE, CheckpointError, ModelConfig
 
 
@@ -52,20 +61,37 @@ class BailingMoeV2ForCausalLM(PreTrainedModel, GenerationMixin):
     def __init__(self, config: BailingMoeV2Config) -> None:
         super().__init__(config)
         decoder = modeling.BailingMoeV2ForCausalLM(_read_config(config))
+        self._adopt(decoder)
+        self.post_init()
+
+    def _adopt(self, decoder: modeling.BailingMoeV2ForCausalLM) -> None:
         self.model = decoder.model
         self.lm_head = decoder.lm_head
         self._decoder = (decoder,)  # in a tuple, so that its modules are not registered a second time
-        self.post_init()
 
     @classmethod
     def from_pretrained(cls, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
-        """As transformers', but missing or left-over tensors are an error here, not a warning."""
+        """As transformers', but missing or left-over tensors are an error here, not a warning; and a folder of
+        quantized weights is read by model.checkpoint: transformers' quantizers know nothing of stacked experts."""
+        config = kwargs.get("config") or cls.config_class.from_pretrained(args[0])
+        if getattr(config, "quantization_config", None) is not None:
+            return cls._from_quantized(Path(args[0]), config, kwargs.get("dtype"))
         loaded: Any = super().from_pretrained(*args, output_loading_info=True, **kwargs)
         model, info = loaded
         for kind in ("missing", "unexpected", "mismatched"):
             if names := sorted(map(str, info[f"{kind}_keys"])):
                 raise CheckpointError(f"Tensor {names[0]} is {kind} in the checkpoint; copy it again.")
         return (model, info) if output_loading_info else model
+
+    @classmethod
+    def _from_quantized(cls, folder: Path, config: BailingMoeV2Config, dtype: Any) -> BailingMoeV2ForCausalLM:
+        decoder = load_model(folder, dtype if isinstance(dtype, torch.dtype) else None)
+        with torch.device("meta"):
+            model = cls(config)
+        model._adopt(decoder)
+        if (folder / "generation_config.json").is_file():
+            model.generation_config = GenerationConfig.from_pretrained(folder)
+        return model.eval()
 
     def get_input_embeddings(self) -> nn.Module:
         return self.model.word_embeddings

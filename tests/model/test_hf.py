@@ -58,6 +58,18 @@ def test_generate_gives_the_golden_tokens(use_cache: bool) -> None:
     assert torch.equal(ids[:, prompt.shape[1] :], greedy)
 
 
+@pytest.mark.parametrize("case", ["q_ct_int4", "q_gptq_int4", "q_fp8_block", "q_nf4"])
+def test_quantized_folder_gives_the_golden_logits_and_generates(case: str, shared: Path) -> None:
+    folder = shared / "golden" / case
+    goldens = load_goldens(folder)
+    loaded = load(folder)
+    with torch.inference_mode():
+        logits = loaded(goldens["input_ids"]).logits
+    assert find_differences({"logits": logits}, {"logits": goldens["logits"]}) == []
+    ids = loaded.generate(goldens["input_ids"][:, :4], max_new_tokens=3, do_sample=False, eos_token_id=None)
+    assert ids.shape[1] == 7
+
+
 def test_generate_continues_left_padded_rows(shared: Path) -> None:
     folder = shared / "golden" / "e_leftpad"
     goldens = load_goldens(folder)
