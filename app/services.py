@@ -5,6 +5,9 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +19,7 @@ from app.demo import load_demo_patients
 from app.errors import StorageError
 from app.jobs import Jobs
 from app.store import Store
-from contracts import Generator, SamplingParams
+from contracts import Generator, LoadCancelled, LoadProgress, SamplingParams
 from model.generator import LocalGenerator
 from retrieval.documents import DocumentLibrary
 from retrieval.embedding import MiniLMEmbedder
@@ -74,19 +77,34 @@ class Services:
         self._lock.release()
 
 
-def build_services(settings: Settings, generator: Generator | None = None) -> Services:
+def build_services(
+    settings: Settings,
+    generator: Generator | None = None,
+    *,
+    on_progress: Callable[[LoadProgress], None] | None = None,
+    cancel: threading.Event | None = None,
+) -> Services:
     """Opens the data folder, loads the model and the rules, and starts the repair in the background.
 
     Raises StorageError if another process owns the data folder; CheckpointError or RuleError if the model or the rules
-    cannot be loaded. A generator may be given instead of the checkpoint's.
+    cannot be loaded; LoadCancelled once `cancel` is set. Then nothing stays open. A generator may be given instead of
+    the checkpoint's.
     """
     go_offline()
-    lock = _own(settings)
-    try:
-        return _compose(settings, generator, lock)
-    except BaseException:
-        lock.release()
-        raise
+    with ExitStack() as opened:
+        lock = _own(settings)
+        opened.callback(lock.release)
+        safety = RuleSafetyChecker()  # first: without its rules nothing may start
+        store = Store.open(settings.data_dir, settings.database_url or None)
+        opened.callback(store.close)
+        num_interrupted = store.recover()
+        if num_interrupted:
+            _LOG.warning("%d answers were interrupted by the last end of the program", num_interrupted)
+        generator = generator or _load_generator(settings, on_progress, cancel)
+        services = _compose(settings, store, generator, safety, lock)
+        opened.pop_all()
+    services.start_preparing()
+    return services
 
 
 def _own(settings: Settings) -> FileLock:
@@ -105,26 +123,32 @@ def _own(settings: Settings) -> FileLock:
     return lock
 
 
-def _compose(settings: Settings, generator: Generator | None, lock: FileLock) -> Services:
-    threads = settings.threads or os.cpu_count() or 1
-    safety = RuleSafetyChecker()  # first: without its rules nothing may start
-    store = Store.open(settings.data_dir, settings.database_url or None)
-    num_interrupted = store.recover()
-    if num_interrupted:
-        _LOG.warning("%d answers were interrupted by the last end of the program", num_interrupted)
-    if generator is None:
-        precision = None if settings.precision == "auto" else settings.precision
-        generator = LocalGenerator.load(settings.checkpoint, dtype=precision, threads=threads)
-    embedder = MiniLMEmbedder(threads=threads)
+def _load_generator(
+    settings: Settings, on_progress: Callable[[LoadProgress], None] | None, cancel: threading.Event | None
+) -> Generator:
+    precision = None if settings.precision == "auto" else settings.precision
+    threads = _count_threads(settings)
+    generator = LocalGenerator.load(settings.checkpoint, precision, threads, on_progress=on_progress, cancel=cancel)
+    if cancel is not None and cancel.is_set():
+        raise LoadCancelled("Loading was cancelled.")
+    return generator
+
+
+def _compose(
+    settings: Settings, store: Store, generator: Generator, safety: RuleSafetyChecker, lock: FileLock
+) -> Services:
+    embedder = MiniLMEmbedder(threads=_count_threads(settings))
     index = VectorIndex(settings.data_dir / "vectors")
     retriever = HybridRetriever(store, index, embedder)
     max_bytes = settings.max_upload_mb * 1024 * 1024
     library = DocumentLibrary(store, index, embedder, safety, max_bytes, on_delete=retriever.forget)
     conversation = Conversation(store, retriever, generator, safety)
     jobs = Jobs(store, conversation, library, sampling_params(settings))
-    services = Services(settings, store, library, generator, safety, retriever, conversation, jobs, index, lock)
-    services.start_preparing()
-    return services
+    return Services(settings, store, library, generator, safety, retriever, conversation, jobs, index, lock)
+
+
+def _count_threads(settings: Settings) -> int:
+    return settings.threads or os.cpu_count() or 1
 
 
 def sampling_params(settings: Settings) -> SamplingParams:

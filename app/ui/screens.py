@@ -28,7 +28,8 @@ def enter() -> Services:
     Until its first st.navigation, Streamlit takes pages/ for its old multipage mode, and an address such as /documents
     right after the start would run the screen without the entry: then navigate, which ends that mode, and begin again.
     """
-    if session.PATIENT not in st.session_state:
+    services = session.get_loader().services
+    if services is None or session.PATIENT not in st.session_state:
         navigate()
         st.rerun()
-    return session.get_services()
+    return services

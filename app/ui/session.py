@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from app.config import read_settings
+from app.loading import ServicesLoader
 from app.services import Services, build_services
 from app.store.records import PatientRecord
 
@@ -15,10 +15,12 @@ PATIENT, CONVERSATION = "patient_id", "conversation_id"
 EVIDENCE, EVIDENCE_CHANGED, EVIDENCE_DIALOG = "evidence", "evidence_changed", "evidence_dialog"
 
 
-@st.cache_resource(show_spinner="Loading the model")
-def get_services() -> Services:
-    """The program's services, built once for all sessions."""
-    return build_services(read_settings())
+@st.cache_resource(show_spinner=False)
+def get_loader() -> ServicesLoader:
+    """What builds the program's services, once for all sessions; it begins with the first."""
+    loader = ServicesLoader(build_services)
+    loader.start()
+    return loader
 
 
 def restore(services: Services) -> None:

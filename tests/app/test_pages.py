@@ -23,7 +23,7 @@ ANSWER = "Apixaban 5 mg twice daily. [1]"
 @pytest.fixture(autouse=True)
 def fresh_cache() -> Iterator[None]:
     yield
-    session.get_services.clear()
+    session.get_loader.clear()
 
 
 @pytest.fixture
@@ -36,8 +36,8 @@ def use(built: Services, monkeypatch: pytest.MonkeyPatch) -> Services:
     is_over = threading.Event()
     built.jobs.run_in_background(is_over.set)  # waits behind what the start has queued
     assert is_over.wait(timeout=60)
-    monkeypatch.setattr(session, "build_services", lambda settings: built)
-    session.get_services.clear()
+    monkeypatch.setattr(session, "build_services", lambda settings, **watch: built)
+    session.get_loader.clear()
     return built
 
 
@@ -157,11 +157,11 @@ def test_a_name_is_shown_as_typed(services: Services) -> None:
 
 
 def test_a_start_that_fails_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(settings: object) -> Services:
+    def fail(settings: object, **watch: object) -> Services:
         raise StorageError("Another Bedside process is using this folder.")
 
     monkeypatch.setattr(session, "build_services", fail)
-    session.get_services.clear()
+    session.get_loader.clear()
     app = AppTest.from_file(str(ROOT / "streamlit_app.py"), default_timeout=30).run()
     assert "Another Bedside process" in app.error[0].value
     assert not app.exception
