@@ -7,14 +7,17 @@ import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import psutil
 
 from app.config import OFFLINE_ENVIRONMENT, Settings
+from contracts import LoadProgress
 
 MIN_FREE_DISK_BYTES = 2 * 1024**3
 MIN_MEMORY_BYTES = 3 * 1024**3  # the app, the embedder and the embedded model together stay below 2.5 GB
+MEMORY_PER_BYTE = 1.1  # of weights, at most, while they are read and after
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,13 +27,15 @@ class Check:
     message: str
 
 
-def run_checks(settings: Settings) -> list[Check]:
-    """Runs every check; one that raises has failed, with the error as its message."""
+def run_checks(settings: Settings, on_progress: Callable[[LoadProgress], None] | None = None) -> list[Check]:
+    """Runs every check; one that raises has failed, with the error as its message. Loads the checkpoint last of all
+    that concerns it, and only if it fits in memory."""
     checks: list[tuple[str, Callable[[Settings], tuple[bool, str]]]] = [
         ("python", _check_python),
-        ("checkpoint", _check_checkpoint),
-        ("rules", _check_rules),
+        ("weights", _check_weights),
         ("memory", _check_memory),
+        ("checkpoint", partial(_check_checkpoint, on_progress=on_progress)),
+        ("rules", _check_rules),
         ("disk", _check_disk),
         ("database", _check_database),
         ("fonts", _check_fonts),
@@ -52,11 +57,44 @@ def _check_python(settings: Settings) -> tuple[bool, str]:
     return sys.version_info >= (3, 11), f"{sys.version.split()[0]} (3.11 or later is needed)"
 
 
-def _check_checkpoint(settings: Settings) -> tuple[bool, str]:
+def _check_weights(settings: Settings) -> tuple[bool, str]:
+    from app.weight_files import read_weights
+
+    weights = read_weights(settings.checkpoint)
+    num_files = f"{len(weights.names)} files" if len(weights.names) > 1 else weights.names[0]
+    memory = weights.memory_bytes(settings.precision)
+    return (
+        True,
+        f"{weights.precision}, {weights.num_bytes / 1e9:.2f} GB in {num_files}; {memory / 1e9:.2f} GB in memory",
+    )
+
+
+def _check_memory(settings: Settings) -> tuple[bool, str]:
+    free, needed = psutil.virtual_memory().available, _needed_memory(settings)
+    message = f"{free / 1e9:.1f} GB free; {needed / 1e9:.1f} GB are needed"
+    if free >= needed:
+        return True, message
+    return False, f"{message}: end other programs, or use a checkpoint of a lower precision (INT4, or precision nf4)"
+
+
+def _needed_memory(settings: Settings) -> float:
+    from app.weight_files import read_weights
+
+    try:
+        weights = read_weights(settings.checkpoint).memory_bytes(settings.precision)
+    except ValueError:  # the line about the weights says what is wrong with them
+        weights = 0
+    return MIN_MEMORY_BYTES + MEMORY_PER_BYTE * weights
+
+
+def _check_checkpoint(settings: Settings, on_progress: Callable[[LoadProgress], None] | None) -> tuple[bool, str]:
     from model.generator import LocalGenerator
 
+    has_room, message = _check_memory(settings)
+    if not has_room:
+        return False, f"not loaded: {message}"
     precision = None if settings.precision == "auto" else settings.precision
-    info = LocalGenerator.load(settings.checkpoint, dtype=precision).info
+    info = LocalGenerator.load(settings.checkpoint, precision, on_progress=on_progress).info
     return True, (
         f"{info.name}, {info.num_parameters:,} parameters, {info.precision}, {info.kernels}, "
         f"{info.context_length:,} tokens of context, sha256 {info.weights_sha256[:16]}"
@@ -68,11 +106,6 @@ def _check_rules(settings: Settings) -> tuple[bool, str]:
 
     safety = RuleSafetyChecker()
     return True, f"{len(safety.rules)} rules, version {safety.version}"
-
-
-def _check_memory(settings: Settings) -> tuple[bool, str]:
-    free = psutil.virtual_memory().available
-    return free >= MIN_MEMORY_BYTES, f"{free / 1e9:.1f} GB free; {MIN_MEMORY_BYTES / 1e9:.1f} GB are needed"
 
 
 def _check_disk(settings: Settings) -> tuple[bool, str]:
