@@ -18,6 +18,10 @@ from app.errors import SettingsError
 ROOT = Path(__file__).resolve().parents[1]
 EMBEDDED_CHECKPOINT = ROOT / "model" / "embedded"
 
+# auto: as stored, but f32 for plain weights of less than 1e9 parameters. nf4 and int8 quantize plain weights while they
+# are read; weights that are stored quantized stay as they are, and asking for another quantization is an error.
+PRECISIONS = ("auto", "f32", "bf16", "nf4", "int8")
+
 # Threads that wait by spinning starve the page: beside another job, 2 spinning threads took 1.7-8.4 s to the first
 # token, passive ones 0.4 s. Read by OpenMP when torch is first imported.
 _THREAD_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
@@ -39,7 +43,7 @@ class Settings:
     data_dir: Path = ROOT / "var"  # the database, its key, the vectors
     database_url: str = ""  # SQLAlchemy URL; empty: SQLite in data_dir
     checkpoint: Path = EMBEDDED_CHECKPOINT  # folder of a Hugging Face checkpoint
-    precision: str = "auto"  # "auto" (f32 below 1e9 parameters, else as stored), "f32" or "bf16"
+    precision: str = "auto"  # one of PRECISIONS
     demo: bool | None = None  # three synthetic patients; unset: only with the embedded model
     host: str = "127.0.0.1"
     port: int = 8501
@@ -66,8 +70,8 @@ class Settings:
             value = getattr(self, key)
             if not low <= value <= high:
                 raise SettingsError(f"{key} is {value}; it must lie between {low:g} and {high:g}.")
-        if self.precision not in ("auto", "f32", "bf16"):
-            raise SettingsError(f"precision is {self.precision!r}; use auto, f32 or bf16.")
+        if self.precision not in PRECISIONS:
+            raise SettingsError(f"precision is {self.precision!r}; use one of {', '.join(PRECISIONS)}.")
 
     @property
     def uses_embedded_model(self) -> bool:

@@ -28,6 +28,11 @@ def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
     assert (settings.port, settings.host) == (9100, "0.0.0.0")
 
 
+@pytest.mark.parametrize("precision", ["auto", "f32", "bf16", "nf4", "int8"])
+def test_every_precision_that_can_be_computed_can_be_set(precision: str) -> None:
+    assert read_settings({"BEDSIDE_PRECISION": precision}).precision == precision
+
+
 @pytest.mark.parametrize(
     ("environment", "words"),
     [
@@ -35,7 +40,7 @@ def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
         ({"BEDSIDE_PORT": "eighty"}, ["port", "'eighty'", "whole number"]),
         ({"BEDSIDE_PORT": "70000"}, ["port", "70000", "65535"]),
         ({"BEDSIDE_DEMO": "maybe"}, ["demo", "'maybe'"]),
-        ({"BEDSIDE_PRECISION": "int2"}, ["precision", "int2"]),
+        ({"BEDSIDE_PRECISION": "int2"}, ["precision", "int2", "nf4"]),
         ({"BEDSIDE_CONFIG": "/nowhere.toml"}, ["/nowhere.toml"]),
     ],
 )
