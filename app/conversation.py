@@ -41,6 +41,7 @@ from contracts import (
     Passage,
     Patient,
     PrefillProgress,
+    Queued,
     Retriever,
     Role,
     SafetyChecker,
@@ -130,6 +131,8 @@ class Conversation:
         for event in self.generator.stream(messages, params, cancel):
             claims: list[Claim] = []
             match event:
+                case Queued(place):
+                    yield StepStarted(Step.QUEUED, str(place))
                 case PrefillProgress(done, total):
                     yield StepStarted(Step.READING, _count(len(passages), "passage"), done, total)
                 case TextChunk(text):

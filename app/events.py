@@ -26,7 +26,7 @@ class TurnStatus(StrEnum):
 class Step(StrEnum):
     """The steps of a turn, in the order in which they happen."""
 
-    QUEUED = "queued"
+    QUEUED = "queued"  # with a detail: the place in line before the model
     CHECKING = "checking"
     SEARCHING = "searching"
     READING = "reading"  # prefill; done/total count tokens, detail names the passages

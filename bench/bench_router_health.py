@@ -17,6 +17,7 @@ import torch
 
 from bench.report import print_report
 from contracts import SamplingParams
+from model.backend import make_backend
 from model.checkpoint import load_model
 from model.engine import Engine
 from model.generator import EMBEDDED
@@ -57,7 +58,7 @@ def measure_decode(engine: Engine, timed: Timed | None = None) -> tuple[float, f
 
 
 def measure(model: BailingMoeV2ForCausalLM) -> dict[str, float]:
-    engine = Engine(model, [])
+    engine = Engine(make_backend(model, 1), [])
     measure_decode(engine)
     plain, watched, own = [], [], []
     timed = Timed(RouterHealth(model).observe)

@@ -17,6 +17,7 @@ from model.kernels.build import KernelsUnavailableError, load_library
 from model.kernels.cpu_decoder import BLOCK_TOKENS, CpuDecoder, Threads
 from model.modeling import BailingMoeV2ForCausalLM
 
+REFERENCE = "torch reference"
 MAX_CACHE_BYTES = 2 * 2**30
 MAX_SEQUENCES_CACHED = 8
 
@@ -81,7 +82,7 @@ class TorchBackend:
         self.config = config = model.config
         weight = model.model.norm.weight
         self.num_blocks = count_blocks(config, weight.dtype)
-        self.name = f"torch reference{f' ({why})' if why else ''}"
+        self.name = f"{REFERENCE} ({why})" if why else REFERENCE
         self._model = model
         shape = (
             config.num_hidden_layers,

@@ -1,131 +1,272 @@
-"""Runs requests on one model: chunked prefill, then a token a step. Ids only, never text.
+"""Runs requests on one model, many in one pass: a chunk of a prompt, a token of every answer. Ids only, never text.
 
-Several threads may stream at once; a fair lock held for one step at a time interleaves them, so that a long prefill
-delays another stream by one chunk at most.
+There is no thread of its own: whoever waits for an event and finds nobody at work runs the next step for all. So an
+idle engine costs nothing, and a client that stops listening holds nobody up. The scheduling is vLLM's and Sarathi's
+(arXiv 2309.06180, 2403.02310): answers first, then a bounded chunk of prompts; blocks of the cache as they are needed.
 """
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field
 
-import torch
+from torch import Tensor
 
-from contracts import PrefillProgress, SamplingParams
-from model.kv_cache import KVCache
-from model.modeling import BailingMoeV2ForCausalLM
-from model.request import EngineEvent, TokenEvent, check_params, count_new_tokens
-from model.sampler import Sampler
+from contracts import PrefillProgress, Queued, SamplingParams
+from model.backend import Backend, Slice
+from model.block_pool import BlockPool, OutOfBlocksError
+from model.kernels.cpu_decoder import BLOCK_TOKENS
+from model.request import EngineBusyError, EngineEvent, TokenEvent, check_params, count_new_tokens
+from model.sampler import Sampler, SamplerError
 
-# On one core a 10 M-parameter model reads a chunk in about 0.2 s: that bounds what Stop and other streams wait for.
+# On one core a 10 M-parameter model reads a chunk in about 0.1 s: that bounds what Stop and other streams wait for.
 PREFILL_CHUNK = 256
+MIN_CHUNK = 32  # fewer tokens of a prompt in a step would read all weights for too little
+MAX_WAITING = 64
+
+
+@dataclass(eq=False, slots=True)
+class _Request:
+    """token_ids: the prompt and what was generated. num_cached of them have their keys and values in `blocks`."""
+
+    token_ids: list[int]
+    num_prompt: int
+    max_new: int
+    sampler: Sampler
+    cancel: threading.Event
+    events: deque[EngineEvent | Exception] = field(default_factory=deque)
+    blocks: list[int] = field(default_factory=list)
+    hashes: list[bytes] = field(default_factory=list)  # of its full blocks, as BlockPool.hash_blocks makes them
+    num_cached: int = 0
+    place: int = 0  # in the queue, as last told
+    is_over: bool = False
+
+    @property
+    def num_new(self) -> int:
+        return len(self.token_ids) - self.num_prompt
+
+    @property
+    def num_pending(self) -> int:
+        return len(self.token_ids) - self.num_cached
 
 
 class Engine:
-    """Streams token ids from a model. stop_ids end an answer."""
+    """Streams token ids from a model. stop_ids end an answer. All methods are thread-safe."""
 
     def __init__(
-        self, model: BailingMoeV2ForCausalLM, stop_ids: Sequence[int], prefill_chunk: int = PREFILL_CHUNK
+        self,
+        backend: Backend,
+        stop_ids: Sequence[int],
+        prefill_chunk: int = PREFILL_CHUNK,
+        max_waiting: int = MAX_WAITING,
     ) -> None:
-        self._model = model
+        self._backend = backend
         self._stop_ids = frozenset(stop_ids)
         self._prefill_chunk = prefill_chunk
-        self._turns = FairLock()
+        self._max_waiting = max_waiting
+        self._pool = BlockPool(backend.num_blocks, BLOCK_TOKENS)
+        self._changed = threading.Condition()  # guards all below
+        self._is_stepping = False
+        self._waiting: deque[_Request] = deque()
+        self._running: list[_Request] = []  # oldest first
 
     @property
     def context_length(self) -> int:
-        return self._model.config.context_length
+        return self._backend.config.context_length
+
+    @property
+    def num_blocks_in_use(self) -> int:
+        """Blocks of the cache that living requests hold."""
+        return self._pool.num_blocks - self._pool.num_available
 
     def stream(
         self, prompt_ids: Sequence[int], params: SamplingParams, cancel: threading.Event | None = None
     ) -> Generator[EngineEvent, None, None]:
-        """Yields PrefillProgress per chunk, then a TokenEvent per token; the last carries the finish_reason.
+        """Yields Queued while others are before it, PrefillProgress per chunk, then a TokenEvent per token; the last
+        carries the finish_reason.
 
-        `cancel` is read before every chunk and every step. Closing the iterator frees the request's cache. Raises
-        ContextLengthError or ValueError at the call, before any work.
+        `cancel` is read before every step. Closing the iterator frees the request's blocks. Raises ContextLengthError
+        or ValueError at the call, before any work, and EngineBusyError where too many wait.
         """
         check_params(params)
         self._check_ids(prompt_ids)
         max_new = count_new_tokens(len(prompt_ids), params.max_tokens, self.context_length)
-        return self._run(list(prompt_ids), params, max_new, cancel or threading.Event())
+        if len(self._waiting) >= self._max_waiting:
+            raise EngineBusyError(f"{len(self._waiting)} questions wait already; ask again in a moment.")
+        sampler = Sampler(params, prompt_ids, self._backend.config.vocab_size)
+        request = _Request(list(prompt_ids), len(prompt_ids), max_new, sampler, cancel or threading.Event())
+        return self._run(request)
+
+    def check_integrity(self) -> list[str]:
+        """What is wrong with the books of the cache; empty if all is in order. Waits for the step that runs."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._is_stepping)
+            return self._pool.check_integrity([request.blocks for request in self._running])
+
+    def forget_prefixes(self) -> None:
+        """No later request finds what earlier ones put into the cache."""
+        with self._changed:
+            self._pool.forget_all()
 
     def _check_ids(self, prompt_ids: Sequence[int]) -> None:
         if not prompt_ids:
             raise ValueError("The prompt is empty; give at least one token.")
-        if not 0 <= min(prompt_ids) <= max(prompt_ids) < self._model.config.vocab_size:
+        if not 0 <= min(prompt_ids) <= max(prompt_ids) < self._backend.config.vocab_size:
             raise ValueError("The prompt holds a token id outside the model's vocabulary; tokenizer and model differ.")
 
-    def _run(
-        self, prompt_ids: list[int], params: SamplingParams, max_new: int, cancel: threading.Event
-    ) -> Generator[EngineEvent, None, None]:
-        config = self._model.config
-        num_prompt = len(prompt_ids)
-        sampler = Sampler(params, prompt_ids, config.vocab_size)
-        capacity = num_prompt + min(max_new, 256)
-        cache = KVCache(config, capacity=capacity, dtype=self._model.dtype, device=self._model.device)
+    # --- one client ---------------------------------------------------------------------------------------------
+
+    def _run(self, request: _Request) -> Generator[EngineEvent, None, None]:
+        with self._changed:
+            self._waiting.append(request)
         try:
-            # 1. prefill
-            logits_V = None
-            for start in range(0, num_prompt, self._prefill_chunk):
-                if cancel.is_set():
-                    yield TokenEvent(None, "cancelled")
-                    return
-                logits_V = self._step(prompt_ids[start : start + self._prefill_chunk], cache)
-                yield PrefillProgress(cache.num_cached_tokens, num_prompt)
-            assert logits_V is not None
-            # 2. decode
-            for num_new in range(1, max_new + 1):
-                if cancel.is_set():
-                    yield TokenEvent(None, "cancelled")
-                    return
-                token_id = sampler.sample(logits_V)
-                if token_id in self._stop_ids:
-                    yield TokenEvent(token_id, "stop")
-                    return
-                yield TokenEvent(token_id, "length" if num_new == max_new else None)
-                if num_new < max_new:
-                    logits_V = self._step([token_id], cache)
+            is_last = False
+            while not is_last:
+                event = self._next_event(request)
+                if isinstance(event, Exception):
+                    raise event
+                is_last = isinstance(event, TokenEvent) and event.finish_reason is not None
+                yield event
         finally:
-            cache.free()
+            self._drop(request)
 
-    def _step(self, token_ids: list[int], cache: KVCache) -> torch.Tensor:
-        """Feeds tokens; returns the logits [V] after the last. inference_mode is per thread and ends before a yield."""
-        with self._turns.take(), torch.inference_mode():
-            ids_BS = torch.tensor([token_ids], device=self._model.device)
-            return self._model(ids_BS, cache=cache, logits_to_keep=1).logits[0, -1]
+    def _next_event(self, request: _Request) -> EngineEvent | Exception:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: bool(request.events) or not self._is_stepping)
+                if request.cancel.is_set() and not request.is_over:
+                    request.events.clear()  # what was sampled before Stop but not yet told
+                    self._finish(request, TokenEvent(None, "cancelled"))
+                if request.events:
+                    return request.events.popleft()
+                self._is_stepping = True
+            try:
+                self._step()
+            finally:
+                with self._changed:
+                    self._is_stepping = False
+                    self._changed.notify_all()
 
+    def _drop(self, request: _Request) -> None:
+        with self._changed:
+            request.is_over = True
+            if not self._is_stepping:  # otherwise the step may still write to its blocks, and its end lets them go
+                self._release_finished()
 
-class FairLock:
-    """A lock that is given in the order it was asked for; threading.Lock may let one thread take it forever."""
+    # --- one step, for all --------------------------------------------------------------------------------------
 
-    def __init__(self) -> None:
-        self._guard = threading.Lock()
-        self._waiting: deque[threading.Lock] = deque()
-        self._is_taken = False
-
-    @contextmanager
-    def take(self) -> Iterator[None]:
-        self._acquire()
+    def _step(self) -> None:
+        with self._changed:
+            batch = self._plan()
+        if not batch:
+            return
         try:
-            yield
-        finally:
-            self._release()
+            logits = self._backend.forward([part for _, part in batch])
+        except Exception as error:  # noqa: BLE001 - raised again where each of the clients listens
+            with self._changed:
+                for request, _ in batch:
+                    self._finish(request, error)
+                self._release_finished()
+            return
+        with self._changed:
+            self._take_results(batch, logits)
+            self._release_finished()
 
-    def _acquire(self) -> None:
-        with self._guard:
-            if not self._is_taken:
-                self._is_taken = True
-                return
-            my_turn = threading.Lock()
-            my_turn.acquire()
-            self._waiting.append(my_turn)
-        my_turn.acquire()  # until the holder before us hands over
+    def _plan(self) -> list[tuple[_Request, Slice]]:
+        """Who computes what: every answer its next token, prompts a chunk together, the oldest first."""
+        for request in [*self._running, *self._waiting]:
+            if request.cancel.is_set() and not request.is_over:
+                self._finish(request, TokenEvent(None, "cancelled"))
+        self._release_finished()
+        self._admit()
+        # Answers first; what is left of the step is shared among the prompts, so that a short one passes a long record.
+        answers = [request for request in self._running if request.num_pending == 1]
+        prompts = [request for request in self._running if request.num_pending > 1]
+        share = min(self._prefill_chunk, max(MIN_CHUNK, self._prefill_chunk // max(len(prompts), 1)))
+        ends = {request: request.num_cached + 1 for request in answers}
+        for request in prompts[: max(1, self._prefill_chunk // share)]:
+            ends[request] = request.num_cached + min(request.num_pending, share)
+        for request, end in ends.items():
+            if request in self._running:  # not put off meanwhile
+                self._make_room(request, end)
+        return [(request, _slice(request, end)) for request, end in ends.items() if request in self._running]
 
-    def _release(self) -> None:
-        with self._guard:
-            if self._waiting:
-                self._waiting.popleft().release()
-            else:
-                self._is_taken = False
+    def _admit(self) -> None:
+        """Lets in those who wait, while there are blocks for their first chunk; tells the others their place."""
+        while self._waiting:
+            request = self._waiting[0]
+            needed = -(-min(request.num_pending, self._prefill_chunk) // BLOCK_TOKENS)
+            if self._running and needed + len(self._running) > self._pool.num_available:
+                break
+            self._waiting.popleft()
+            self._pool.hash_blocks(request.token_ids, request.hashes)
+            request.blocks = self._pool.take_prefix(request.hashes, len(request.token_ids))
+            request.num_cached = len(request.blocks) * BLOCK_TOKENS
+            self._running.append(request)
+        for place, request in enumerate(self._waiting, 1):
+            if place != request.place:
+                request.place = place
+                request.events.append(Queued(place))
+
+    def _make_room(self, request: _Request, num_tokens: int) -> None:
+        """Blocks for so many tokens; if there are none, the youngest gives its own up and begins again later."""
+        while len(request.blocks) * BLOCK_TOKENS < num_tokens:
+            try:
+                request.blocks.append(self._pool.allocate())
+            except OutOfBlocksError:
+                youngest = self._running[-1]
+                self._put_off(youngest)
+                if youngest is request:
+                    return
+
+    def _put_off(self, request: _Request) -> None:
+        self._running.remove(request)
+        self._pool.free(request.blocks)
+        request.blocks, request.num_cached = [], 0
+        self._waiting.appendleft(request)
+
+    def _take_results(self, batch: Sequence[tuple[_Request, Slice]], logits: Tensor) -> None:
+        rows = itertools.count()
+        for request, part in batch:
+            first_full = request.num_cached // BLOCK_TOKENS
+            request.num_cached += len(part.token_ids)
+            self._pool.hash_blocks(request.token_ids, request.hashes)
+            for number in range(first_full, request.num_cached // BLOCK_TOKENS):
+                self._pool.remember(request.hashes[number], request.blocks[number])
+            if request.num_cached <= request.num_prompt:
+                request.events.append(PrefillProgress(request.num_cached, request.num_prompt))
+            if part.wants_logits:
+                self._sample(request, logits[next(rows)])
+
+    def _sample(self, request: _Request, logits_V: Tensor) -> None:
+        try:
+            token_id = request.sampler.sample(logits_V)
+        except SamplerError as error:  # this request's numbers are broken, the others' need not be
+            self._finish(request, error)
+            return
+        request.token_ids.append(token_id)
+        if token_id in self._stop_ids:
+            self._finish(request, TokenEvent(token_id, "stop"))
+        elif request.num_new == request.max_new:
+            self._finish(request, TokenEvent(token_id, "length"))
+        else:
+            request.events.append(TokenEvent(token_id))
+
+    def _finish(self, request: _Request, last: EngineEvent | Exception) -> None:
+        request.events.append(last)
+        request.is_over = True
+
+    def _release_finished(self) -> None:
+        for request in [request for request in self._running if request.is_over]:
+            self._running.remove(request)
+            self._pool.free(request.blocks)
+            request.blocks = []
+        self._waiting = deque(request for request in self._waiting if not request.is_over)
+
+
+def _slice(request: _Request, end: int) -> Slice:
+    is_whole = end == len(request.token_ids)
+    return Slice(request.token_ids[request.num_cached : end], request.num_cached, request.blocks, is_whole)

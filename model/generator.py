@@ -5,6 +5,7 @@ Joins engine, tokenizer and chat template of one checkpoint folder. Knows nothin
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -23,6 +24,7 @@ from contracts import (
     SamplingParams,
     TextChunk,
 )
+from model.backend import REFERENCE, make_backend
 from model.chat_template import ChatTemplate
 from model.checkpoint import (
     PRECISIONS,
@@ -41,7 +43,6 @@ from model.router_health import RouterHealth, RouterSnapshot, read_baseline
 from model.tokenizer import Detokenizer, Tokenizer
 from model.weights import ProgressCallback
 
-KERNELS = "torch reference"
 EMBEDDED = Path(__file__).parent / "embedded"
 
 
@@ -68,18 +69,19 @@ class LocalGenerator:
         folder: str | Path,
         dtype: str | torch.dtype | None = None,
         threads: int | None = None,
+        kernels: str = "auto",
         *,
         on_progress: ProgressCallback | None = None,
         cancel: threading.Event | None = None,
     ) -> LocalGenerator:
         """Loads a checkpoint folder. dtype: what to compute in, "f32" or "bf16", by default f32 for a small model and
-        bf16, or as stored, for a large one; or "nf4" or "int8", to quantize plain weights. threads: torch's, by default
-        its own choice. Raises CheckpointError naming what is wrong with the folder, ValueError for an unknown
-        precision, LoadCancelled once `cancel` is set."""
+        bf16, or as stored, for a large one; or "nf4" or "int8", to quantize plain weights. threads: by default one per
+        core. kernels: see model.backend.make_backend. Raises CheckpointError naming what is wrong with the folder,
+        ValueError for an unknown precision, KernelsUnavailableError, LoadCancelled once `cancel` is set."""
         folder = Path(folder)
         find_precision(dtype)
-        if threads is not None:
-            torch.set_num_threads(threads)
+        threads = threads or os.cpu_count() or 1
+        torch.set_num_threads(threads)
         tokenizer = Tokenizer.load(folder)
         template = ChatTemplate.load(folder, tokenizer)
         dtype = dtype or default_dtype(folder)
@@ -89,10 +91,11 @@ class LocalGenerator:
                 f"{folder.name}: the tokenizer has {tokenizer.vocab_size:,} tokens, the model only "
                 f"{model.config.vocab_size:,}; they do not belong together."
             )
-        info = describe_model(folder, model, tokenizer, sha256)
         routers = RouterHealth(model, read_baseline(folder, model.config))
         model.router_observer = routers.observe
-        return cls(Engine(model, tokenizer.stop_ids), tokenizer, template, info, routers)
+        backend = make_backend(model, threads, kernels)
+        info = describe_model(folder, model, tokenizer, sha256, backend.name)
+        return cls(Engine(backend, tokenizer.stop_ids), tokenizer, template, info, routers)
 
     @property
     def info(self) -> ModelInfo:
@@ -158,7 +161,11 @@ class LocalGenerator:
 
 
 def describe_model(
-    folder: Path, model: BailingMoeV2ForCausalLM, tokenizer: Tokenizer, sha256: str | None = None
+    folder: Path,
+    model: BailingMoeV2ForCausalLM,
+    tokenizer: Tokenizer,
+    sha256: str | None = None,
+    kernels: str = REFERENCE,
 ) -> ModelInfo:
     """What is shown and recorded of a loaded model. Without `sha256` the weights are read once more for it."""
     quantization, computed_in = name_quantization(model), name_precision(model.dtype)
@@ -168,7 +175,7 @@ def describe_model(
     return ModelInfo(
         name="Bedside nano" if is_embedded else folder.resolve().name,
         precision=quantization or computed_in,
-        kernels=KERNELS,
+        kernels=kernels,
         context_length=config.context_length,
         num_parameters=count_parameters(model),
         weights_sha256=sha256 or weights_sha256(folder),

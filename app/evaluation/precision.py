@@ -30,6 +30,7 @@ from model.chat_template import ChatTemplate
 from model.checkpoint import list_shards, load_model
 from model.compare import ModelComparison, TokenSequence, Trace, compare_to, record_trace, shape_of
 from model.config import ModelConfig
+from model.backend import TorchBackend
 from model.engine import Engine
 from model.generator import LocalGenerator, describe_model
 from model.modeling import BailingMoeV2ForCausalLM
@@ -88,7 +89,7 @@ class _Checkpoint:
             ),
         )
         info = describe_model(folder, model, tokenizer)
-        generator = LocalGenerator(Engine(model, tokenizer.stop_ids), tokenizer, template, info)
+        generator = LocalGenerator(Engine(TorchBackend(model), tokenizer.stop_ids), tokenizer, template, info)
         return cls(model, tokenizer, template, generator)
 
 

@@ -71,7 +71,8 @@ def _model_notice(turn: Turn) -> list[Node]:
 
 
 def _steps(turn: Turn) -> Node:
-    now = _STEPS.index(turn.step) if turn.step in _STEPS else 0
+    is_in_line = turn.step is Step.QUEUED and bool(turn.step_detail)
+    now = _STEPS.index(Step.READING) if is_in_line else _STEPS.index(turn.step) if turn.step in _STEPS else 0
     items = [_step(turn, step, place - now) for place, step in enumerate(_STEPS)]
     return node("ol", *items, style="steps")
 
@@ -89,6 +90,8 @@ def _step(turn: Turn, step: Step, ahead: int) -> Node:
 
 
 def _step_label(turn: Turn) -> str:
+    if turn.step is Step.QUEUED and turn.step_detail:
+        return say("step.waiting", place=turn.step_detail)
     if turn.step is Step.READING and turn.step_detail:
         return say("step.reading.detail", detail=turn.step_detail)
     if turn.step is Step.WRITING and turn.step_done:

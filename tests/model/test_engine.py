@@ -1,21 +1,27 @@
 from __future__ import annotations
 
+import random
 import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import pytest
 import torch
 
-from contracts import ContextLengthError, PrefillProgress, SamplingParams
-from model.engine import Engine, FairLock
+from contracts import ContextLengthError, PrefillProgress, Queued, SamplingParams
+from model.backend import Backend, CpuBackend, Slice, TorchBackend
+from model.block_pool import BlockPool
+from model.engine import Engine
+from model.kernels.build import best_variant, load_library
+from model.kernels.cpu_decoder import BLOCK_TOKENS as PAGE
+from model.kernels.cpu_decoder import Threads
 from model.kv_cache import BLOCK_TOKENS, KVCache
-from model.request import EngineEvent, TokenEvent
+from model.request import EngineBusyError, EngineEvent, TokenEvent
 from model.sampler import Sampler, SamplerError
 from tests.model.conftest import make_model
 
 MODEL = make_model()
+BACKENDS = {"torch": TorchBackend(MODEL), "kernels": CpuBackend(MODEL, Threads(2, load_library(best_variant())))}
 PROMPT = list(range(20, 60))
 GREEDY = SamplingParams(max_tokens=20)
 
@@ -33,13 +39,18 @@ def expected_greedy(num_tokens: int) -> list[int]:
     return ids[len(PROMPT) :]
 
 
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> Backend:
+    return BACKENDS[request.param]
+
+
 @pytest.mark.parametrize("chunk", [1, 7, 40, 256])
-def test_greedy_tokens_equal_the_plain_model(chunk: int) -> None:
-    assert tokens_of(Engine(MODEL, [], chunk).stream(PROMPT, GREEDY)) == expected_greedy(20)
+def test_greedy_tokens_equal_the_plain_model(backend: Backend, chunk: int) -> None:
+    assert tokens_of(Engine(backend, [], chunk).stream(PROMPT, GREEDY)) == expected_greedy(20)
 
 
 def test_progress_counts_the_prompt_in_chunks_then_tokens_follow() -> None:
-    events = list(Engine(MODEL, [], 16).stream(PROMPT, replace(GREEDY, max_tokens=2)))
+    events = list(Engine(BACKENDS["torch"], [], 16).stream(PROMPT, replace(GREEDY, max_tokens=2)))
     assert events[:3] == [PrefillProgress(16, 40), PrefillProgress(32, 40), PrefillProgress(40, 40)]
     assert [event.finish_reason for event in events[3:] if isinstance(event, TokenEvent)] == [None, "length"]
 
@@ -47,14 +58,14 @@ def test_progress_counts_the_prompt_in_chunks_then_tokens_follow() -> None:
 def test_every_stop_id_ends_the_answer() -> None:
     plain = expected_greedy(20)
     stop = plain[5]
-    events = list(Engine(MODEL, [399, stop]).stream(PROMPT, GREEDY))
+    events = list(Engine(BACKENDS["torch"], [399, stop]).stream(PROMPT, GREEDY))
     assert events[-1] == TokenEvent(stop, "stop")
     assert tokens_of(iter(events)) == plain[: plain.index(stop) + 1]
 
 
 def test_answer_ends_where_the_context_does() -> None:
     model = make_model(max_position_embeddings=48)
-    events = list(Engine(model, []).stream(PROMPT, GREEDY))
+    events = list(Engine(TorchBackend(model), []).stream(PROMPT, GREEDY))
     assert len(tokens_of(iter(events))) == 8
     assert events[-1].finish_reason == "length"
 
@@ -62,8 +73,8 @@ def test_answer_ends_where_the_context_does() -> None:
 def test_prompt_that_does_not_fit_is_refused_before_any_work() -> None:
     model = make_model(max_position_embeddings=40)
     with pytest.raises(ContextLengthError, match=r"40 tokens.*40"):
-        Engine(model, []).stream(PROMPT, GREEDY)
-    assert tokens_of(Engine(model, []).stream(PROMPT[:-1], GREEDY))
+        Engine(TorchBackend(model), []).stream(PROMPT, GREEDY)
+    assert tokens_of(Engine(TorchBackend(model), []).stream(PROMPT[:-1], GREEDY))
 
 
 @pytest.mark.parametrize(
@@ -82,12 +93,12 @@ def test_prompt_that_does_not_fit_is_refused_before_any_work() -> None:
 )
 def test_bad_requests_are_refused_at_the_call(prompt: list[int], params: dict, says: str) -> None:
     with pytest.raises(ValueError, match=says):
-        Engine(MODEL, []).stream(prompt, SamplingParams(**params))
+        Engine(BACKENDS["torch"], []).stream(prompt, SamplingParams(**params))
 
 
 def test_stop_is_heard_during_prefill() -> None:
     cancel = threading.Event()
-    events = Engine(MODEL, [], prefill_chunk=4).stream(PROMPT, GREEDY, cancel)
+    events = Engine(BACKENDS["torch"], [], prefill_chunk=4).stream(PROMPT, GREEDY, cancel)
     assert next(events) == PrefillProgress(4, 40)
     cancel.set()
     assert list(events) == [TokenEvent(None, "cancelled")]
@@ -95,7 +106,7 @@ def test_stop_is_heard_during_prefill() -> None:
 
 def test_stop_is_heard_between_tokens() -> None:
     cancel = threading.Event()
-    events = Engine(MODEL, []).stream(PROMPT, GREEDY, cancel)
+    events = Engine(BACKENDS["torch"], []).stream(PROMPT, GREEDY, cancel)
     next(events)
     first = next(events)
     cancel.set()
@@ -103,26 +114,25 @@ def test_stop_is_heard_between_tokens() -> None:
     assert list(events) == [TokenEvent(None, "cancelled")]
 
 
-def test_closing_early_frees_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    freed = []
-    free = KVCache.free
-    monkeypatch.setattr(KVCache, "free", lambda cache: (freed.append(cache), free(cache)))
-    events = Engine(MODEL, []).stream(PROMPT, GREEDY)
+def test_closing_early_gives_the_blocks_back(backend: Backend) -> None:
+    engine = Engine(backend, [])
+    events = engine.stream(PROMPT, GREEDY)
     next(events)
+    assert engine.num_blocks_in_use > 0
     events.close()
-    assert len(freed) == 1
-    assert freed[0].num_bytes == 0
+    assert engine.num_blocks_in_use == 0
+    assert engine.check_integrity() == []
 
 
 def test_consumer_keeps_its_gradients() -> None:
-    events = Engine(MODEL, []).stream(PROMPT, GREEDY)
+    events = Engine(BACKENDS["torch"], []).stream(PROMPT, GREEDY)
     next(events)
     assert not torch.is_inference_mode_enabled()
 
 
 def test_same_seed_same_answer_other_seed_other_answer() -> None:
     params = SamplingParams(temperature=1.0, max_tokens=20, seed=7)
-    engine = Engine(MODEL, [])
+    engine = Engine(BACKENDS["torch"], [])
     first = tokens_of(engine.stream(PROMPT, params))
     assert tokens_of(engine.stream(PROMPT, params)) == first
     assert tokens_of(engine.stream(PROMPT, replace(params, seed=8))) != first
@@ -130,7 +140,7 @@ def test_same_seed_same_answer_other_seed_other_answer() -> None:
 
 
 def test_streams_in_threads_do_not_mix() -> None:
-    engine = Engine(MODEL, [], prefill_chunk=8)
+    engine = Engine(BACKENDS["torch"], [], prefill_chunk=8)
     prompts = [PROMPT[start : start + 20] for start in range(4)]
     alone = [tokens_of(engine.stream(prompt, GREEDY)) for prompt in prompts]
     together: dict[int, list[int]] = {}
@@ -145,30 +155,170 @@ def test_streams_in_threads_do_not_mix() -> None:
     assert [together[i] for i in range(4)] == alone
 
 
-def test_fair_lock_serves_in_order() -> None:
-    lock, order = FairLock(), []
+class Recording:
+    """A backend that notes what it was asked, has as many blocks as told, and may spoil logits."""
 
-    def work(name: int) -> None:
-        with lock.take():
-            order.append(name)
+    def __init__(self, num_blocks: int = 0, spoil: int | None = None) -> None:
+        self.inner, self.config, self.name = BACKENDS["torch"], MODEL.config, "recording"
+        self.num_blocks = num_blocks or self.inner.num_blocks
+        self.batches: list[list[Slice]] = []
+        self.spoil = spoil
 
-    threads = [threading.Thread(target=work, args=(name,)) for name in range(5)]
-    with lock.take():
-        for number, thread in enumerate(threads, 1):
-            thread.start()
-            while len(lock._waiting) < number:
-                time.sleep(0.001)
+    def forward(self, batch: Sequence[Slice]) -> torch.Tensor:
+        self.batches.append(list(batch))
+        logits = self.inner.forward(batch)
+        if self.spoil is not None:
+            wanting = [part for part in batch if part.wants_logits]
+            for row, part in zip(logits, wanting, strict=True):
+                if part.first_position and part.token_ids[0] == self.spoil:
+                    row[:] = float("nan")
+        return logits
+
+
+def test_a_prompt_that_begins_like_an_earlier_one_is_not_read_again() -> None:
+    backend = Recording()
+    engine = Engine(backend, [])
+    prompt = [7 * i % 400 for i in range(3 * PAGE)]
+    first = tokens_of(engine.stream(prompt, GREEDY))
+    backend.batches.clear()
+    events = list(engine.stream(prompt, GREEDY))
+    assert events[0] == PrefillProgress(3 * PAGE, 3 * PAGE)
+    assert backend.batches[0][0].first_position == 2 * PAGE  # the last token's logits are always computed
+    assert tokens_of(iter(events)) == first
+    backend.batches.clear()
+    follow_up = [*prompt, *first, 5, 6]
+    expected = tokens_of(Engine(BACKENDS["torch"], []).stream(follow_up, GREEDY))
+    assert tokens_of(engine.stream(follow_up, GREEDY)) == expected
+    assert backend.batches[0][0].first_position == 3 * PAGE
+    engine.forget_prefixes()
+    backend.batches.clear()
+    list(engine.stream(prompt, GREEDY))
+    assert backend.batches[0][0].first_position == 0
+    assert engine.check_integrity() == []
+
+
+def run_together(engine: Engine, prompts: list[list[int]], params: SamplingParams) -> list[list[int]]:
+    """Each prompt's tokens, all streams open at once and read in turn by one thread."""
+    streams = [engine.stream(prompt, params) for prompt in prompts]
+    answers: list[list[int]] = [[] for _ in prompts]
+    open_ones = set(range(len(prompts)))
+    while open_ones:
+        for number in sorted(open_ones):
+            event = next(streams[number], None)
+            if event is None:
+                open_ones.discard(number)
+            elif isinstance(event, TokenEvent) and event.token_id is not None:
+                answers[number].append(event.token_id)
+    return answers
+
+
+def test_answers_do_not_depend_on_who_else_is_answered(backend: Backend) -> None:
+    params = SamplingParams(temperature=1.0, seed=3, max_tokens=12)
+    prompts = [[(11 * i + n) % 400 for i in range(10 + 17 * n)] for n in range(5)]
+    alone = [tokens_of(Engine(backend, []).stream(prompt, params)) for prompt in prompts]
+    assert run_together(Engine(backend, [], prefill_chunk=24), prompts, params) == alone
+
+
+def test_with_too_few_blocks_the_youngest_waits_and_its_answer_is_the_same() -> None:
+    prompts = [[(13 * i + n) % 400 for i in range(PAGE - 4)] for n in range(3)]
+    params = replace(GREEDY, max_tokens=50)
+    alone = [tokens_of(Engine(BACKENDS["torch"], []).stream(prompt, params)) for prompt in prompts]
+    backend = Recording(num_blocks=4)  # each answer grows to 3
+    engine = Engine(backend, [])
+    assert run_together(engine, prompts, params) == alone
+    assert sum(len(part.token_ids) > 1 for batch in backend.batches for part in batch) > 3  # one was read again
+    assert engine.check_integrity() == []
+    assert engine.num_blocks_in_use == 0
+
+
+def test_who_waits_is_told_its_place_and_too_many_are_refused() -> None:
+    engine = Engine(Recording(num_blocks=2), [], max_waiting=2)
+    prompt = list(range(PAGE + 4))
+    first = engine.stream(prompt, GREEDY)
+    next(first)
+    second, third = engine.stream(prompt, GREEDY), engine.stream(prompt, GREEDY)
+    assert next(second) == Queued(1)
+    assert next(third) == Queued(2)
+    with pytest.raises(EngineBusyError, match="2 questions wait"):
+        engine.stream(prompt, GREEDY)
+    first.close()
+    assert tokens_of(second) == tokens_of(third)
+
+
+def test_a_short_question_passes_a_long_record() -> None:
+    backend = Recording()
+    engine = Engine(backend, [], prefill_chunk=64)
+    long = engine.stream([3] * 400, GREEDY)
+    next(long)
+    short = engine.stream([5] * 20, replace(GREEDY, max_tokens=3))
+    assert len(tokens_of(short)) == 3
+    assert sum(len(part.token_ids) for batch in backend.batches for part in batch if part.token_ids[0] == 3) < 400
+    assert all(sum(len(part.token_ids) for part in batch) <= 64 + 2 for batch in backend.batches)
+    long.close()
+    assert engine.check_integrity() == []
+
+
+def test_one_request_with_broken_numbers_does_not_take_the_others_with_it() -> None:
+    plain = tokens_of(Engine(BACKENDS["torch"], []).stream(PROMPT, GREEDY))
+    engine = Engine(Recording(spoil=plain[2]), [])
+    broken = engine.stream(PROMPT, GREEDY)
+    other = engine.stream([9] * 30, GREEDY)
+    next(other)
+    with pytest.raises(SamplerError, match="not finite"):
+        list(broken)
+    assert tokens_of(other) == tokens_of(Engine(BACKENDS["torch"], []).stream([9] * 30, GREEDY))
+    assert engine.check_integrity() == []
+
+
+def test_a_failing_pass_ends_its_requests_and_the_engine_goes_on() -> None:
+    class Failing(Recording):
+        def forward(self, batch: Sequence[Slice]) -> torch.Tensor:
+            if len(self.batches) == 2:
+                self.batches.clear()
+                raise MemoryError("no room")
+            return super().forward(batch)
+
+    engine = Engine(Failing(), [])
+    with pytest.raises(MemoryError, match="no room"):
+        list(engine.stream(PROMPT, GREEDY))
+    assert engine.check_integrity() == []
+    assert len(tokens_of(engine.stream(PROMPT, replace(GREEDY, max_tokens=1)))) == 1
+
+
+def test_many_clients_that_come_go_and_cancel_leave_the_books_in_order() -> None:
+    engine = Engine(Recording(num_blocks=20), [], prefill_chunk=32)
+    problems: list[BaseException] = []
+
+    def client(number: int) -> None:
+        chance = random.Random(number)
+        try:
+            for _ in range(4):
+                cancel = threading.Event()
+                prompt = [chance.randrange(400) for _ in range(chance.choice([5, 40, 150, 300]))]
+                events = engine.stream(prompt, replace(GREEDY, max_tokens=8), cancel)
+                for count, _ in enumerate(events):
+                    if count == chance.choice([1, 5, 100]):
+                        events.close() if chance.random() < 0.5 else cancel.set()
+        except BaseException as error:  # noqa: BLE001 - a thread's failure is the test's
+            problems.append(error)
+
+    threads = [threading.Thread(target=client, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
     for thread in threads:
         thread.join()
-    assert order == [0, 1, 2, 3, 4]
+    assert problems == []
+    assert engine.check_integrity() == []
+    assert engine.num_blocks_in_use == 0
 
 
-def test_lock_is_given_back_after_an_error() -> None:
-    lock = FairLock()
-    with pytest.raises(KeyError), lock.take():
-        raise KeyError
-    with lock.take():
-        pass
+def test_the_books_notice_what_is_wrong() -> None:
+    pool = BlockPool(4, 8)
+    table = [pool.allocate(), pool.allocate()]
+    assert pool.check_integrity([table]) == []
+    assert pool.check_integrity([]) != []
+    pool.free(table[:1])
+    assert pool.check_integrity([table]) != []
 
 
 def test_cache_grows_and_keeps_what_it_holds() -> None:

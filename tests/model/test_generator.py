@@ -26,9 +26,9 @@ from contracts import (
 from model.chat_template import ChatTemplate
 from model.checkpoint import WEIGHTS, save_checkpoint
 from model.config import CheckpointError
+from model.engine import Engine
 from model.fake import FakeEngine, FakeGenerator
 from model.generator import LocalGenerator
-from model.kv_cache import KVCache
 from model.tokenizer import Tokenizer
 from tests.model.conftest import TEMPLATE, make_fast_tokenizer, make_model
 from tests.model.quantized_checkpoints import encode_int4, write_quantized
@@ -155,14 +155,14 @@ def test_stop_ends_the_answer_with_what_was_said(local: Generator) -> None:
     assert (end.finish_reason, end.completion_tokens) == ("cancelled", 0)
 
 
-def test_listener_that_leaves_frees_the_cache(local: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
-    freed = []
-    monkeypatch.setattr(KVCache, "free", lambda cache: freed.append(cache))
+def test_listener_that_leaves_gives_its_blocks_back(local: LocalGenerator) -> None:
+    engine = local._engine
+    assert isinstance(engine, Engine)
     events = local.stream(QUESTION, PARAMS)
     next(events)
-    assert not freed
+    assert engine.num_blocks_in_use
     events.close()  # type: ignore[attr-defined]
-    assert len(freed) == 1
+    assert engine.num_blocks_in_use == 0
 
 
 def test_prompt_longer_than_the_context_is_refused_at_the_call(local: Generator) -> None:

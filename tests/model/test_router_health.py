@@ -48,7 +48,7 @@ def watch(model: BailingMoeV2ForCausalLM, num_tokens: int = ENOUGH, **options: o
     model.router_observer = health.observe
     prompt = torch.randint(0, 400, (num_tokens - 4,), generator=torch.Generator().manual_seed(0)).tolist()
     # The last token written is never read.
-    assert list(Engine(model, []).stream(prompt, SamplingParams(max_tokens=5)))
+    assert list(Engine(TorchBackend(model), []).stream(prompt, SamplingParams(max_tokens=5)))
     return health
 
 
