@@ -34,6 +34,7 @@ $(VENV)/.ready: requirements.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -r requirements.txt
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	$(BIN)/python -m model.kernels.build
 	touch $@
 
 $(VENV)/.dev: requirements-dev.txt $(VENV)/.ready

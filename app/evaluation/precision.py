@@ -26,11 +26,11 @@ from app.evaluation.gate import judge, load_gate
 from app.evaluation.probes import CATEGORIES, LANGUAGES, Probe, load_held_text, load_probes, probes_version
 from app.evaluation.report import FORMAT
 from contracts import Message, ModelInfo, Passage, ProgressCallback, SamplingParams, TextChunk
+from model.backend import TorchBackend
 from model.chat_template import ChatTemplate
 from model.checkpoint import list_shards, load_model
 from model.compare import ModelComparison, TokenSequence, Trace, compare_to, record_trace, shape_of
 from model.config import ModelConfig
-from model.backend import TorchBackend
 from model.engine import Engine
 from model.generator import LocalGenerator, describe_model
 from model.modeling import BailingMoeV2ForCausalLM

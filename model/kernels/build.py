@@ -106,3 +106,15 @@ def _build(variant: str) -> Path:
             raise KernelsUnavailableError(f"The C++ kernels did not compile: {reason}")
         os.replace(output, folder / name)
     return folder / name
+
+
+def main() -> None:
+    """Builds what this processor needs, ahead of the first start; never fails, since torch can serve too."""
+    try:
+        print(f"C++ kernels: {load_library().variant}")
+    except KernelsUnavailableError as error:
+        print(f"C++ kernels: none. {error} Answers are computed by torch, several times slower.")
+
+
+if __name__ == "__main__":
+    main()
