@@ -86,8 +86,7 @@ def _load(
         with torch.device("meta"):
             model = BailingMoeV2ForCausalLM(config)
         jobs = _plan_matrices(model, weights, _choose_formats(config, quantization))
-        plain = list(named_tensors(model))
-        for name, tensor in plain:
+        for name, tensor in named_tensors(model):
             weights.check(name, FLOATS, tuple(tensor.shape))
         weights.check_all_used()
         _check_precision(folder, quantization, name_quantization(model))
@@ -193,7 +192,10 @@ def _plan_matrices(model: BailingMoeV2ForCausalLM, weights: Weights, formats: Se
 
 
 def save_checkpoint(model: BailingMoeV2ForCausalLM, folder: str | Path, dtype: torch.dtype = torch.bfloat16) -> None:
-    """Writes config.json and model.safetensors in `dtype`, expert_bias in float32; a crash spares the old files."""
+    """Writes config.json and model.safetensors in `dtype`, expert_bias in float32; a crash spares the old files.
+    Raises ValueError for a quantized model, whose weights are no longer known."""
+    if list_matrices(model):
+        raise ValueError("A quantized model cannot be saved; copy its folder, or save the model it was made from.")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {

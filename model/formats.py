@@ -50,7 +50,14 @@ class PackQuantized:
 
     def __init__(self, quantization: Quantization) -> None:
         groups = quantization.get("config_groups")
-        schemes = [group.get("weights") or {} for group in groups.values()] if isinstance(groups, Mapping) else []
+        groups = list(groups.values()) if isinstance(groups, Mapping) else []
+        schemes = [group["weights"] for group in groups if isinstance(group, Mapping) and group.get("weights")]
+        for scheme in schemes:
+            if scheme.get("num_bits", 4) != 4:
+                raise CheckpointError(
+                    f"config.json: compressed-tensors weights of {scheme['num_bits']} bits are not supported; use 4 "
+                    "bits, or FP8 with weight_scale_inv."
+                )
         self._group_sizes = [size for scheme in schemes if isinstance(size := scheme.get("group_size"), int)]
 
     def claims(self, weights: Weights, name: str) -> bool:
@@ -295,7 +302,7 @@ def import_bitsandbytes() -> Any:
 def list_formats(quantization: Quantization, on_the_fly: str | None = None) -> tuple[Format, ...]:
     """The forms a checkpoint may hold, in the order they are asked; plain weights may be quantized `on_the_fly`. Raises
     CheckpointError for a method that is not known."""
-    method = quantization.get("quant_method")
+    method = quantization.get("quant_method") if isinstance(quantization, Mapping) else quantization
     if method not in (None, "compressed-tensors", "gptq", "fp8", "bitsandbytes"):
         raise CheckpointError(
             f"config.json: weights quantized by {method!r} are not supported; use a checkpoint in bf16, FP8, INT4 "

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from model.checkpoint import WEIGHTS, load_model, named_tensors
+from model.checkpoint import WEIGHTS, load_model, named_tensors, save_checkpoint
 from model.config import CheckpointError
 from model.modeling import BailingMoeV2ForCausalLM, Experts
 from model.quantized import Int4Matrix, QuantizedExperts, count_parameters, name_quantization
@@ -198,6 +198,12 @@ def test_parameters_are_counted_as_weights_not_as_words(tmp_path: Path) -> None:
         assert count_parameters(load_model(tmp_path)) == plain
 
 
+def test_quantized_model_is_not_saved_as_if_it_were_plain(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="quantized model cannot be saved"):
+        save_checkpoint(load_model(LOCAL / "c_mtp", "int8"), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_gptq_config_of_its_own_is_found(tmp_path: Path) -> None:
     meant = write_quantized(tmp_path, encode_gptq(32, version=2, symmetric=False), {})
     config = json.loads((tmp_path / "config.json").read_text())
@@ -280,6 +286,8 @@ def test_wrong_tensor_is_named(form: tuple, change: Callable[[Tensors], object],
     ("quantization", "says"),
     [
         ({"quant_method": "awq"}, "quantized by 'awq' are not supported"),
+        ([1], r"quantized by \[1\] are not supported"),
+        (CT | {"config_groups": {"a": {"weights": {"num_bits": 8}}}}, "compressed-tensors weights of 8 bits"),
         (gptq(bits=8), "GPTQ weights of 8 bits are not supported"),
         ({"quant_method": "fp8", "weight_block_size": [0, 128]}, "weight_block_size is"),
         (groups_of(24), "has 4 groups, which do not fit 33 columns"),
