@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from model.quantize.stream import QuantizeReport
 
 INTERRUPTED = 130
+UNDIVIDED = "Left unquantized, since the group size does not divide their columns"
 DEFAULT_TEXT = ROOT / "model" / "quantize" / "calibration" / "clinical.txt"
 SHOW_EVERY_S = {True: 0.5, False: 30.0}  # on a terminal, where the line is redrawn; in a log
 
@@ -98,7 +99,7 @@ def describe_estimate(expected: Estimate) -> str:
     lines += ["", *(f"{file} {size / 1e9:10.3f} GB" for file, size in expected.shards.items()), ""]
     lines.append(f"Disk needed {expected.disk_bytes / 1e9:.2f} GB, free {expected.free_bytes / 1e9:.2f} GB.")
     lines.append(f"Peak memory about {expected.peak_memory_bytes / 1e9:.1f} GB; about {_duration(expected.seconds)}.")
-    return "\n".join(lines + _describe_undivided(expected.undivided))
+    return "\n".join(lines + _describe_some(UNDIVIDED, expected.undivided))
 
 
 def describe_report(report: QuantizeReport) -> str:
@@ -109,14 +110,16 @@ def describe_report(report: QuantizeReport) -> str:
     for layer, experts in report.fallbacks.items():
         listed = ", ".join(map(str, experts))
         lines.append(f"Layer {layer}: too few tokens reached experts {listed}; rounded to nearest.")
-    return "\n".join([*lines, *_describe_undivided(report.undivided), f"{report.num_bytes / 1e9:.2f} GB written."])
+    lines += _describe_some("Rounded to nearest, not by GPTQ", report.rounded)
+    lines += _describe_some(UNDIVIDED, report.undivided)
+    return "\n".join([*lines, f"{report.num_bytes / 1e9:.2f} GB written."])
 
 
-def _describe_undivided(names: tuple[str, ...]) -> list[str]:
+def _describe_some(what: str, names: tuple[str, ...]) -> list[str]:
     if not names:
         return []
     more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-    return [f"Left unquantized, since the group size does not divide their columns: {names[0]}{more}."]
+    return [f"{what}: {names[0]}{more}."]
 
 
 def _duration(seconds: float) -> str:

@@ -12,11 +12,12 @@ from pathlib import Path
 import torch
 
 from model.quantize.calibrate import sum_squares
+from model.quantize.folder import check_target
 from model.quantize.gptq import quantize_gptq
 from model.quantize.rtn import quantize_rtn
 from model.quantize.shards import NUM_WORKERS, Plan, lay_out, layout_bytes, make_plan, run_ordered, start_workers
 from model.quantize.source import QuantizeOptions, Source
-from model.quantize.stream import PIECE_ELEMENTS, check_target
+from model.quantize.stream import PIECE_ELEMENTS
 
 PROCESS_BYTES = 450_000_000  # the interpreter with torch, measured
 PIECE_BYTES = PIECE_ELEMENTS * 8  # a piece as stored, in float32, and packed

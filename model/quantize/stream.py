@@ -1,32 +1,28 @@
-"""Quantizes a checkpoint folder into another, a layer at a time, so that memory does not grow with the model.
-
-The order in which files appear keeps a half-written folder from being taken for whole: shards, index, the rest,
-config.json last. `.quantize.json` records the source, the options and each finished shard with its hash; the same
-command after a crash goes on with the first shard that is not in it.
-"""
+"""Quantizes a checkpoint folder into another, a layer at a time, so that memory does not grow with the model."""
 
 from __future__ import annotations
 
-import errno
-import hashlib
-import json
-import os
-import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from torch import Tensor
 
-from model.checkpoint import INDEX
-from model.config import CheckpointError, read_json
+from model.config import CheckpointError
 from model.quantize.calibrate import Calibration
+from model.quantize.folder import (
+    JOURNAL,
+    check_space,
+    check_target,
+    finish_folder,
+    open_journal,
+    write_json,
+    writing_to,
+)
 from model.quantize.rtn import PackedWeight, quantize_rtn
 from model.quantize.shards import (
-    Layout,
     Plan,
     Progress,
     Shard,
@@ -43,28 +39,19 @@ from model.quantize.shards import (
 from model.quantize.source import QuantizeOptions, Source
 from model.safetensors_file import SafetensorsFile, SafetensorsWriter
 
-JOURNAL = ".quantize.json"
-SUMS = "SHA256SUMS"
 HIDDEN = ".hidden-"
-OURS = ("*.safetensors", "*.partial", INDEX, SUMS, JOURNAL)
 PIECE_ELEMENTS = 2**23  # weights a worker takes at a time: 48 MB with their float32 copy
-MAX_COPIED_BYTES = 2**26  # files beside the weights that are larger than a tokenizer are weights in another format
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-T = TypeVar("T")
-
-
-class OutputError(OSError):
-    """The target cannot be written; the message says what to do, and what was finished is kept."""
 
 
 @dataclass(frozen=True, slots=True)
 class QuantizeReport:
     """Per kind of module: how many tensors, mean and worst relative error |w - w'|/|w|, and the worst one's name.
-    `fallbacks`: {layer: experts rounded to nearest although GPTQ was asked for}."""
+    Rounded to nearest although GPTQ was asked for: `fallbacks` {layer: experts}; `rounded`, other kinds of weights."""
 
     num_bytes: int
     errors: Mapping[str, tuple[int, float, float, str]]
     fallbacks: Mapping[int, tuple[int, ...]]
+    rounded: tuple[str, ...]
     undivided: tuple[str, ...]
 
 
@@ -83,15 +70,15 @@ def quantize_checkpoint(
     """
     source_folder, target = Path(source_folder), Path(target_folder)
     check_target(source_folder, target)
-    with Source(source_folder) as source, _sentences(target):
+    with Source(source_folder) as source, writing_to(target):
         plan = make_plan(source, options)
         layouts = {shard.file: lay_out(source, shard, plan, options) for shard in plan.shards}
         identity: dict[str, Any] = {"source": source.identity(), "options": asdict(options)}
         if calibration_ids is not None:
             identity["calibration"] = hash_tensor(calibration_ids).hexdigest()
-        journal = _open_journal(target, identity, overwrite)
+        journal = open_journal(target, identity, overwrite)
         done = journal["shards"]
-        _check_space(target, sum(layout_bytes(layout) for file, layout in layouts.items() if file not in done))
+        check_space(target, sum(layout_bytes(layout) for file, layout in layouts.items() if file not in done))
         calibration = _resume_calibration(source, target, plan, options, calibration_ids, journal)
         progress = Progress(len(plan.shards), sum(map(source.source_bytes, source.shapes)), show)
         with start_workers() as pool:
@@ -108,11 +95,11 @@ def quantize_checkpoint(
                     done[shard.file] = writer.finish()
                 if calibration is not None and shard.layer is not None:
                     _save_hidden(target, shard.layer + 1, calibration.hidden, journal)
-                _write_json(target / JOURNAL, journal)
+                write_json(target / JOURNAL, journal)
         for file in target.glob(f"{HIDDEN}*"):
             file.unlink()
-        _finish_folder(source, target, plan, options, layouts, done)
-        return _summarise(target, plan, done)
+        finish_folder(source, target, plan, options, layouts, done)
+        return _summarise(target, plan, options, done)
 
 
 def round_shard(
@@ -176,161 +163,30 @@ def _save_hidden(target: Path, layer: int, hidden: Tensor, journal: dict[str, An
     journal["hidden"] = {"file": path.name, "sha256": hash_file(path)}
 
 
-# --- the target folder -------------------------------------------------------------------------------------------
-
-
-def check_target(source: Path, target: Path) -> None:
-    """Refuses a target that is, or lies in, the source folder."""
-    inside = target.resolve()
-    if inside == source.resolve() or source.resolve() in inside.parents:
-        raise ValueError(f"{target} is, or lies inside, the checkpoint being read; give another folder.")
-    if target.exists() and not target.is_dir():
-        raise ValueError(f"{target} is a file; give a folder that is new or was begun by this command.")
-
-
-def _open_journal(target: Path, identity: dict[str, Any], overwrite: bool) -> dict[str, Any]:
-    """The journal of this very run, its finished shards verified; a new one for a new or emptied folder."""
-    identity = json.loads(json.dumps({"version": 1, **identity}))
-    target.mkdir(parents=True, exist_ok=True)
-    path = target / JOURNAL
-    if not path.exists() and any(target.iterdir()):
-        raise ValueError(f"{target} is not empty and was not begun by this command; give another folder.")
-    if path.exists() and not overwrite:
-        journal = read_json(path)
-        if {name: journal.get(name) for name in identity} != identity:
-            raise ValueError(
-                f"{target} was begun from another checkpoint or with other options; use --overwrite to start over."
-            )
-        for file, entry in journal["shards"].items():
-            if not (target / file).is_file() or hash_file(target / file) != entry["sha256"]:
-                raise CheckpointError(f"{target / file} is not as it was written; use --overwrite to start over.")
-        return journal
-    # Without its config.json no reader takes the folder for whole, so that goes first.
-    (target / "config.json").unlink(missing_ok=True)
-    for pattern in OURS:
-        for file in target.glob(pattern):
-            file.unlink()
-    journal = identity | {"shards": {}, "hidden": None}
-    _write_json(path, journal)
-    return journal
-
-
-def _finish_folder(
-    source: Source, target: Path, plan: Plan, options: QuantizeOptions, layouts: Mapping[str, Layout], done: Mapping
-) -> None:
-    """Index, files beside the weights, hashes, and config.json last."""
-    weight_map = {name: file for file, layout in layouts.items() for name in layout}
-    total = sum(map(layout_bytes, layouts.values()))
-    _write_json(target / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
-    names = [INDEX]
-    for path in sorted(source.folder.iterdir()):
-        if path.is_file() and _is_copied(path):
-            _write(target / path.name, path.read_bytes())
-            names.append(path.name)
-    config = read_json(source.folder / "config.json") | {"quantization_config": describe(plan, options, source)}
-    text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
-    sums = {file: entry["sha256"] for file, entry in done.items()}
-    sums |= {name: hash_file(target / name) for name in names}
-    sums["config.json"] = hashlib.sha256(text.encode()).hexdigest()
-    _write(target / SUMS, "".join(f"{digest}  {name}\n" for name, digest in sums.items()).encode())
-    _write(target / "config.json", text.encode())
-
-
-def describe(plan: Plan, options: QuantizeOptions, source: Source) -> dict[str, object]:
-    """`quantization_config` of compressed-tensors; `ignore` names exactly the linear layers left as they were."""
-    ignore = [name.removesuffix(".weight") for name in plan.kept]
-    if source.config.tie_word_embeddings:
-        ignore.append("lm_head")
-    weights = {
-        "num_bits": 4,
-        "type": "int",
-        "symmetric": True,
-        "strategy": "group",
-        "group_size": options.group_size,
-        "dynamic": False,
-    }
-    group = {"targets": ["Linear"], "weights": weights, "input_activations": None, "output_activations": None}
-    return {
-        "quant_method": "compressed-tensors",
-        "format": "pack-quantized",
-        "quantization_status": "compressed",
-        "config_groups": {"group_0": group},
-        "ignore": ignore,
-        "kv_cache_scheme": None,
-    }
-
-
-def _is_copied(path: Path) -> bool:
-    ours = {"config.json", INDEX, SUMS, JOURNAL}
-    is_weights = path.suffix in (".safetensors", ".partial") or path.stat().st_size > MAX_COPIED_BYTES
-    return path.name not in ours and not path.name.startswith(".") and not is_weights
-
-
-def _write_json(path: Path, value: object) -> None:
-    _write(path, json.dumps(value, indent=1).encode())
-
-
-def _write(path: Path, data: bytes) -> None:
-    """All of a file or nothing of it."""
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-
-
-def _check_space(target: Path, num_bytes: int) -> None:
-    free = shutil.disk_usage(target).free + sum(file.stat().st_size for file in target.glob("*.partial"))
-    if free < num_bytes:
-        raise OutputError(
-            f"{target} needs {num_bytes / 1e9:.1f} GB more and its disk has {free / 1e9:.1f} GB free; free some and "
-            "run the same command again."
-        )
-
-
-@contextmanager
-def _sentences(target: Path) -> Iterator[None]:
-    """Turns an error of the system while writing into a sentence."""
-    try:
-        yield
-    except OutputError:
-        raise
-    except OSError as error:
-        why = "its disk is full" if error.errno in _FULL else str(error.strerror or error)
-        raise OutputError(
-            f"{target} cannot be written ({why}); finished layers are kept: mend that and run the same command again."
-        ) from error
-
-
 # --- what came of it ---------------------------------------------------------------------------------------------
 
 
-def _summarise(target: Path, plan: Plan, done: Mapping[str, Any]) -> QuantizeReport:
+def _summarise(target: Path, plan: Plan, options: QuantizeOptions, done: Mapping[str, Any]) -> QuantizeReport:
     kinds: dict[str, dict[str, float]] = {}
-    methods: dict[str, str] = {}
-    for entry in done.values():
-        for name, (method, error) in entry["tensors"].items():
-            kinds.setdefault(_kind_of(name), {})[name] = error
-            methods[name] = method
-    errors = {
-        kind: (len(found), sum(found.values()) / len(found), max(found.values()), max(found, key=found.__getitem__))
-        for kind, found in kinds.items()
-    }
     fallbacks: dict[int, set[int]] = {}
-    if "gptq" in methods.values():
-        for name, method in methods.items():
-            if method == "rtn" and ".experts." in name:
-                _, _, layer, _, _, expert, *_ = name.split(".")
-                fallbacks.setdefault(int(layer), set()).add(int(expert))
+    rounded = []
+    for name, (method, error) in ((n, entry) for shard in done.values() for n, entry in shard["tensors"].items()):
+        kinds.setdefault(_kind_of(name), {})[name] = error
+        if method == options.method:
+            continue
+        if ".experts." in name:
+            _, _, layer, _, _, expert, *_ = name.split(".")
+            fallbacks.setdefault(int(layer), set()).add(int(expert))
+        else:
+            rounded.append(name)
     return QuantizeReport(
         num_bytes=sum((target / file).stat().st_size for file in done),
-        errors=errors,
+        errors={
+            kind: (len(found), sum(found.values()) / len(found), max(found.values()), max(found, key=found.__getitem__))
+            for kind, found in kinds.items()
+        },
         fallbacks={layer: tuple(sorted(experts)) for layer, experts in sorted(fallbacks.items())},
+        rounded=tuple(rounded),
         undivided=plan.undivided,
     )
 

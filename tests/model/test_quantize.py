@@ -24,10 +24,12 @@ from model.config import CheckpointError, ModelConfig
 from model.quantization import dequantize_fp8, dequantize_int4, pack_int4
 from model.quantize import stream
 from model.quantize.calibrate import Calibration, read_calibration
+from model.quantize.folder import JOURNAL, OutputError
 from model.quantize.gptq import quantize_gptq
 from model.quantize.rtn import quantize_rtn
+from model.quantize.shards import Step
 from model.quantize.source import QuantizeOptions
-from model.quantize.stream import JOURNAL, OutputError, quantize_checkpoint
+from model.quantize.stream import quantize_checkpoint
 from model.tokenizer import Tokenizer
 from tests.model.conftest import make_fast_tokenizer, make_model
 
@@ -365,6 +367,37 @@ def test_experts_that_no_token_reached_are_rounded_and_named(source: Path, round
         name = f"model.layers.2.mlp.experts.{{}}.{kind}.weight_packed"
         assert torch.equal(plain[name.format(5)], ours[name.format(5)])
         assert not torch.equal(plain[name.format(3)], ours[name.format(3)])
+
+
+def test_calibration_goes_on_from_the_saved_states_or_says_that_they_are_damaged(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options, ids = QuantizeOptions("gptq", group_size=32), make_ids(8, 64)
+    quantize_checkpoint(source, tmp_path / "whole", options, calibration_ids=ids)
+    target = tmp_path / "int4"
+
+    def stop(step: Step) -> None:
+        if step.number == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        quantize_checkpoint(source, target, options, calibration_ids=ids, show=stop)
+    shutil.copytree(target, tmp_path / "damaged")
+    (states,) = (tmp_path / "damaged").glob(".hidden-00002*")
+    states.write_bytes(states.read_bytes()[:-1] + b"x")
+    with pytest.raises(CheckpointError, match="is not as it was written; use --overwrite"):
+        quantize_checkpoint(source, tmp_path / "damaged", options, calibration_ids=ids)
+    with pytest.raises(ValueError, match="with other options; use --overwrite"):
+        quantize_checkpoint(source, target, options, calibration_ids=ids[:4])
+    quantize_checkpoint(source, target, options, calibration_ids=ids)
+    assert read_bytes(target) == read_bytes(tmp_path / "whole")
+
+
+def test_too_little_text_rounds_and_says_so(source: Path, tmp_path: Path) -> None:
+    options = QuantizeOptions("gptq", group_size=32)
+    report = quantize_checkpoint(source, tmp_path / "int4", options, calibration_ids=make_ids(1, 8))
+    assert "model.layers.0.attention.query_key_value.weight" in report.rounded
+    assert len(report.fallbacks[1]) == 8
 
 
 def test_gptq_of_some_modules_only(source: Path, tmp_path: Path) -> None:
