@@ -28,7 +28,7 @@ from app.evaluation.report import FORMAT
 from contracts import Message, ModelInfo, Passage, ProgressCallback, SamplingParams, TextChunk
 from model.backend import TorchBackend
 from model.chat_template import ChatTemplate
-from model.checkpoint import list_shards, load_model
+from model.checkpoint import list_shards, load_hashed_model
 from model.compare import ModelComparison, TokenSequence, Trace, compare_to, record_trace, shape_of
 from model.config import ModelConfig
 from model.engine import Engine
@@ -71,7 +71,8 @@ class _Material:
 
 @dataclass(slots=True)
 class _Checkpoint:
-    """One loaded checkpoint and how text becomes its token ids."""
+    """One loaded checkpoint and how text becomes its token ids. Both sides run on the reference kernels, so that what
+    differs is the weights' doing."""
 
     model: BailingMoeV2ForCausalLM
     tokenizer: Tokenizer
@@ -82,13 +83,13 @@ class _Checkpoint:
     def load(cls, folder: Path, role: str, on_progress: ProgressCallback) -> _Checkpoint:
         tokenizer = Tokenizer.load(folder)
         template = ChatTemplate.load(folder, tokenizer)
-        model = load_model(
+        model, sha256 = load_hashed_model(
             folder,
             on_progress=lambda load: on_progress(
                 f"{role}, {load.step} weights: MB", load.bytes_done // MB, load.bytes_total // MB
             ),
         )
-        info = describe_model(folder, model, tokenizer)
+        info = describe_model(folder, model, tokenizer, sha256)
         generator = LocalGenerator(Engine(TorchBackend(model), tokenizer.stop_ids), tokenizer, template, info)
         return cls(model, tokenizer, template, generator)
 
