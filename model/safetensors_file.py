@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -77,13 +77,14 @@ class SafetensorsFile:
         self.read_into(name, out)
         return out
 
-    def read_into(self, name: str, out: Tensor) -> None:
-        """Fills `out`, a contiguous CPU tensor of the stored dtype and shape, without a copy in between."""
+    def read_into(self, name: str, out: Tensor, on_bytes: Callable[[int], None] | None = None) -> None:
+        """Fills `out`, a contiguous CPU tensor of the stored dtype and shape, without a copy in between. on_bytes hears
+        how many were read, at most CHUNK_BYTES at a time."""
         info = self.tensors[name]
         assert out.dtype == info.dtype
         assert tuple(out.shape) == info.shape
         assert out.is_contiguous()
-        self._fill(name, _bytes_of(out), info.begin)
+        self._fill(name, _bytes_of(out), info.begin, on_bytes)
 
     def read_rows(self, name: str, begin: int, end: int) -> Tensor:
         """Rows [begin, end) of the first dimension, in memory of their own."""
@@ -93,7 +94,7 @@ class SafetensorsFile:
         self._fill(name, _bytes_of(out), info.begin + begin * row_bytes)
         return out
 
-    def _fill(self, name: str, target: memoryview, offset: int) -> None:
+    def _fill(self, name: str, target: memoryview, offset: int, on_bytes: Callable[[int], None] | None = None) -> None:
         done = 0
         while done < len(target):
             try:
@@ -105,6 +106,8 @@ class SafetensorsFile:
             if num == 0:
                 raise CheckpointError(f"{self.path.name} ended inside tensor {name}; copy the file again.")
             done += num
+            if on_bytes is not None:
+                on_bytes(num)
 
     def close(self) -> None:
         if self._fd >= 0:

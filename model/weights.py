@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -120,8 +121,7 @@ class Weights:
         info, file = self.info(name), self._files[self._file_of[name]]
         out = out.view(info.shape)
         if out.device.type == "cpu" and out.dtype == info.dtype and out.is_contiguous():
-            file.read_into(name, out)
-            self._count(name, info.num_bytes)
+            file.read_into(name, out, partial(self._count, name))
             return
         row_bytes = max(info.num_bytes // max(info.shape[0], 1), 1)
         step = max(CHUNK_BYTES // row_bytes, 1)

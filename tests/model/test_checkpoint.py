@@ -5,6 +5,7 @@ import json
 import shutil
 import threading
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -201,6 +202,16 @@ def test_progress_counts_every_byte_of_each_step(folder: Path) -> None:
         assert at_least <= done[-1] <= size
         assert steps[-1].file == "b.safetensors"
         assert steps[-1].seconds_left == 0
+
+
+def test_progress_moves_within_a_large_tensor(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("model.safetensors_file.CHUNK_BYTES", 4096)
+    monkeypatch.setattr("model.weights.REPORT_S", 0)
+    seen: list[LoadProgress] = []
+    load_model(folder, on_progress=seen.append)
+    done = [0, *(progress.bytes_done for progress in seen)]
+    assert 0 < max(after - before for before, after in pairwise(done)) <= 4096
+    assert seen[-1].bytes_total > 400_000
 
 
 @pytest.mark.parametrize("step", ["verifying", "reading"])
