@@ -36,13 +36,14 @@ def show_loading(clock: Callable[[], float] = time.monotonic) -> Iterator[Callab
         typer.echo(f"{_ERASE}{words[: _width() - 1]}", err=True, nl=False)
 
     try:
-        yield show
+        try:
+            yield show
+        finally:
+            if is_drawn:
+                typer.echo(_ERASE, err=True, nl=False)
     except KeyboardInterrupt:
-        typer.echo(f"{_ERASE if sys.stderr.isatty() else ''}bedside: loading was cancelled.", err=True)
+        typer.echo("bedside: loading was cancelled.", err=True)
         raise typer.Exit(CANCELLED) from None
-    finally:
-        if is_drawn:
-            typer.echo(_ERASE, err=True, nl=False)
 
 
 def _width() -> int:
