@@ -48,7 +48,9 @@ def app_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def slow_app_url(tmp_path: Path) -> Iterator[str]:
     """The same with a larger model of random weights, which takes many seconds to read a record: time to press Stop."""
     checkpoint = tmp_path / "slow"
-    shutil.copytree(EMBEDDED, checkpoint, ignore=shutil.ignore_patterns("*.safetensors", "config.json"))
+    shutil.copytree(
+        EMBEDDED, checkpoint, ignore=shutil.ignore_patterns("*.safetensors", "config.json", "router_*.json")
+    )
     width = 768
     config = replace(
         ModelConfig.from_hf(EMBEDDED),
