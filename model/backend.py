@@ -14,7 +14,7 @@ from torch import Tensor
 
 from model.config import ModelConfig
 from model.kernels.build import KernelsUnavailableError, load_library
-from model.kernels.cpu_decoder import BLOCK_TOKENS, CpuDecoder, Threads
+from model.kernels.cpu_decoder import BLOCK_TOKENS, CpuDecoder, Threads, lazy_zeros
 from model.modeling import BailingMoeV2ForCausalLM
 
 REFERENCE = "torch reference"
@@ -92,7 +92,7 @@ class TorchBackend:
             config.num_key_value_heads,
             config.head_dim,
         )
-        self._cache = torch.zeros(shape, dtype=weight.dtype, device=weight.device)
+        self._cache = lazy_zeros(shape, weight.dtype).to(weight.device)
 
     def forward(self, batch: Sequence[Slice]) -> Tensor:
         logits = []

@@ -8,11 +8,13 @@ tokens a block.
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Sequence
 from ctypes import POINTER, Structure, c_float, c_int32, c_void_p
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -133,7 +135,7 @@ class CpuDecoder:
         self._library = threads.library.handle
         self._kept: list[Any] = []  # what the C++ side points at
         shape = (config.num_hidden_layers, 2, num_blocks, config.num_key_value_heads, BLOCK_TOKENS, config.head_dim)
-        self.cache = torch.zeros(shape, dtype=cache_dtype)
+        self.cache = lazy_zeros(shape, cache_dtype)
         rotary = model.rotary
         self._c_config = _Config(
             hidden=config.hidden_size,
@@ -278,6 +280,12 @@ class CpuDecoder:
         floats = tensor.detach().float().contiguous()
         self._kept.append(floats)
         return c_void_p(floats.data_ptr())
+
+
+def lazy_zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Zeros that take memory only where something is written: torch.zeros would take a cache's whole room at once."""
+    num_bytes = math.prod(shape) * dtype.itemsize
+    return torch.from_numpy(np.zeros(num_bytes, dtype=np.uint8)).view(dtype).view(shape)
 
 
 def check_supported(model: BailingMoeV2ForCausalLM) -> None:
