@@ -12,6 +12,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,9 +112,9 @@ def _build(variant: str) -> Path:
 def main() -> None:
     """Builds what this processor needs, ahead of the first start; never fails, since torch can serve too."""
     try:
-        print(f"C++ kernels: {load_library().variant}")
+        sys.stdout.write(f"C++ kernels: {load_library().variant}\n")
     except KernelsUnavailableError as error:
-        print(f"C++ kernels: none. {error} Answers are computed by torch, several times slower.")
+        sys.stdout.write(f"C++ kernels: none. {error} Answers are computed by torch, several times slower.\n")
 
 
 if __name__ == "__main__":
