@@ -295,7 +295,7 @@ def logits(
     input_path: Annotated[Path, typer.Option("--input", help="safetensors with input_ids, attention_mask.")],
     output_path: Annotated[Path, typer.Option("--output", help="safetensors to write.")],
     precision: Annotated[str | None, typer.Option(help="f32 (default), bf16, f16, nf4 or int8.")] = None,
-    kernels: Annotated[str | None, typer.Option(help="reference.")] = None,
+    kernels: Annotated[str | None, typer.Option(help="reference, avx512 or avx2.")] = None,
 ) -> None:
     """Runs the decoder on given ids and writes logits and routing."""
     from model.logits import run_logits

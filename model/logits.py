@@ -15,10 +15,12 @@ from torch import Tensor
 
 from model.checkpoint import find_precision, load_model
 from model.config import ModelConfig
-from model.modeling import ModelOutput
+from model.kernels.build import VARIANTS, Library, load_library
+from model.kernels.cpu_decoder import BLOCK_TOKENS, CpuDecoder, Threads
+from model.modeling import BailingMoeV2ForCausalLM, ModelOutput
 from model.weights import ProgressCallback
 
-KERNEL_NAMES = ("reference",)
+KERNEL_NAMES = ("reference", *VARIANTS)
 
 
 def run_logits(
@@ -34,8 +36,9 @@ def run_logits(
     checkpoint has such a layer.
 
     precision None computes in f32 whatever the weights are stored in, since that is exact; "nf4" and "int8" quantize
-    plain weights first. Raises ValueError for an unknown
-    precision or kernels and for unusable input, CheckpointError for an unusable checkpoint.
+    plain weights first. kernels: "reference" (torch, the default) or a variant of the C++ ones, which know padding on
+    the left only and have no MTP layer yet. Raises ValueError for an unknown precision or kernels and for unusable
+    input, CheckpointError for an unusable checkpoint, KernelsUnavailableError.
     """
     precision = precision or "f32"
     find_precision(precision)
@@ -43,6 +46,9 @@ def run_logits(
         raise ValueError(f"Unknown kernels {kernels!r}; this version has {', '.join(KERNEL_NAMES)}.")
     inputs = _read_inputs(Path(input_path), ModelConfig.from_hf(Path(checkpoint)))
     model = load_model(checkpoint, precision, on_progress=on_progress)
+    if kernels in VARIANTS:
+        _write(_run_kernels(model, inputs, load_library(kernels)), Path(output_path))
+        return
     with torch.inference_mode():
         output = model(
             inputs["input_ids"],
@@ -52,6 +58,33 @@ def run_logits(
             output_mtp=True,
         )
     _write(_name_tensors(output, len(inputs["input_ids"])), Path(output_path))
+
+
+def _run_kernels(model: BailingMoeV2ForCausalLM, inputs: dict[str, Tensor], library: Library) -> dict[str, Tensor]:
+    """The same tensors by the C++ kernels; rows of padding are zero. Positions count from a row's first real token:
+    they are relative, so where they begin makes no difference."""
+    ids_BS, config = inputs["input_ids"], model.config
+    is_real_BS = inputs.get("attention_mask", torch.ones_like(ids_BS)).bool()
+    steps_BS = inputs["position_ids"].diff() if "position_ids" in inputs else torch.ones_like(ids_BS[:, 1:])
+    both_BS = is_real_BS[:, 1:] & is_real_BS[:, :-1]
+    if bool((is_real_BS[:, :-1] & ~is_real_BS[:, 1:]).any()) or bool((steps_BS[both_BS] != 1).any()):
+        raise ValueError("These kernels take padding on the left only, and positions that count up by one.")
+    texts = [row[is_real].tolist() for row, is_real in zip(ids_BS, is_real_BS, strict=True)]
+    num_blocks = -(-ids_BS.shape[1] // BLOCK_TOKENS)
+    decoder = CpuDecoder(model, Threads(1, library), num_blocks * len(texts), torch.float32)
+    tables = [list(range(row * num_blocks, (row + 1) * num_blocks)) for row in range(len(texts))]
+    out = decoder.forward(texts, [0] * len(texts), tables, list(range(sum(map(len, texts)))))
+
+    def spread(rows: Tensor) -> Tensor:
+        full = rows.new_zeros(*ids_BS.shape, rows.shape[-1])
+        full[is_real_BS] = rows
+        return full
+
+    named = {"logits": spread(out.logits)}
+    for layer in filter(config.is_moe_layer, range(config.num_hidden_layers)):
+        named[f"router.{layer}.topk_ids"] = spread(out.topk_ids[layer].long())
+        named[f"router.{layer}.topk_weights"] = spread(out.topk_weights[layer])
+    return named
 
 
 def _read_inputs(path: Path, config: ModelConfig) -> dict[str, Tensor]:

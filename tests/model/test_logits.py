@@ -59,6 +59,22 @@ def test_clone_alone_matches_file_to_file(tmp_path: Path) -> None:
     assert find_differences(ours, {name: goldens[name] for name in ours}) == []
 
 
+@pytest.mark.parametrize("case", ["b_yarn", "e_leftpad"])
+def test_the_c_kernels_match_file_to_file(shared: Path, tmp_path: Path, case: str) -> None:
+    goldens = load_goldens(shared / "golden" / case)
+    given = {name: goldens[name] for name in ("input_ids", "attention_mask", "position_ids")}
+    run_logits(shared / "golden" / case, write_inputs(tmp_path / "in", **given), tmp_path / "out", kernels="avx2")
+    ours = load_file(tmp_path / "out")
+    kept = {name: goldens[name] for name in ours} | {"attention_mask": goldens["attention_mask"]}
+    assert find_differences(ours, kept) == []
+
+
+def test_padding_between_words_is_refused_by_the_c_kernels(tmp_path: Path) -> None:
+    holed = {"input_ids": torch.tensor([[1, 2, 3]]), "attention_mask": torch.tensor([[1, 0, 1]])}
+    with pytest.raises(ValueError, match="on the left only"):
+        run_logits(LOCAL / "f_decode", write_inputs(tmp_path / "in", **holed), tmp_path / "out", kernels="avx2")
+
+
 def test_mtp_logits_only_where_there_is_such_a_layer(tmp_path: Path) -> None:
     inputs = write_inputs(tmp_path / "in", input_ids=torch.tensor([[1, 2, 3]]))
     run_logits(LOCAL / "c_mtp", inputs, tmp_path / "mtp", kernels="reference")
