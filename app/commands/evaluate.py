@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from app.commands.loading import show_loading
 from app.config import read_settings
 from app.errors import InputError
 
@@ -40,7 +41,9 @@ def router(
     settings = read_settings()
     folder = checkpoint or settings.checkpoint
     words = None if text is None else _read_text(text)
-    generator = LocalGenerator.load(folder, None if settings.precision == "auto" else settings.precision)
+    with show_loading() as on_progress:
+        dtype = None if settings.precision == "auto" else settings.precision
+        generator = LocalGenerator.load(folder, dtype, on_progress=on_progress)
     prompts = demo_prompts(generator) if text is None else text_prompts(generator, text.name, words or "")
     route_messages(generator, prompts)
     snapshot = generator.router_health(lifetime=True)
