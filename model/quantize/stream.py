@@ -40,7 +40,7 @@ from model.quantize.source import QuantizeOptions, Source
 from model.safetensors_file import SafetensorsFile, SafetensorsWriter
 
 HIDDEN = ".hidden-"
-PIECE_ELEMENTS = 2**23  # weights a worker takes at a time: 48 MB with their float32 copy
+PIECE_ELEMENTS = 2**21  # weights a worker takes at a time: 12 MB with their float32 copy
 
 
 @dataclass(frozen=True, slots=True)
