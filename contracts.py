@@ -337,7 +337,7 @@ class LoadProgress:
     seconds_left: float | None = None
 
 
-class LoadCancelled(RuntimeError):
+class LoadCancelled(RuntimeError):  # noqa: N818 - an order that was obeyed, not a fault
     """Loading was cancelled by the user; nothing of it remains."""
 
 
@@ -363,6 +363,10 @@ class Generator(Protocol):
         Raises ContextLengthError, before any work, if the prompt and one token do not fit.
         """
         ...
+
+
+class GenerationError(RuntimeError):
+    """The model cannot answer now, or not this; the message says so to the user and what to do."""
 
 
 class ContextLengthError(ValueError):

@@ -22,6 +22,9 @@ EMBEDDED_CHECKPOINT = ROOT / "model" / "embedded"
 # are read; weights that are stored quantized stay as they are, and asking for another quantization is an error.
 PRECISIONS = ("auto", "f32", "bf16", "nf4", "int8")
 
+# auto: the C++ kernels that suit the processor best, or torch where there is no compiler.
+KERNELS = ("auto", "reference", "avx512", "avx2")
+
 # Threads that wait by spinning starve the page: beside another job, 2 spinning threads took 1.7-8.4 s to the first
 # token, passive ones 0.4 s. Read by OpenMP when torch is first imported.
 _THREAD_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
@@ -44,6 +47,7 @@ class Settings:
     database_url: str = ""  # SQLAlchemy URL; empty: SQLite in data_dir
     checkpoint: Path = EMBEDDED_CHECKPOINT  # folder of a Hugging Face checkpoint
     precision: str = "auto"  # one of PRECISIONS
+    kernels: str = "auto"  # one of KERNELS
     demo: bool | None = None  # three synthetic patients; unset: only with the embedded model
     host: str = "127.0.0.1"
     port: int = 8501
@@ -72,6 +76,9 @@ class Settings:
                 raise SettingsError(f"{key} is {value}; it must lie between {low:g} and {high:g}.")
         if self.precision not in PRECISIONS:
             raise SettingsError(f"precision is {self.precision!r}; use one of {', '.join(PRECISIONS)}.")
+
+        if self.kernels not in KERNELS:
+            raise SettingsError(f"kernels is {self.kernels!r}; use one of {', '.join(KERNELS)}.")
 
     @property
     def uses_embedded_model(self) -> bool:

@@ -18,7 +18,7 @@ from app.conversation import Conversation, max_prompt_tokens
 from app.errors import BedsideError, InputError
 from app.events import ClaimReleased, Finished, InputChecked, ModelChecked, SourcesFound, Turn, TurnStatus
 from app.store import Store
-from contracts import ContextLengthError, DocumentStatus, SamplingParams
+from contracts import ContextLengthError, DocumentStatus, GenerationError, SamplingParams
 from retrieval.documents import DocumentLibrary
 
 _LOG = logging.getLogger(__name__)
@@ -148,7 +148,7 @@ class Jobs:
             job.done.set()
 
     def _fail(self, job: _TurnJob, error: Exception) -> None:
-        known = isinstance(error, BedsideError | ContextLengthError | LookupError)
+        known = isinstance(error, BedsideError | ContextLengthError | GenerationError | LookupError)
         _LOG.error("turn %s failed: %s", job.turn.id, type(error).__name__, exc_info=not known)
         sentence = (
             str(error) if known else "The answer failed inside the program; ask again, and see the log if it recurs."

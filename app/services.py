@@ -128,7 +128,9 @@ def _load_generator(
 ) -> Generator:
     precision = None if settings.precision == "auto" else settings.precision
     threads = _count_threads(settings)
-    generator = LocalGenerator.load(settings.checkpoint, precision, threads, on_progress=on_progress, cancel=cancel)
+    generator = LocalGenerator.load(
+        settings.checkpoint, precision, threads, settings.kernels, on_progress=on_progress, cancel=cancel
+    )
     if cancel is not None and cancel.is_set():
         raise LoadCancelled("Loading was cancelled.")
     return generator

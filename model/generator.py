@@ -34,7 +34,7 @@ from model.checkpoint import (
     stored_dtype,
     weights_sha256,
 )
-from model.config import CheckpointError
+from model.config import CheckpointError, ModelConfig
 from model.engine import Engine
 from model.modeling import BailingMoeV2ForCausalLM
 from model.quantized import count_parameters, name_quantization
@@ -84,6 +84,7 @@ class LocalGenerator:
         torch.set_num_threads(threads)
         tokenizer = Tokenizer.load(folder)
         template = ChatTemplate.load(folder, tokenizer)
+        baseline = read_baseline(folder, ModelConfig.from_hf(folder))  # before minutes of reading weights
         dtype = dtype or default_dtype(folder)
         model, sha256 = load_hashed_model(folder, dtype, on_progress=on_progress, cancel=cancel)
         if tokenizer.vocab_size > model.config.vocab_size:
@@ -91,7 +92,7 @@ class LocalGenerator:
                 f"{folder.name}: the tokenizer has {tokenizer.vocab_size:,} tokens, the model only "
                 f"{model.config.vocab_size:,}; they do not belong together."
             )
-        routers = RouterHealth(model, read_baseline(folder, model.config))
+        routers = RouterHealth(model, baseline)
         model.router_observer = routers.observe
         backend = make_backend(model, threads, kernels)
         info = describe_model(folder, model, tokenizer, sha256, backend.name)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from threading import Event
 from typing import Protocol
 
-from contracts import ContextLengthError, PrefillProgress, Queued, SamplingParams
+from contracts import ContextLengthError, GenerationError, PrefillProgress, Queued, SamplingParams
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,7 @@ class TokenEvent:
     finish_reason: str | None = None
 
 
-class EngineBusyError(RuntimeError):
+class EngineBusyError(GenerationError):
     """Too many requests wait already; the message says so to the user."""
 
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from contracts import SamplingParams
+from contracts import GenerationError, SamplingParams
 
 
-class SamplerError(RuntimeError):
+class SamplerError(GenerationError):
     """The logits are not numbers: weights or arithmetic are broken, and no token may be chosen."""
 
 

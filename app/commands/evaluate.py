@@ -43,7 +43,7 @@ def router(
     words = None if text is None else _read_text(text)
     with show_loading() as on_progress:
         dtype = None if settings.precision == "auto" else settings.precision
-        generator = LocalGenerator.load(folder, dtype, on_progress=on_progress)
+        generator = LocalGenerator.load(folder, dtype, kernels=settings.kernels, on_progress=on_progress)
     prompts = demo_prompts(generator) if text is None else text_prompts(generator, text.name, words or "")
     route_messages(generator, prompts)
     snapshot = generator.router_health(lifetime=True)

@@ -41,7 +41,7 @@ class Library:
     variant: str
 
 
-class KernelsUnavailableError(RuntimeError):
+class KernelsUnavailableError(ValueError):
     """The C++ kernels cannot be used here; the message says why."""
 
 

@@ -41,6 +41,7 @@ def test_every_precision_that_can_be_computed_can_be_set(precision: str) -> None
         ({"BEDSIDE_PORT": "70000"}, ["port", "70000", "65535"]),
         ({"BEDSIDE_DEMO": "maybe"}, ["demo", "'maybe'"]),
         ({"BEDSIDE_PRECISION": "int2"}, ["precision", "int2", "nf4"]),
+        ({"BEDSIDE_KERNELS": "mmx"}, ["kernels", "mmx", "avx2"]),
         ({"BEDSIDE_CONFIG": "/nowhere.toml"}, ["/nowhere.toml"]),
     ],
 )
