@@ -94,9 +94,7 @@ def _check_checkpoint(settings: Settings, on_progress: Callable[[LoadProgress], 
     if not has_room:
         return False, f"not loaded: {message}"
     precision = None if settings.precision == "auto" else settings.precision
-    info = LocalGenerator.load(
-        settings.checkpoint, precision, kernels=settings.kernels, on_progress=on_progress
-    ).info
+    info = LocalGenerator.load(settings.checkpoint, precision, kernels=settings.kernels, on_progress=on_progress).info
     return True, (
         f"{info.name}, {info.num_parameters:,} parameters, {info.precision}, {info.kernels}, "
         f"{info.context_length:,} tokens of context, sha256 {info.weights_sha256[:16]}"
