@@ -24,6 +24,7 @@ from model.quantized import DenseMatrix, Int4Matrix, Matrix, QuantizedExperts, l
 
 BLOCK_TOKENS = 32
 TILE_ROWS = 16
+MAX_HEADS_A_GROUP = 32  # kQueryRows in cpu/attention.h
 _KINDS = {torch.float32: 0, torch.bfloat16: 1}
 _INT4 = 2
 
@@ -292,6 +293,9 @@ def check_supported(model: BailingMoeV2ForCausalLM) -> None:
     """Raises KernelsUnavailableError naming the first thing about the model that these kernels cannot do."""
     if model.config.head_dim % 16:
         raise KernelsUnavailableError(f"heads of {model.config.head_dim} dims; the kernels need a multiple of 16")
+    heads_a_group = model.config.num_attention_heads // model.config.num_key_value_heads
+    if heads_a_group > MAX_HEADS_A_GROUP:
+        raise KernelsUnavailableError(f"{heads_a_group} query heads share keys; the kernels take {MAX_HEADS_A_GROUP}")
     for name, matrix in list_matrices(model):
         if isinstance(matrix, DenseMatrix):
             continue

@@ -11,7 +11,7 @@
 namespace bedside {
 
 constexpr int kBlock = 32;       // tokens in a block of the cache
-constexpr int kQueryRows = 16;   // query rows (heads x tokens) that walk through the keys together
+constexpr int kQueryRows = 32;   // query rows (heads x tokens) that walk through the keys together
 
 inline void rms_norm(const float* x, const float* weight, float eps, int size, float* out) {
   f32x16 squares{};
@@ -61,10 +61,29 @@ struct Cache {
 };
 
 struct AttentionSpace {
-  std::vector<float> keys, values, transposed;
-  explicit AttentionSpace(int head_dim)
-      : keys(kBlock * head_dim), values(kBlock * head_dim), transposed(kBlock * head_dim) {}
+  std::vector<float> keys, values;
+  explicit AttentionSpace(int head_dim) : keys(kBlock * head_dim), values(kBlock * head_dim) {}
 };
+
+// One row's softmax over what it has seen so far, taken further by a block: Milakov & Gimelshein, arXiv 1805.02867.
+inline void add_values(const float* values, int seen, int C, float* scores, float* out, float& highest, float& total) {
+  float top = highest;
+  for (int s = 0; s < seen; ++s) top = std::max(top, scores[s]);
+  for (int s = seen; s < kBlock; ++s) scores[s] = -std::numeric_limits<float>::infinity();
+  const float shrink = std::exp(highest - top);
+  highest = top;
+  const f32x16 first = exp(load(scores) - top), second = exp(load(scores + 16) - top);
+  store(scores, first);
+  store(scores + 16, second);
+  float added = 0;
+  for (int s = 0; s < seen; ++s) added += scores[s];
+  total = total * shrink + added;
+  for (int c = 0; c < C; c += 16) {
+    f32x16 sums = load(out + c) * shrink;
+    for (int s = 0; s < seen; ++s) sums += scores[s] * load(values + s * C + c);
+    store(out + c, sums);
+  }
+}
 
 // Attention of some query rows of one kv head, all of one sequence. queries and outputs: num_rows pointers to
 // [head_dim]; visible[r]: how many positions row r may see, its own included. head_dim is a multiple of 16.
@@ -84,39 +103,18 @@ inline void attend(const Cache& keys, const Cache& values, int head, const int32
     const int block = block_table[start / kBlock], num = std::min(kBlock, longest - start);
     const float* k = keys.read(block, head, num, space.keys.data());
     const float* v = values.read(block, head, num, space.values.data());
-    // Keys across the lanes: a score is then a plain multiply-add down the head dim, without sums across lanes.
-    float* t = space.transposed.data();
-    for (int s = 0; s < num; ++s)
-      for (int c = 0; c < C; ++c) t[c * kBlock + s] = k[s * C + c];
+    // Every row by the same sums in the same order, whoever shares the walk: a token's result depends on itself alone.
+    float scores[kQueryRows][kBlock];
+    for (int s = 0; s < num; ++s) {
+      for (int r = 0; r < num_rows; ++r) {
+        f32x16 products{};
+        for (int c = 0; c < C; c += 16) products += load(queries[r] + c) * load(k + s * C + c);
+        scores[r][s] = sum(products) * scale;
+      }
+    }
     for (int r = 0; r < num_rows; ++r) {
       const int seen = std::min(num, visible[r] - start);
-      if (seen <= 0) continue;
-      f32x16 low{}, high{};
-      for (int c = 0; c < C; ++c) {
-        const f32x16 q = splat(queries[r][c]);
-        low += q * load(t + c * kBlock);
-        high += q * load(t + c * kBlock + 16);
-      }
-      float scores[kBlock];
-      store(scores, low * scale);
-      store(scores + 16, high * scale);
-      float top = highest[r];
-      for (int s = 0; s < seen; ++s) top = std::max(top, scores[s]);
-      for (int s = seen; s < kBlock; ++s) scores[s] = -std::numeric_limits<float>::infinity();
-      const float shrink = std::exp(highest[r] - top);
-      highest[r] = top;
-      const f32x16 first = exp(load(scores) - top), second = exp(load(scores + 16) - top);
-      store(scores, first);
-      store(scores + 16, second);
-      float added = 0;
-      for (int s = 0; s < seen; ++s) added += scores[s];
-      total[r] = total[r] * shrink + added;
-      float* out = outputs[r];
-      for (int c = 0; c < C; c += 16) {
-        f32x16 sums = load(out + c) * shrink;
-        for (int s = 0; s < seen; ++s) sums += scores[s] * load(v + s * C + c);
-        store(out + c, sums);
-      }
+      if (seen > 0) add_values(v, seen, C, scores[r], outputs[r], highest[r], total[r]);
     }
   }
   for (int r = 0; r < num_rows; ++r) {

@@ -126,9 +126,9 @@ void Decoder::attention_phases(Pool& pool, int thread, const Batch& batch, Layer
   // 3. attention, and back to the residual stream
   pool.for_each(static_cast<int>(attention_tasks_.size()), [&](int number) {
     const AttentionTask& task = attention_tasks_[number];
-    const float* queries[kQueryRows > 64 ? kQueryRows : 64];
-    float* outputs[64];
-    int32_t visible[64];
+    const float* queries[kQueryRows];
+    float* outputs[kQueryRows];
+    int32_t visible[kQueryRows];
     int num = 0;
     for (int t = task.first_token; t < task.first_token + task.num_tokens; ++t) {
       for (int h = task.head * heads_a_group; h < (task.head + 1) * heads_a_group; ++h, ++num) {
@@ -320,8 +320,12 @@ uint64_t bedside_read(void* pool, const uint64_t* words, long num_words) {
     threads.for_each(static_cast<int>(num_words / kRun), [&](int run) {
       const __m256i* at = reinterpret_cast<const __m256i*>(words + run * kRun);
       __m256i sums[4] = {};
-      for (long i = 0; i < kRun / 4; i += 4)
+      for (long i = 0; i < kRun / 4; i += 4) {
+        for (int line = 0; line < 2; ++line) {
+          _mm_prefetch(reinterpret_cast<const char*>(at + i) + kPrefetchBytes + line * 64, _MM_HINT_T0);
+        }
         for (int k = 0; k < 4; ++k) sums[k] = _mm256_add_epi64(sums[k], _mm256_loadu_si256(at + i + k));
+      }
       uint64_t lanes[16], part = 0;
       std::memcpy(lanes, sums, sizeof lanes);
       for (uint64_t lane : lanes) part += lane;

@@ -15,6 +15,7 @@
 namespace bedside {
 
 constexpr int kTile = 16;
+constexpr int kPrefetchBytes = 8192;
 enum Kind : int32_t { kF32 = 0, kBF16 = 1, kInt4 = 2 };
 
 struct Matrix {
@@ -152,6 +153,8 @@ inline void int4_block(const Matrix& w, int tile, const Rows& rows, int m0, f32x
     // Two sums a token where there is one token: a single chain would wait for itself.
     i32x16 sums[M] = {}, more[M] = {};
     for (int c = 0; c < chunks; ++c, bytes += 64) {
+      // The processor's own prefetching stops at every 4 KiB: asked for by hand, weights come up to twice as fast.
+      _mm_prefetch(reinterpret_cast<const char*>(bytes) + kPrefetchBytes, _MM_HINT_T0);
       const Bytes packed = load_bytes(bytes);
       const Bytes low = low_nibbles(packed), high = high_nibbles(packed);
       const int8_t* at = q + g * w.group + c * 8;
@@ -185,6 +188,7 @@ inline void plain_block(const Element* data, const Matrix& w, int tile, const Ro
       f32x16 x[M];
       for (int m = 0; m < M; ++m) x[m] = load(rows.x + (m0 + m) * rows.stride + c);
       for (int i = 0; i < 4; ++i) {
+        _mm_prefetch(reinterpret_cast<const char*>(row[i] + c + 4L * w.cols), _MM_HINT_T0);  // four rows on
         const f32x16 weights = load_weights(row[i] + c);
         for (int m = 0; m < M; ++m) sums[i][m] += weights * x[m];
       }
