@@ -22,9 +22,10 @@ import typer
 from app.commands.evaluate import eval_app
 from app.commands.loading import show_loading
 from app.commands.quantize import quantize
+from app.commands.serve import serve
 from app.config import ROOT, prepare_process, read_settings
 from app.errors import BedsideError, InputError, SettingsError, StorageError
-from contracts import Claim, ClaimKind, ContextLengthError, Patient, PatientError
+from contracts import Claim, ClaimKind, ContextLengthError, GenerationError, Patient, PatientError
 
 if TYPE_CHECKING:
     from app.events import Turn
@@ -39,6 +40,7 @@ app = typer.Typer(
 )
 app.add_typer(eval_app, name="eval")
 app.command()(quantize)
+app.command()(serve)
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
@@ -52,7 +54,7 @@ def main() -> None:
         app()
     except (InputError, SettingsError, PatientError, ContextLengthError, ValueError) as error:
         _exit(error, 2)  # the layers' errors for bad input are all ValueErrors
-    except (BedsideError, OSError) as error:
+    except (BedsideError, GenerationError, OSError) as error:
         _exit(error, 1)
 
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from app.errors import SettingsError
+from contracts import SamplingParams
 
 ROOT = Path(__file__).resolve().parents[1]
 EMBEDDED_CHECKPOINT = ROOT / "model" / "embedded"
@@ -48,6 +49,10 @@ class Settings:
     checkpoint: Path = EMBEDDED_CHECKPOINT  # folder of a Hugging Face checkpoint
     precision: str = "auto"  # one of PRECISIONS
     kernels: str = "auto"  # one of KERNELS
+    server_url: str = ""  # an OpenAI-compatible server that answers in the checkpoint's place; empty: this process
+    server_model: str = ""  # its name there; empty: the only one the server has
+    server_context: int = 0  # tokens of its context; 0: what the server says
+    server_key: str = field(default="", repr=False)  # bearer token: sent to server_url, asked for by `bedside serve`
     demo: bool | None = None  # three synthetic patients; unset: only with the embedded model
     host: str = "127.0.0.1"
     port: int = 8501
@@ -63,6 +68,7 @@ class Settings:
         limits: Mapping[str, tuple[float, float]] = {
             "port": (1, 65535),
             "threads": (0, 1024),
+            "server_context": (0, 10_000_000),
             "max_upload_mb": (1, 2000),
             "max_answer_tokens": (16, 16384),
             "temperature": (0, 2),
@@ -82,6 +88,25 @@ class Settings:
 
     @property
     def uses_embedded_model(self) -> bool:
+        return not self.server_url and self._names_embedded_checkpoint
+
+    @property
+    def tokenizer_folder(self) -> Path | None:
+        """Where the tokenizer of a model on a server lies; None if no checkpoint was named."""
+        return None if self._names_embedded_checkpoint else self.checkpoint
+
+    @property
+    def sampling(self) -> SamplingParams:
+        return SamplingParams(
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            repetition_penalty=self.repetition_penalty,
+            max_tokens=self.max_answer_tokens,
+        )
+
+    @property
+    def _names_embedded_checkpoint(self) -> bool:
         return self.checkpoint.resolve() == EMBEDDED_CHECKPOINT.resolve()
 
     @property

@@ -18,8 +18,9 @@ from app.conversation import Conversation
 from app.demo import load_demo_patients
 from app.errors import StorageError
 from app.jobs import Jobs
+from app.remote_generator import RemoteGenerator
 from app.store import Store
-from contracts import Generator, LoadCancelled, LoadProgress, SamplingParams
+from contracts import Generator, LoadCancelled, LoadProgress
 from model.generator import LocalGenerator
 from retrieval.documents import DocumentLibrary
 from retrieval.embedding import MiniLMEmbedder
@@ -87,8 +88,8 @@ def build_services(
     """Opens the data folder, loads the model and the rules, and starts the repair in the background.
 
     Raises StorageError if another process owns the data folder; CheckpointError or RuleError if the model or the rules
-    cannot be loaded; LoadCancelled once `cancel` is set. Then nothing stays open. A generator may be given instead of
-    the checkpoint's.
+    cannot be loaded, GenerationError if a server in the model's place cannot be reached; LoadCancelled once `cancel` is
+    set. Then nothing stays open. A generator may be given instead of the settings'.
     """
     go_offline()
     with ExitStack() as opened:
@@ -126,6 +127,14 @@ def _own(settings: Settings) -> FileLock:
 def _load_generator(
     settings: Settings, on_progress: Callable[[LoadProgress], None] | None, cancel: threading.Event | None
 ) -> Generator:
+    if settings.server_url:
+        return RemoteGenerator(
+            settings.server_url,
+            settings.server_model,
+            settings.server_key,
+            settings.server_context,
+            settings.tokenizer_folder,
+        )
     precision = None if settings.precision == "auto" else settings.precision
     threads = _count_threads(settings)
     generator = LocalGenerator.load(
@@ -145,22 +154,12 @@ def _compose(
     max_bytes = settings.max_upload_mb * 1024 * 1024
     library = DocumentLibrary(store, index, embedder, safety, max_bytes, on_delete=retriever.forget)
     conversation = Conversation(store, retriever, generator, safety)
-    jobs = Jobs(store, conversation, library, sampling_params(settings))
+    jobs = Jobs(store, conversation, library, settings.sampling)
     return Services(settings, store, library, generator, safety, retriever, conversation, jobs, index, lock)
 
 
 def _count_threads(settings: Settings) -> int:
     return settings.threads or os.cpu_count() or 1
-
-
-def sampling_params(settings: Settings) -> SamplingParams:
-    return SamplingParams(
-        temperature=settings.temperature,
-        top_p=settings.top_p,
-        top_k=settings.top_k,
-        repetition_penalty=settings.repetition_penalty,
-        max_tokens=settings.max_answer_tokens,
-    )
 
 
 def seed_demo(services: Services) -> None:

@@ -19,7 +19,7 @@ from contracts import PrefillProgress, Queued, SamplingParams
 from model.backend import Backend, Slice
 from model.block_pool import BlockPool, OutOfBlocksError
 from model.kernels.cpu_decoder import BLOCK_TOKENS
-from model.request import EngineBusyError, EngineEvent, TokenEvent, check_params, count_new_tokens
+from model.request import EngineBusyError, EngineEvent, EngineLoad, TokenEvent, check_params, count_new_tokens
 from model.sampler import Sampler, SamplerError
 
 # On one core a 10 M-parameter model reads a chunk in about 0.1 s: that bounds what Stop and other streams wait for.
@@ -81,6 +81,11 @@ class Engine:
     def num_blocks_in_use(self) -> int:
         """Blocks of the cache that living requests hold."""
         return self._pool.num_blocks - self._pool.num_available
+
+    @property
+    def load(self) -> EngineLoad:
+        with self._changed:
+            return EngineLoad(len(self._running), len(self._waiting), self.num_blocks_in_use, self._pool.num_blocks)
 
     def stream(
         self, prompt_ids: Sequence[int], params: SamplingParams, cancel: threading.Event | None = None

@@ -19,7 +19,7 @@ from contracts import (
     SamplingParams,
     TextChunk,
 )
-from model.request import EngineEvent, TokenEvent, check_params, count_new_tokens
+from model.request import EngineEvent, EngineLoad, TokenEvent, check_params, count_new_tokens
 
 _WORD = re.compile(r"\s*\S+|\s+$")
 TURN_TOKENS = 4  # what a fake turn costs beside its words
@@ -103,6 +103,10 @@ class FakeEngine:
         self._stop_ids = frozenset(stop_ids)
         self._delay_s = delay_s
         self.context_length = context_length
+
+    @property
+    def load(self) -> EngineLoad:
+        return EngineLoad(num_running=0, num_waiting=0, num_blocks_used=0, num_blocks=0)
 
     def stream(
         self, prompt_ids: Sequence[int], params: SamplingParams, cancel: threading.Event | None = None

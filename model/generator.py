@@ -38,7 +38,7 @@ from model.config import CheckpointError, ModelConfig
 from model.engine import Engine
 from model.modeling import BailingMoeV2ForCausalLM
 from model.quantized import count_parameters, name_quantization
-from model.request import TokenStreamer, check_params, count_new_tokens
+from model.request import EngineLoad, TokenStreamer, check_params, count_new_tokens
 from model.router_health import RouterHealth, RouterSnapshot, read_baseline
 from model.tokenizer import Detokenizer, Tokenizer
 from model.weights import ProgressCallback
@@ -101,6 +101,11 @@ class LocalGenerator:
     @property
     def info(self) -> ModelInfo:
         return self._info
+
+    @property
+    def engine_load(self) -> EngineLoad:
+        """Requests and cache blocks at this moment."""
+        return self._engine.load
 
     def router_health(self, lifetime: bool = False) -> RouterSnapshot:
         """How the MoE routers chose lately, or since the model was loaded; see model.router_health."""

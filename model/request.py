@@ -19,6 +19,16 @@ class TokenEvent:
     finish_reason: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class EngineLoad:
+    """What an engine has to do at one moment, in requests and in blocks of its KV cache."""
+
+    num_running: int
+    num_waiting: int
+    num_blocks_used: int
+    num_blocks: int
+
+
 class EngineBusyError(GenerationError):
     """Too many requests wait already; the message says so to the user."""
 
@@ -31,6 +41,9 @@ class TokenStreamer(Protocol):
 
     @property
     def context_length(self) -> int: ...
+
+    @property
+    def load(self) -> EngineLoad: ...
 
     def stream(
         self, prompt_ids: Sequence[int], params: SamplingParams, cancel: Event | None = None

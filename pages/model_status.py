@@ -19,7 +19,7 @@ from app.ui.screens import enter
 from app.ui.text import say
 
 _LOAD_COMMAND = "BEDSIDE_CHECKPOINT=/path/to/checkpoint make run"
-_SECRETS = ("database_url",)  # may hold a password
+_SECRETS = ("database_url", "server_key")  # the first may hold a password
 
 
 def main() -> None:
@@ -28,7 +28,7 @@ def main() -> None:
     st.title(say("model.title"), anchor=False)
     facts = {
         "model.name": info.name,
-        "model.parameters": f"{info.num_parameters:,}",
+        "model.parameters": f"{info.num_parameters:,}" if info.num_parameters else "",  # a server does not say
         "model.precision": info.precision,
         "model.kernels": info.kernels,
         "model.context": say("model.context.value", n=f"{info.context_length:,}"),
@@ -74,7 +74,7 @@ def _describe_memory() -> str:
     if not statm.exists():
         return say("model.memory.peak", peak=f"{peak:,.0f}")
     used = int(statm.read_text(encoding="ascii").split()[1]) * resource.getpagesize() / 1e6
-    return say("model.memory.value", used=f"{used:,.0f}", peak=f"{peak:,.0f}")
+    return say("model.memory.value", used=f"{used:,.0f}", peak=f"{max(used, peak):,.0f}")
 
 
 main()

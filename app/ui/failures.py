@@ -6,10 +6,11 @@ import streamlit as st
 
 from app.errors import BedsideError
 from app.ui.text import escape
+from contracts import GenerationError
 from retrieval.errors import IndexFailure
 
 # PatientError, DocumentError, ContextLengthError, CheckpointError and RuleError are ValueErrors.
-FAILURES: tuple[type[Exception], ...] = (BedsideError, ValueError, OSError, IndexFailure)
+FAILURES: tuple[type[Exception], ...] = (BedsideError, GenerationError, ValueError, OSError, IndexFailure)
 
 
 def draw_failure(error: Exception) -> None:

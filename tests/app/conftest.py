@@ -5,21 +5,27 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
+import uvicorn
 
-from app.config import Settings
+from app.config import EMBEDDED_CHECKPOINT, Settings
+from app.server import make_app
 from app.services import Services, build_services
 from app.store import Store
 from contracts import Generator, Patient
+from model.generator import LocalGenerator
 
 LETTER = """DISCHARGE LETTER
 
@@ -62,6 +68,33 @@ def add_letter() -> Callable[[Services], str]:
         return services.store.add_conversation(patient.id).id
 
     return add
+
+
+# --- the model behind a socket ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ModelServer:
+    """The embedded model as `bedside serve` serves it, in this process: what answers can be looked at from inside."""
+
+    url: str
+    generator: LocalGenerator
+
+
+@pytest.fixture(scope="session")
+def model_server() -> Iterator[ModelServer]:
+    generator = LocalGenerator.load(EMBEDDED_CHECKPOINT, threads=1)
+    app = make_app(generator, Settings().sampling, allowed_hosts=("127.0.0.1",))
+    server = uvicorn.Server(uvicorn.Config(app, lifespan="off", ws="none", log_level="warning"))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
+        thread.start()
+        while not server.started:
+            assert thread.is_alive()
+            time.sleep(0.01)
+        yield ModelServer(f"http://127.0.0.1:{listener.getsockname()[1]}", generator)
+        server.should_exit = True
+        thread.join(30)
 
 
 # --- the store on both databases ----------------------------------------------------------------------------------
