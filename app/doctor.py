@@ -32,9 +32,7 @@ def run_checks(settings: Settings, on_progress: Callable[[LoadProgress], None] |
     that concerns it, and only if it fits in memory."""
     checks: list[tuple[str, Callable[[Settings], tuple[bool, str]]]] = [
         ("python", _check_python),
-        ("weights", _check_weights),
-        ("memory", _check_memory),
-        ("checkpoint", partial(_check_checkpoint, on_progress=on_progress)),
+        *_model_checks(settings, on_progress),
         ("rules", _check_rules),
         ("disk", _check_disk),
         ("database", _check_database),
@@ -43,6 +41,18 @@ def run_checks(settings: Settings, on_progress: Callable[[LoadProgress], None] |
         ("network", _check_network),
     ]
     return [_run(name, check, settings) for name, check in checks]
+
+
+def _model_checks(
+    settings: Settings, on_progress: Callable[[LoadProgress], None] | None
+) -> list[tuple[str, Callable[[Settings], tuple[bool, str]]]]:
+    if settings.server_url:
+        return [("memory", _check_memory), ("model server", _check_server)]
+    return [
+        ("weights", _check_weights),
+        ("memory", _check_memory),
+        ("checkpoint", partial(_check_checkpoint, on_progress=on_progress)),
+    ]
 
 
 def _run(name: str, check: Callable[[Settings], tuple[bool, str]], settings: Settings) -> Check:
@@ -80,6 +90,8 @@ def _check_memory(settings: Settings) -> tuple[bool, str]:
 def _needed_memory(settings: Settings) -> float:
     from app.weight_files import read_weights
 
+    if settings.server_url:
+        return MIN_MEMORY_BYTES
     try:
         weights = read_weights(settings.checkpoint).memory_bytes(settings.precision)
     except ValueError:  # the line about the weights says what is wrong with them
@@ -99,6 +111,14 @@ def _check_checkpoint(settings: Settings, on_progress: Callable[[LoadProgress], 
         f"{info.name}, {info.num_parameters:,} parameters, {info.precision}, {info.kernels}, "
         f"{info.context_length:,} tokens of context, sha256 {info.weights_sha256[:16]}"
     )
+
+
+def _check_server(settings: Settings) -> tuple[bool, str]:
+    from app.services import connect_server
+
+    info = connect_server(settings).info
+    counted = "counted by its tokenizer" if settings.tokenizer_folder else "counted as bytes: see docs/serving.md"
+    return True, f"{info.name} at {info.details['server']}, {info.context_length:,} tokens of context, {counted}"
 
 
 def _check_rules(settings: Settings) -> tuple[bool, str]:

@@ -124,17 +124,22 @@ def _own(settings: Settings) -> FileLock:
     return lock
 
 
+def connect_server(settings: Settings) -> RemoteGenerator:
+    """The model on the server that the settings name. Raises as RemoteGenerator does."""
+    return RemoteGenerator(
+        settings.server_url,
+        settings.server_model,
+        settings.server_key,
+        settings.server_context,
+        settings.tokenizer_folder,
+    )
+
+
 def _load_generator(
     settings: Settings, on_progress: Callable[[LoadProgress], None] | None, cancel: threading.Event | None
 ) -> Generator:
     if settings.server_url:
-        return RemoteGenerator(
-            settings.server_url,
-            settings.server_model,
-            settings.server_key,
-            settings.server_context,
-            settings.tokenizer_folder,
-        )
+        return connect_server(settings)
     precision = None if settings.precision == "auto" else settings.precision
     threads = _count_threads(settings)
     generator = LocalGenerator.load(

@@ -41,7 +41,8 @@ def main() -> None:
     if info.details:
         with st.expander(say("model.details")):
             _draw_facts({name: str(value) for name, value in info.details.items()}, key="model_details")
-    draw_precision(services.settings.checkpoint, info.weights_sha256)
+    if info.weights_sha256:  # a report is about weights that are known
+        draw_precision(services.settings.checkpoint, info.weights_sha256)
     if info.is_embedded:
         st.subheader(say("model.embedded.title"), anchor=False)
         st.write(say("model.embedded.card"))

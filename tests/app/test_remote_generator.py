@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from streamlit.testing.v1 import AppTest
 
 from app import remote_generator
 from app.config import EMBEDDED_CHECKPOINT, Settings
+from app.doctor import run_checks
 from app.errors import SettingsError
 from app.events import TurnStatus
 from app.remote_generator import RemoteGenerator, is_inside, require_inside
@@ -315,6 +318,20 @@ def test_the_settings_put_a_server_in_the_models_place(model_server: Any, tmp_pa
         assert services.generator.info.precision == "remote"
     finally:
         services.close()
+
+
+def test_doctor_asks_the_server_instead_of_loading_weights(model_server: Any, tmp_path: Path) -> None:
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "config.json"):
+        if (EMBEDDED_CHECKPOINT / name).exists():
+            shutil.copy(EMBEDDED_CHECKPOINT / name, tmp_path)
+    settings = Settings(data_dir=tmp_path, checkpoint=tmp_path, server_url=model_server.url)
+    checks = {check.name: check for check in run_checks(settings)}
+    assert checks["model server"].passed, checks["model server"].message
+    assert "counted by its tokenizer" in checks["model server"].message
+    assert "checkpoint" not in checks
+    away = {check.name: check for check in run_checks(replace(settings, server_url="http://127.0.0.1:9"))}
+    assert not away["model server"].passed
+    assert "127.0.0.1:9 does not answer" in away["model server"].message
 
 
 def test_a_whole_turn_goes_through_it(
