@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from model.config import CheckpointError, ModelConfig, read_json
 from model.formats import ON_THE_FLY, PLAIN, Format, find_format, list_formats
+from model.huge_pages import prefer_huge_pages
 from model.modeling import BailingMoeV2ForCausalLM, Experts
 from model.quantized import Matrix, QuantizedExperts, count_parameters, list_matrices, name_quantization
 from model.safetensors_file import CHUNK_BYTES, SafetensorsFile
@@ -98,6 +99,7 @@ def _load(
             dtype = torch.float32 if is_small(model) else torch.bfloat16
         model.to(dtype or stored_dtype(config)).to_empty(device=device)
         model.tie_weights()
+        prefer_huge_pages((*model.parameters(), *model.buffers()))
         weights.watch = Watch("reading", weights.num_bytes, on_progress, cancel)
         jobs += [_Job(name, partial(weights.read_into, name, tensor)) for name, tensor in named_tensors(model)]
         with torch.no_grad():
