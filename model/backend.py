@@ -24,12 +24,13 @@ MAX_SEQUENCES_CACHED = 8
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """New tokens of one sequence, from `first_position` on, which its blocks have room for."""
+    """New tokens of one sequence, from `first_position` on, which its blocks have room for. num_logits: of how many
+    of them, counted from the last, logits are wanted."""
 
     token_ids: Sequence[int]
     first_position: int
     blocks: Sequence[int]
-    wants_logits: bool
+    num_logits: int
 
 
 class Backend(Protocol):
@@ -40,7 +41,7 @@ class Backend(Protocol):
     name: str
 
     def forward(self, batch: Sequence[Slice]) -> Tensor:
-        """Logits [those that want them, V] f32 on the CPU, each after its slice's last token."""
+        """Logits [those wanted, V] f32 on the CPU, in the order of slices and of their tokens."""
         ...
 
 
@@ -58,11 +59,11 @@ class CpuBackend:
         self._first_moe = self.config.first_k_dense_replace  # every layer from it on is one
 
     def forward(self, batch: Sequence[Slice]) -> Tensor:
-        ends, wanted = 0, []
+        ends = 0
+        wanted: list[int] = []
         for part in batch:
             ends += len(part.token_ids)
-            if part.wants_logits:
-                wanted.append(ends - 1)
+            wanted.extend(range(ends - part.num_logits, ends))
         out = self._decoder.forward(
             [part.token_ids for part in batch],
             [part.first_position for part in batch],
@@ -99,10 +100,10 @@ class TorchBackend:
         with torch.inference_mode():
             for part in batch:
                 ids_BS = torch.tensor([part.token_ids], device=self._cache.device)
-                out = self._model(ids_BS, cache=_PagedCache(self._cache, part), logits_to_keep=1)
-                if part.wants_logits:
-                    logits.append(out.logits[0, -1].cpu())
-        return torch.stack(logits) if logits else torch.empty(0, self.config.vocab_size)
+                out = self._model(ids_BS, cache=_PagedCache(self._cache, part), logits_to_keep=max(part.num_logits, 1))
+                if part.num_logits:
+                    logits.append(out.logits[0].cpu())
+        return torch.cat(logits) if logits else torch.empty(0, self.config.vocab_size)
 
 
 class _PagedCache:

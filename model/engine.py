@@ -3,11 +3,17 @@
 There is no thread of its own: whoever waits for an event and finds nobody at work runs the next step for all. So an
 idle engine costs nothing, and a client that stops listening holds nobody up. The scheduling is vLLM's and Sarathi's
 (arXiv 2309.06180, 2403.02310): answers first, then a bounded chunk of prompts; blocks of the cache as they are needed.
+
+An answer's step may carry a draft of the tokens that follow (model.drafting). A token is sampled after each row while
+the draft foretold what was sampled. For a draft that is certain of itself this is the acceptance of arXiv 2211.17192:
+token d stays with probability p(d), and otherwise p without d decides. Each token is drawn once and from the same
+numbers as without drafts, so that the text is the same, sampled or greedy, as far as the backend computes a row alike
+alone and among others. The C++ kernels do to the bit; torch only to rounding, which can turn a near tie, so that it is
+not for drafts. What router health counts includes the rejected tokens: they did pass the routers.
 """
 
 from __future__ import annotations
 
-import itertools
 import threading
 from collections import deque
 from collections.abc import Generator, Sequence
@@ -18,6 +24,7 @@ from torch import Tensor
 from contracts import PrefillProgress, Queued, SamplingParams
 from model.backend import Backend, Slice
 from model.block_pool import BlockPool, OutOfBlocksError
+from model.drafting import PromptLookup
 from model.kernels.cpu_decoder import BLOCK_TOKENS
 from model.request import EngineBusyError, EngineEvent, EngineLoad, TokenEvent, check_params, count_new_tokens
 from model.sampler import Sampler, SamplerError
@@ -37,6 +44,7 @@ class _Request:
     max_new: int
     sampler: Sampler
     cancel: threading.Event
+    lookup: PromptLookup
     events: deque[EngineEvent | Exception] = field(default_factory=deque)
     blocks: list[int] = field(default_factory=list)
     hashes: list[bytes] = field(default_factory=list)  # of its full blocks, as BlockPool.hash_blocks makes them
@@ -54,7 +62,11 @@ class _Request:
 
 
 class Engine:
-    """Streams token ids from a model. stop_ids end an answer. All methods are thread-safe."""
+    """Streams token ids from a model. stop_ids end an answer. All methods are thread-safe.
+
+    max_draft: how many drafted tokens the answers of a step may carry together, by default none.
+    num_drafted, num_accepted: tokens that were drafted since the start, and that stayed.
+    """
 
     def __init__(
         self,
@@ -62,11 +74,14 @@ class Engine:
         stop_ids: Sequence[int],
         prefill_chunk: int = PREFILL_CHUNK,
         max_waiting: int = MAX_WAITING,
+        max_draft: int = 0,
     ) -> None:
         self._backend = backend
         self._stop_ids = frozenset(stop_ids)
         self._prefill_chunk = prefill_chunk
         self._max_waiting = max_waiting
+        self._max_draft = max_draft
+        self.num_drafted = self.num_accepted = 0
         self._pool = BlockPool(backend.num_blocks, BLOCK_TOKENS)
         self._changed = threading.Condition()  # guards all below
         self._is_stepping = False
@@ -102,7 +117,8 @@ class Engine:
         if len(self._waiting) >= self._max_waiting:
             raise EngineBusyError(f"{len(self._waiting)} questions wait already; ask again in a moment.")
         sampler = Sampler(params, prompt_ids, self._backend.config.vocab_size)
-        request = _Request(list(prompt_ids), len(prompt_ids), max_new, sampler, cancel or threading.Event())
+        lookup = PromptLookup(self._max_draft)
+        request = _Request(list(prompt_ids), len(prompt_ids), max_new, sampler, cancel or threading.Event(), lookup)
         return self._run(request)
 
     def check_integrity(self) -> list[str]:
@@ -197,7 +213,12 @@ class Engine:
         for request, end in ends.items():
             if request in self._running:  # not put off meanwhile
                 self._make_room(request, end)
-        return [(request, _slice(request, end)) for request, end in ends.items() if request in self._running]
+        drafts = {request: self._draft(request, len(answers)) for request in answers if request in self._running}
+        return [
+            (request, _slice(request, end, drafts.get(request, [])))
+            for request, end in ends.items()
+            if request in self._running
+        ]
 
     def _admit(self) -> None:
         """Lets in those who wait, while there are blocks for their first chunk; tells the others their place."""
@@ -227,6 +248,15 @@ class Engine:
                 if youngest is request:
                     return
 
+    def _draft(self, request: _Request, num_answers: int) -> list[int]:
+        """Its share of the drafted tokens, as many as there are blocks for that nobody else needs in this step."""
+        limit = min(self._max_draft // num_answers, request.max_new - request.num_new - 1)
+        draft = request.lookup.propose(request.token_ids, limit)
+        end = len(request.token_ids) + len(draft)
+        while len(request.blocks) * BLOCK_TOKENS < end and self._pool.num_available > len(self._running):
+            request.blocks.append(self._pool.allocate())
+        return draft[: len(request.blocks) * BLOCK_TOKENS - len(request.token_ids)]
+
     def _put_off(self, request: _Request) -> None:
         self._running.remove(request)
         self._pool.free(request.blocks)
@@ -234,17 +264,34 @@ class Engine:
         self._waiting.appendleft(request)
 
     def _take_results(self, batch: Sequence[tuple[_Request, Slice]], logits: Tensor) -> None:
-        rows = itertools.count()
+        row = 0
         for request, part in batch:
             first_full = request.num_cached // BLOCK_TOKENS
-            request.num_cached += len(part.token_ids)
+            request.num_cached += len(part.token_ids) - max(part.num_logits - 1, 0)  # without the draft
+            if request.num_cached <= request.num_prompt:
+                request.events.append(PrefillProgress(request.num_cached, request.num_prompt))
+            if part.num_logits:
+                self._sample_all(request, part, logits[row : row + part.num_logits])
+                row += part.num_logits
             self._pool.hash_blocks(request.token_ids, request.hashes)
             for number in range(first_full, request.num_cached // BLOCK_TOKENS):
                 self._pool.remember(request.hashes[number], request.blocks[number])
-            if request.num_cached <= request.num_prompt:
-                request.events.append(PrefillProgress(request.num_cached, request.num_prompt))
-            if part.wants_logits:
-                self._sample(request, logits[next(rows)])
+
+    def _sample_all(self, request: _Request, part: Slice, logits_NV: Tensor) -> None:
+        """A token after each row, as long as it is the one that the next row was computed for."""
+        num_drafted, num_before = len(logits_NV) - 1, request.num_cached
+        draft = part.token_ids[len(part.token_ids) - num_drafted :]
+        self._sample(request, logits_NV[0])
+        for token_id, logits_V in zip(draft, logits_NV[1:], strict=True):
+            if request.is_over or request.token_ids[-1] != token_id:
+                break
+            request.num_cached += 1
+            self._sample(request, logits_V)
+        if num_drafted:
+            num_accepted = request.num_cached - num_before
+            request.lookup.learn(num_accepted)
+            self.num_drafted += num_drafted
+            self.num_accepted += num_accepted
 
     def _sample(self, request: _Request, logits_V: Tensor) -> None:
         try:
@@ -272,6 +319,6 @@ class Engine:
         self._waiting = deque(request for request in self._waiting if not request.is_over)
 
 
-def _slice(request: _Request, end: int) -> Slice:
-    is_whole = end == len(request.token_ids)
-    return Slice(request.token_ids[request.num_cached : end], request.num_cached, request.blocks, is_whole)
+def _slice(request: _Request, end: int, draft: Sequence[int]) -> Slice:
+    num_logits = 1 + len(draft) if end == len(request.token_ids) else 0
+    return Slice([*request.token_ids[request.num_cached : end], *draft], request.num_cached, request.blocks, num_logits)

@@ -24,7 +24,7 @@ from contracts import (
     SamplingParams,
     TextChunk,
 )
-from model.backend import REFERENCE, make_backend
+from model.backend import REFERENCE, CpuBackend, make_backend
 from model.chat_template import ChatTemplate
 from model.checkpoint import (
     PRECISIONS,
@@ -35,6 +35,7 @@ from model.checkpoint import (
     weights_sha256,
 )
 from model.config import CheckpointError, ModelConfig
+from model.drafting import MAX_DRAFT
 from model.engine import Engine
 from model.modeling import BailingMoeV2ForCausalLM
 from model.quantized import count_parameters, name_quantization
@@ -96,7 +97,8 @@ class LocalGenerator:
         model.router_observer = routers.observe
         backend = make_backend(model, threads, kernels)
         info = describe_model(folder, model, tokenizer, sha256, backend.name)
-        return cls(Engine(backend, tokenizer.stop_ids), tokenizer, template, info, routers)
+        max_draft = MAX_DRAFT if isinstance(backend, CpuBackend) else 0  # which computes a row always alike
+        return cls(Engine(backend, tokenizer.stop_ids, max_draft=max_draft), tokenizer, template, info, routers)
 
     @property
     def info(self) -> ModelInfo:

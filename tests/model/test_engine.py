@@ -158,8 +158,8 @@ def test_streams_in_threads_do_not_mix() -> None:
 class Recording:
     """A backend that notes what it was asked, has as many blocks as told, and may spoil logits."""
 
-    def __init__(self, num_blocks: int = 0, spoil: int | None = None) -> None:
-        self.inner, self.config, self.name = BACKENDS["torch"], MODEL.config, "recording"
+    def __init__(self, num_blocks: int = 0, spoil: int | None = None, inner: Backend = BACKENDS["torch"]) -> None:
+        self.inner, self.config, self.name = inner, MODEL.config, "recording"
         self.num_blocks = num_blocks or self.inner.num_blocks
         self.batches: list[list[Slice]] = []
         self.spoil = spoil
@@ -168,9 +168,13 @@ class Recording:
         self.batches.append(list(batch))
         logits = self.inner.forward(batch)
         if self.spoil is not None:
-            wanting = [part for part in batch if part.wants_logits]
-            for row, part in zip(logits, wanting, strict=True):
-                if part.first_position and part.token_ids[0] == self.spoil:
+            asked = [
+                (part, token_id)
+                for part in batch
+                for token_id in part.token_ids[len(part.token_ids) - part.num_logits :]
+            ]
+            for row, (part, token_id) in zip(logits, asked, strict=True):
+                if part.first_position and token_id == self.spoil:
                     row[:] = float("nan")
         return logits
 
@@ -227,6 +231,22 @@ def test_with_too_few_blocks_the_youngest_waits_and_its_answer_is_the_same() -> 
     engine = Engine(backend, [])
     assert run_together(engine, prompts, params) == alone
     assert sum(len(part.token_ids) > 1 for batch in backend.batches for part in batch) > 3  # one was read again
+    assert engine.check_integrity() == []
+    assert engine.num_blocks_in_use == 0
+
+
+def test_drafts_change_no_text_in_a_mixed_batch_that_runs_out_of_blocks(backend: Backend) -> None:
+    params = SamplingParams(temperature=0.3, seed=3, max_tokens=50)
+    prompts = [[20 + (i + n) % 5 for i in range(PAGE - 4 + n)] for n in range(4)]
+    alone = [tokens_of(Engine(backend, [], max_draft=0).stream(prompt, params)) for prompt in prompts]
+    limited = Recording(num_blocks=6, inner=backend)  # each answer grows to 3
+    engine = Engine(limited, [], prefill_chunk=8, max_draft=12)
+    assert run_together(engine, prompts, params) == alone
+    assert sum(not part.first_position for batch in limited.batches for part in batch) > 4  # one was read again
+    widths = [[part.num_logits for part in batch] for batch in limited.batches]
+    assert any(max(width) > 1 and min(width) == 0 for width in widths)  # a draft beside a chunk of a prompt
+    assert any(sum(number > 1 for number in width) > 1 for width in widths)  # two drafts at once
+    assert engine.num_drafted > engine.num_accepted > 0
     assert engine.check_integrity() == []
     assert engine.num_blocks_in_use == 0
 
