@@ -6,7 +6,6 @@ A field whose meaning we do not honour is refused by its name, never ignored: an
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -116,7 +115,7 @@ def _read_params(given: Mapping[str, Any], defaults: SamplingParams) -> Sampling
 def _read_number(name: str, value: Any) -> Any:
     kind, low, high = _NUMBERS[name]
     kinds = (int,) if kind is int else (int, float)
-    if isinstance(value, bool) or not isinstance(value, kinds) or not math.isfinite(value) or not low <= value <= high:
+    if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high:
         what = "whole number" if kind is int else "number"
         raise ApiError(400, f"{name} must be a {what} from {low:g} to {high:g}.", name)
     return value

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -62,6 +63,7 @@ class RemoteGenerator:
         self._url = _read_url(url)
         self._host = self._url.netloc.decode("ascii")
         require_inside(self._url)
+        self._tls = ssl.create_default_context()  # the machine's own store: a hospital signs its certificates itself
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         tokenizer = Tokenizer.load(tokenizer_folder or EMBEDDED_CHECKPOINT)
         self._neutralizer = Neutralizer(tokenizer)
@@ -133,7 +135,7 @@ class RemoteGenerator:
         connection = _Connection(self._host)
         with (
             _hang_up_on(cancel, connection),
-            httpx.Client(trust_env=False, timeout=_TIMEOUT, headers=self._headers) as client,
+            self._client(_TIMEOUT) as client,
             client.stream(
                 "POST", self._path("chat/completions"), json=body, extensions={"trace": connection.trace}
             ) as response,
@@ -177,7 +179,7 @@ class RemoteGenerator:
         """Names and context lengths; 0 where the server does not tell it."""
         trace = _Connection(self._host).trace
         try:
-            with httpx.Client(trust_env=False, timeout=_PROMPT_TIMEOUT, headers=self._headers) as client:
+            with self._client(_PROMPT_TIMEOUT) as client:
                 response = client.get(self._path("models"), extensions={"trace": trace})
             if response.status_code != 200:
                 raise self._refused(response)
@@ -186,6 +188,9 @@ class RemoteGenerator:
             raise self._away(error) from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise GenerationError(f"{self._host} does not list models as OpenAI's servers do; see the URL.") from error
+
+    def _client(self, timeout: httpx.Timeout) -> httpx.Client:
+        return httpx.Client(trust_env=False, verify=self._tls, timeout=timeout, headers=self._headers)
 
     def _path(self, name: str) -> str:
         return f"{str(self._url).rstrip('/')}/{name}"

@@ -22,7 +22,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
@@ -262,9 +262,11 @@ async def _read_json(request: Request) -> Any:
         if len(body) > MAX_BODY_BYTES:
             raise ApiError(413, f"The body is larger than {MAX_BODY_BYTES // 1024**2} MiB.")
     try:
-        return json.loads(body)
+        value = json.loads(body)
+        json.dumps(value, ensure_ascii=False).encode()  # half of a surrogate pair can be written, but is no text
     except (ValueError, RecursionError) as error:
         raise ApiError(400, "The body is not JSON.") from error
+    return value
 
 
 async def _collect(events: AsyncGenerator[GenerationEvent]) -> tuple[str, GenerationEnd]:
@@ -306,6 +308,8 @@ def _as_api_error(error: Exception) -> ApiError:
     match error:
         case ApiError():
             return error
+        case ClientDisconnect():  # in the midst of its own request
+            return ApiError(CLIENT_GONE, "The client went away.")
         case EngineBusyError():
             return ApiError(429, str(error), code="engine_busy")
         case ContextLengthError():

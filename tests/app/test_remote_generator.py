@@ -5,14 +5,21 @@ from __future__ import annotations
 import json
 import shutil
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from streamlit.testing.v1 import AppTest
 
 from app import remote_generator
@@ -55,10 +62,12 @@ def write(generator: Generator, messages: list[Message] = QUESTION, max_tokens: 
 class ScriptedServer:
     """A socket that lists one model, and answers a chat as it is told; `None` is silence."""
 
-    def __init__(self, answer: bytes | None, models: dict[str, Any]) -> None:
+    def __init__(self, answer: bytes | None, models: dict[str, Any], tls: ssl.SSLContext | None = None) -> None:
         self._answer, self._models = answer, models
         self._listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self._listener.getsockname()[1]}"
+        if tls:
+            self._listener = tls.wrap_socket(self._listener, server_side=True)
         self.chats: list[dict[str, Any]] = []
         self.is_asked, self.is_hung_up = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._serve, daemon=True)
@@ -86,7 +95,8 @@ class ScriptedServer:
                 if self._answer is not None:
                     connection.sendall(self._answer)
                     continue
-                assert lines.read() == b""  # until the client hangs up
+                with suppress(ssl.SSLEOFError):  # a client that hangs up says no goodbye
+                    assert lines.read() == b""  # until the client hangs up
                 self.is_hung_up.set()
 
     def close(self) -> None:
@@ -96,8 +106,10 @@ class ScriptedServer:
 
 
 @contextmanager
-def scripted(answer: bytes | None, models: dict[str, Any] = MODELS) -> Iterator[ScriptedServer]:
-    server = ScriptedServer(answer, models)
+def scripted(
+    answer: bytes | None, models: dict[str, Any] = MODELS, tls: ssl.SSLContext | None = None
+) -> Iterator[ScriptedServer]:
+    server = ScriptedServer(answer, models, tls)
     try:
         yield server
     finally:
@@ -200,8 +212,37 @@ def test_whoever_stops_listening_ends_the_answer_on_the_server_too(model_server:
     wait_until_idle(model_server)
 
 
-def test_stop_does_not_wait_for_a_server_that_is_silent() -> None:
-    with scripted(None) as server:
+@pytest.fixture
+def tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ssl.SSLContext:
+    """A certificate for 127.0.0.1 that the machine trusts."""
+    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "model server")])
+    builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+    builder = builder.not_valid_before(now - timedelta(days=1)).not_valid_after(now + timedelta(days=1))
+    address = x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))])
+    certificate = builder.add_extension(address, critical=False).sign(key, hashes.SHA256())
+    file = tmp_path / "certificate.pem"
+    secret = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    file.write_bytes(secret + certificate.public_bytes(Encoding.PEM))
+    monkeypatch.setenv("SSL_CERT_FILE", str(file))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(file)
+    return context
+
+
+def test_a_server_may_speak_tls_with_a_certificate_of_the_hospitals_own(
+    tls: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with scripted(as_stream(piece("Yes.", "stop")), tls=tls) as server:
+        assert write(RemoteGenerator(server.url))[0] == "Yes."
+        monkeypatch.delenv("SSL_CERT_FILE")
+        with pytest.raises(GenerationError, match="does not answer"):
+            RemoteGenerator(server.url)
+
+
+@pytest.mark.parametrize("has_tls", [False, True])
+def test_stop_does_not_wait_for_a_server_that_is_silent(has_tls: bool, tls: ssl.SSLContext) -> None:
+    with scripted(None, tls=tls if has_tls else None) as server:
         cancel = threading.Event()
         threading.Thread(target=lambda: (server.is_asked.wait(30), cancel.set())).start()
         (end,) = RemoteGenerator(server.url).stream(QUESTION, SamplingParams(), cancel)

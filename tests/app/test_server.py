@@ -177,6 +177,7 @@ def test_content_may_come_in_text_parts(client: httpx.Client) -> None:
         ({"max_tokens": 0}, "max_tokens"),
         ({"max_tokens": 5, "max_completion_tokens": 6}, "max_tokens"),
         ({"seed": -1}, "seed"),
+        ({"seed": 10**400}, "seed"),
         ({"stop": [""]}, "stop"),
         ({"stream": "yes"}, "stream"),
         ({"stream_options": {"include_usage": True}}, "stream_options"),
@@ -207,8 +208,9 @@ def test_what_other_servers_default_to_is_accepted(client: httpx.Client) -> None
 def test_an_unknown_model_path_and_body_are_refused_in_openais_form(client: httpx.Client) -> None:
     assert client.post("/v1/chat/completions", json=body(model="gpt-4")).json()["error"]["code"] == "model_not_found"
     assert client.get("/v1/nothing").json()["error"]["message"] == "Not Found"
-    broken = client.post("/v1/chat/completions", content="{", headers={"Content-Type": "application/json"})
-    assert (broken.status_code, broken.json()["error"]["message"]) == (400, "The body is not JSON.")
+    for content in ("{", '{"\\ud800": 1}', "[" * 100_000):
+        broken = client.post("/v1/chat/completions", content=content, headers={"Content-Type": "application/json"})
+        assert (broken.status_code, broken.json()["error"]["message"]) == (400, "The body is not JSON.")
 
 
 def test_a_context_that_does_not_fit_is_refused_with_the_numbers_before_any_work(
