@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import socket
@@ -80,7 +81,7 @@ class ScriptedServer:
             except OSError:
                 return
             with connection, connection.makefile("rb") as lines:
-                head = b"".join(iter(lines.readline, b"\r\n")).decode()
+                head = b"".join(itertools.takewhile(lambda line: line not in (b"", b"\r\n"), lines)).decode()
                 if not head:
                     continue
                 if head.startswith("GET"):
