@@ -75,6 +75,8 @@ class ServerMetrics:
             _family("inter_token_latency_seconds", "histogram", "Between one piece of text and the next", gap),
             _value("prompt_tokens_total", "counter", "Tokens read", tokens[0]),
             _value("completion_tokens_total", "counter", "Tokens written", tokens[1]),
+            _value("drafted_tokens_total", "counter", "Tokens guessed ahead", load.num_drafted),
+            _value("accepted_tokens_total", "counter", "Of these, those that stayed", load.num_accepted),
             _value("requests_running", "gauge", "Requests that hold blocks of the KV cache", load.num_running),
             _value("requests_waiting", "gauge", "Requests in the queue", load.num_waiting),
             _value("kv_blocks_used", "gauge", "Blocks of the KV cache that requests hold", load.num_blocks_used),

@@ -100,7 +100,14 @@ class Engine:
     @property
     def load(self) -> EngineLoad:
         with self._changed:
-            return EngineLoad(len(self._running), len(self._waiting), self.num_blocks_in_use, self._pool.num_blocks)
+            return EngineLoad(
+                len(self._running),
+                len(self._waiting),
+                self.num_blocks_in_use,
+                self._pool.num_blocks,
+                self.num_drafted,
+                self.num_accepted,
+            )
 
     def stream(
         self, prompt_ids: Sequence[int], params: SamplingParams, cancel: threading.Event | None = None

@@ -106,7 +106,7 @@ class FakeEngine:
 
     @property
     def load(self) -> EngineLoad:
-        return EngineLoad(num_running=0, num_waiting=0, num_blocks_used=0, num_blocks=0)
+        return EngineLoad()
 
     def stream(
         self, prompt_ids: Sequence[int], params: SamplingParams, cancel: threading.Event | None = None

@@ -21,12 +21,15 @@ class TokenEvent:
 
 @dataclass(frozen=True, slots=True)
 class EngineLoad:
-    """What an engine has to do at one moment, in requests and in blocks of its KV cache."""
+    """What an engine has to do at one moment, in requests and in blocks of its KV cache; and how many tokens it has
+    drafted and kept since its start."""
 
-    num_running: int
-    num_waiting: int
-    num_blocks_used: int
-    num_blocks: int
+    num_running: int = 0
+    num_waiting: int = 0
+    num_blocks_used: int = 0
+    num_blocks: int = 0
+    num_drafted: int = 0
+    num_accepted: int = 0
 
 
 class EngineBusyError(GenerationError):
