@@ -142,7 +142,7 @@ def test_the_kernels_of_our_own_are_watched_alike() -> None:
         health = RouterHealth(model)
         model.router_observer = health.observe
         backend.forward([Slice(list(range(20, 80)), 0, [0, 1], 0), Slice(list(range(90, 120)), 0, [2], 1)])
-        backend.forward([Slice([7], 60, [0, 1], True), Slice([8], 30, [2], 1)])
+        backend.forward([Slice([7], 60, [0, 1], 1), Slice([8], 30, [2], 1)])
         seen.append(health.snapshot())
     assert [snapshot.num_routed for snapshot in seen] == [92, 92]
     for plain, own in zip(seen[0].layers, seen[1].layers, strict=True):
