@@ -1,6 +1,6 @@
 """Keys and values of one request, contiguous per layer and grown by blocks.
 
-The model sees `append`, `advance` and `num_cached_tokens` only, so a pool of blocks can take this place.
+For training and for tests against the reference; the engine's cache is paged, see model.backend.
 """
 
 from __future__ import annotations

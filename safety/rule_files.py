@@ -7,7 +7,7 @@ run. Every example of a rule is tried as it is loaded.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from datetime import date
 from pathlib import Path
@@ -19,6 +19,7 @@ import yaml
 from contracts import Direction, Verdict
 from safety.matcher import Matcher
 from safety.rule import Examples, Rule, RuleError, RuleSet
+from safety.strict_yaml import load_strict
 
 RULES_DIR = Path(__file__).resolve().parent / "rules"
 MIN_EXAMPLES = 3
@@ -47,20 +48,9 @@ def load_rules(folder: Path | None = None) -> RuleSet:
 # --- one file ---------------------------------------------------------------------------------------------------
 
 
-class _StrictLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # the base is chosen here
-    """Safe YAML that also refuses a key given twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        keys = [key.value for key, _ in node.value]
-        twice = sorted({str(key) for key in keys if keys.count(key) > 1})
-        if twice:
-            raise yaml.YAMLError(f"the key {twice[0]!r} is given twice near line {node.start_mark.line + 1}")
-        return super().construct_mapping(node, deep)
-
-
 def _read_file(path: Path, data: bytes) -> list[Rule]:
     try:
-        entries = yaml.load(data, Loader=_StrictLoader)
+        entries = load_strict(data)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RuleError(f"{path.name} is not valid YAML: {error}") from error
     if not isinstance(entries, list) or not entries:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from app.commands.files import read_text
 from app.commands.loading import show_loading
 from app.config import read_settings
-from app.errors import InputError
 
 if TYPE_CHECKING:
     from model.router_health import RouterSnapshot
@@ -40,7 +40,7 @@ def router(
 
     settings = read_settings()
     folder = checkpoint or settings.checkpoint
-    words = None if text is None else _read_text(text)
+    words = None if text is None else read_text(text)
     with show_loading() as on_progress:
         dtype = None if settings.precision == "auto" else settings.precision
         generator = LocalGenerator.load(folder, dtype, kernels=settings.kernels, on_progress=on_progress)
@@ -109,12 +109,3 @@ def describe_routers(snapshot: RouterSnapshot) -> str:
             f"{margin:>7}  {drift:>7}  {layer.state}"
         )
     return "\n".join([*lines, f"{snapshot.num_routed:,} tokens; a layer is judged from {snapshot.min_tokens:,} on."])
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}.") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text ({error.reason}); convert it first.") from error

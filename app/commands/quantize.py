@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from app.commands.files import read_text
 from app.config import ROOT
 from app.errors import InputError
 
@@ -55,7 +56,7 @@ def quantize(
     options = QuantizeOptions(method, group_size, attention, lm_head, mtp_projection, act_order)
     ids = None
     if method == "gptq":
-        ids = read_calibration(source, _read_text(calibration or DEFAULT_TEXT), calibration_tokens)
+        ids = read_calibration(source, read_text(calibration or DEFAULT_TEXT), calibration_tokens)
     if dry_run:
         expected = estimate(source, target, options, 0 if ids is None else ids.numel())
         _print(describe_estimate(expected), asdict(expected) if json_output else None)
@@ -129,15 +130,6 @@ def _duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}.") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text ({error.reason}); convert it first.") from error
 
 
 def _print(text: str, value: object) -> None:

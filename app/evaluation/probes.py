@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from safety.strict_yaml import load_strict
 
 PROBES = Path(__file__).resolve().parent / "probes"
 HELD_TEXT = Path(__file__).resolve().parent / "held_text"
@@ -86,17 +88,6 @@ def probes_version(probes: Path = PROBES, held_text: Path = HELD_TEXT) -> str:
 # --- one file ---------------------------------------------------------------------------------------------------
 
 
-class _StrictLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # the base is chosen here
-    """Safe YAML that also refuses a key given twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        keys = [key.value for key, _ in node.value]
-        twice = sorted({str(key) for key in keys if keys.count(key) > 1})
-        if twice:
-            raise yaml.YAMLError(f"the key {twice[0]!r} is given twice near line {node.start_mark.line + 1}")
-        return super().construct_mapping(node, deep)
-
-
 def _files(folder: Path, pattern: str) -> list[Path]:
     paths = sorted(folder.glob(pattern))
     if not paths:
@@ -106,7 +97,7 @@ def _files(folder: Path, pattern: str) -> list[Path]:
 
 def _read_file(path: Path) -> Iterator[Probe]:
     try:
-        entries = yaml.load(path.read_bytes(), Loader=_StrictLoader)
+        entries = load_strict(path.read_bytes())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path.name} is not valid YAML: {error}") from error
     if not isinstance(entries, list) or not entries:

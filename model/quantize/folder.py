@@ -17,14 +17,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from model.checkpoint import INDEX
+from model.checkpoint import HASHES, INDEX
 from model.config import CheckpointError, read_json
 from model.quantize.shards import Layout, Plan, hash_file, layout_bytes
 from model.quantize.source import QuantizeOptions, Source
 
 JOURNAL = ".quantize.json"
-SUMS = "SHA256SUMS"
-OURS = ("*.safetensors", "*.partial", INDEX, SUMS)
+OURS = ("*.safetensors", "*.partial", INDEX, HASHES)
 MAX_COPIED_BYTES = 2**26  # files beside the weights that are larger than a tokenizer are weights in another format
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -91,7 +90,7 @@ def finish_folder(
     sums = {file: entry["sha256"] for file, entry in done.items()}
     sums |= {name: hash_file(target / name) for name in names}
     sums["config.json"] = hashlib.sha256(text.encode()).hexdigest()
-    _write(target / SUMS, "".join(f"{digest}  {name}\n" for name, digest in sums.items()).encode())
+    _write(target / HASHES, "".join(f"{digest}  {name}\n" for name, digest in sums.items()).encode())
     _write(target / "config.json", text.encode())
 
 
@@ -120,7 +119,7 @@ def describe(plan: Plan, options: QuantizeOptions, source: Source) -> dict[str, 
 
 
 def _is_copied(path: Path) -> bool:
-    ours = {"config.json", INDEX, SUMS, JOURNAL}
+    ours = {"config.json", INDEX, HASHES, JOURNAL}
     is_weights = path.suffix in (".safetensors", ".partial") or path.stat().st_size > MAX_COPIED_BYTES
     return path.name not in ours and not path.name.startswith(".") and not is_weights
 
