@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from bench.report import print_report
 from bench.synthetic import GROUP, PRESETS
 from model.config import ModelConfig
-from model.kernels.cpu_decoder import BLOCK_TOKENS, CpuDecoder, Int4Tiles, Threads, linear, read_bytes
+from model.kernels.cpu_decoder import BLOCK_TOKENS, CpuDecoder, Int4Tiles, Threads, Tiles, linear_many, read_bytes
 from model.modeling import BailingMoeV2ForCausalLM
 
 READ_BYTES = 2**29
@@ -42,11 +42,12 @@ class RandomDecoder(CpuDecoder):
         super().__init__(model, threads, num_blocks)
 
     def _matrix(self, weight: Tensor | nn.Module | Int4Tiles) -> Any:
+        if isinstance(weight, Tiles):  # the router
+            return super()._matrix(Tiles(torch.randn(weight.rows, weight.cols).bfloat16()))
         tensor = weight.weight if isinstance(weight, nn.Linear) else weight
         assert isinstance(tensor, Tensor)
         rows, columns = tensor.shape
-        is_plain = not isinstance(weight, nn.Linear) and rows in (self.config.vocab_size, self.config.num_experts)
-        if is_plain:  # the embedding and the router
+        if not isinstance(weight, nn.Linear) and rows == self.config.vocab_size:  # the embedding
             return super()._matrix(torch.randn(rows, columns).bfloat16())
         return super()._matrix(self._arena.take(rows, columns))
 
@@ -96,7 +97,7 @@ def measure_gemv(arena: Arena, threads: Threads) -> dict[str, float]:
         arena.used = 0
         matrices = [arena.take(rows, columns) for _ in range(2**28 // (rows * columns // 2))]
         x = torch.randn(1, columns)
-        seconds = time_median(lambda ms=matrices, x=x: [linear(matrix, x, threads) for matrix in ms], 5)
+        seconds = time_median(lambda ms=matrices, x=x: linear_many(ms, x, threads), 5)
         num_bytes = sum(matrix.tiles.nbytes + matrix.scales.nbytes for matrix in matrices)
         speeds[f"{rows}x{columns}"] = num_bytes / seconds / 1e9
     arena.used = 0

@@ -22,6 +22,7 @@ BUILT = Path(__file__).parent / ".build"
 _FLAGS = [
     *("-O3", "-std=c++20", "-shared", "-fPIC", "-pthread", "-Wall", "-Wextra", "-Wno-psabi"),
     *("-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-ffp-contract=fast"),
+    "-fvisibility-inlines-hidden",
 ]
 # Best first: the flags g++ needs, and the features of the processor they ask for.
 VARIANTS = {
@@ -97,7 +98,7 @@ def _build(variant: str) -> Path:
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         output = Path(scratch) / name
         done = subprocess.run(
-            [compiler, *flags, str(SOURCES / "decoder.cpp"), "-o", str(output)],
+            [compiler, *flags, *map(str, sorted(SOURCES.glob("*.cpp"))), "-o", str(output)],
             capture_output=True,
             text=True,
             check=False,

@@ -18,6 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from model.config import ModelConfig
+from model.huge_pages import prefer_huge_pages
 from model.kernels.build import KernelsUnavailableError, Library, load_library
 from model.modeling import MLP, BailingMoeV2ForCausalLM, DecoderLayer, MoE
 from model.quantized import DenseMatrix, Int4Matrix, Matrix, QuantizedExperts, list_matrices
@@ -27,6 +29,8 @@ TILE_ROWS = 16
 MAX_HEADS_A_GROUP = 32  # kQueryRows in cpu/attention.h
 _KINDS = {torch.float32: 0, torch.bfloat16: 1}
 _INT4 = 2
+_TILED = {torch.float32: 3, torch.bfloat16: 4}
+CACHE_KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
 
 
 class _Matrix(Structure):
@@ -55,7 +59,7 @@ class _LayerWeights(Structure):
         *[(name, c_void_p) for name in ("input_norm", "post_norm", "query_norm", "key_norm", "expert_bias")],
         ("experts", POINTER(_Matrix)),
         ("num_experts", c_int32),
-        ("is_cache_bf16", c_int32),
+        ("cache_kind", c_int32),
         ("keys", c_void_p),
         ("values", c_void_p),
     ]
@@ -96,6 +100,15 @@ class Threads:
             self.library.handle.bedside_pool_free(self.pointer)
 
 
+class Tiles:
+    """A plain matrix as the kernels read it fastest: [tile, I, 16], the rows of a tile across the lanes. A copy."""
+
+    def __init__(self, weight_OI: Tensor) -> None:
+        self.rows, self.cols = weight_OI.shape
+        padded = torch.nn.functional.pad(weight_OI.detach(), (0, 0, 0, -self.rows % TILE_ROWS))
+        self.tiles = padded.view(-1, TILE_ROWS, self.cols).transpose(1, 2).contiguous()
+
+
 class Int4Tiles:
     """An INT4 matrix as the kernels read it: tiles of 16 rows, scales beside them. See cpu/linear.h."""
 
@@ -127,16 +140,17 @@ class CpuDecoder:
         num_blocks: int,
         cache_dtype: torch.dtype = torch.bfloat16,
     ) -> None:
-        """cache_dtype: float32, exact, or bfloat16, half the memory and the reading. INT4 weights are taken from the
-        model, which cannot compute by itself afterwards. Raises KernelsUnavailableError if the model is not for these
-        kernels; it is then untouched."""
+        """cache_dtype: float32, exact; bfloat16, half the memory and the reading; or int8 with a scale for each
+        position and head, a quarter. INT4 weights are taken from the model, which cannot compute by itself afterwards.
+        Raises KernelsUnavailableError if the model is not for these kernels; it is then untouched."""
         check_supported(model)
         self.config = config = model.config
         self._threads = threads
         self._library = threads.library.handle
         self._kept: list[Any] = []  # what the C++ side points at
-        shape = (config.num_hidden_layers, 2, num_blocks, config.num_key_value_heads, BLOCK_TOKENS, config.head_dim)
-        self.cache = lazy_zeros(shape, cache_dtype)
+        # Keys and values of each layer by blocks; what a block's bytes mean, cpu/attention.h says.
+        block_bytes = BLOCK_TOKENS * token_bytes(config, cache_dtype)
+        self.cache = lazy_zeros((config.num_hidden_layers, 2, num_blocks, block_bytes), torch.uint8)
         rotary = model.rotary
         self._c_config = _Config(
             hidden=config.hidden_size,
@@ -169,7 +183,7 @@ class CpuDecoder:
         for index in range(config.num_hidden_layers):
             layer = model.model.layers[index]
             assert isinstance(layer, DecoderLayer)
-            self._set_layer(index, layer)
+            self._set_layer(index, layer, cache_dtype)
 
     def __del__(self) -> None:
         if getattr(self, "_pointer", None):
@@ -226,7 +240,7 @@ class CpuDecoder:
 
     # --- handing over the weights -------------------------------------------------------------------------------
 
-    def _set_layer(self, index: int, layer: DecoderLayer) -> None:
+    def _set_layer(self, index: int, layer: DecoderLayer, cache_dtype: torch.dtype) -> None:
         attention, mlp = layer.attention, layer.mlp
         weights = _LayerWeights(
             qkv=self._matrix(attention.query_key_value),
@@ -235,7 +249,7 @@ class CpuDecoder:
             post_norm=self._floats(layer.post_attention_layernorm.weight),
             query_norm=self._floats(attention.query_layernorm.weight),
             key_norm=self._floats(attention.key_layernorm.weight),
-            is_cache_bf16=self.cache.dtype == torch.bfloat16,
+            cache_kind=CACHE_KINDS[cache_dtype],
             keys=_pointer(self.cache[index, 0]),
             values=_pointer(self.cache[index, 1]),
         )
@@ -245,7 +259,7 @@ class CpuDecoder:
                 setattr(weights, name, self._matrix(getattr(dense, f"{name}_proj")))
         if isinstance(mlp, MoE):
             experts = self._experts(mlp)
-            weights.router = self._matrix(mlp.gate.weight)
+            weights.router = self._matrix(Tiles(mlp.gate.weight))
             weights.expert_bias = self._floats(mlp.gate.expert_bias)
             weights.experts = (_Matrix * (3 * len(experts)))(*[matrix for three in experts for matrix in three])
             weights.num_experts = len(experts)
@@ -270,11 +284,11 @@ class CpuDecoder:
         parts = zip(*_take(stack), strict=True)
         return [self._matrix(Int4Tiles(*part, stack.shape[-1], self._threads)) for part in parts]
 
-    def _matrix(self, weight: Tensor | nn.Module | Int4Tiles) -> _Matrix:
+    def _matrix(self, weight: Tensor | nn.Module | Tiles | Int4Tiles) -> _Matrix:
         if isinstance(weight, Int4Matrix):
             weight = Int4Tiles(*_take(weight), weight.shape[-1], self._threads)
         held = weight.weight if isinstance(weight, nn.Linear) else weight
-        assert isinstance(held, Tensor | Int4Tiles)
+        assert isinstance(held, Tensor | Tiles | Int4Tiles)
         return _describe_matrix(held, self._kept)
 
     def _floats(self, tensor: Tensor) -> c_void_p:
@@ -283,10 +297,18 @@ class CpuDecoder:
         return c_void_p(floats.data_ptr())
 
 
+def token_bytes(config: ModelConfig, cache_dtype: torch.dtype) -> int:
+    """What the keys, or the values, of a token take in one layer's cache."""
+    scale_bytes = torch.float32.itemsize if cache_dtype == torch.int8 else 0
+    return config.num_key_value_heads * (config.head_dim * cache_dtype.itemsize + scale_bytes)
+
+
 def lazy_zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """Zeros that take memory only where something is written: torch.zeros would take a cache's whole room at once."""
     num_bytes = math.prod(shape) * dtype.itemsize
-    return torch.from_numpy(np.zeros(num_bytes, dtype=np.uint8)).view(dtype).view(shape)
+    zeros = torch.from_numpy(np.zeros(num_bytes, dtype=np.uint8))
+    prefer_huge_pages([zeros])
+    return zeros.view(dtype).view(shape)
 
 
 def check_supported(model: BailingMoeV2ForCausalLM) -> None:
@@ -322,18 +344,32 @@ def read_bytes(tensor: Tensor, threads: Threads) -> int:
     return int(read(threads.pointer, c_void_p(_pointer(tensor)), ctypes.c_long(tensor.nbytes // 8)))
 
 
-def linear(weight: Tensor | Int4Tiles, x_TI: Tensor, threads: Threads) -> Tensor:
+def linear(weight: Tensor | Tiles | Int4Tiles, x_TI: Tensor, threads: Threads) -> Tensor:
     """One product by itself, for tests and benches: x [T,I] f32 -> [T,O] f32."""
+    return linear_many([weight], x_TI, threads)[0]
+
+
+def linear_many(weights: Sequence[Tensor | Tiles | Int4Tiles], x_TI: Tensor, threads: Threads) -> Tensor:
+    """The product with each of N matrices of one shape and kind: x [T,I] f32 -> [N,T,O] f32."""
     kept: list[Any] = []
-    matrix = _describe_matrix(weight, kept)
-    y_TO = torch.empty(len(x_TI), matrix.rows)
+    matrices = [_describe_matrix(weight, kept) for weight in weights]
+    y_NTO = torch.empty(len(weights), len(x_TI), matrices[0].rows)
     x_TI = x_TI.contiguous()
-    product = threads.library.handle.bedside_linear
-    product(threads.pointer, ctypes.byref(matrix), c_void_p(_pointer(x_TI)), len(x_TI), c_void_p(_pointer(y_TO)))
-    return y_TO
+    threads.library.handle.bedside_linear(
+        threads.pointer,
+        (_Matrix * len(matrices))(*matrices),
+        len(matrices),
+        c_void_p(_pointer(x_TI)),
+        len(x_TI),
+        c_void_p(_pointer(y_NTO)),
+    )
+    return y_NTO
 
 
-def _describe_matrix(weight: Tensor | Int4Tiles, kept: list[Any]) -> _Matrix:
+def _describe_matrix(weight: Tensor | Tiles | Int4Tiles, kept: list[Any]) -> _Matrix:
+    if isinstance(weight, Tiles):
+        kept.append(weight)
+        return _Matrix(_TILED[weight.tiles.dtype], weight.rows, weight.cols, 0, _pointer(weight.tiles))
     if isinstance(weight, Int4Tiles):
         kept.append(weight)
         matrix = _Matrix(_INT4, weight.rows, weight.cols, weight.group, _pointer(weight.tiles))

@@ -3,13 +3,23 @@
 namespace bedside {
 namespace {
 
-constexpr int kTilesATask = 4;  // consecutive weights are read in runs of tens of KB
+constexpr long kRunBytes = 64 << 10;
 
-int count_tasks(const Matrix& w) { return (w.num_tiles() + kTilesATask - 1) / kTilesATask; }
+// y = x W^T as a phase; `idle` as in Pool::for_each.
+// So many tiles of each of several matrices one after the other: some tens of KB of each, and work for every thread.
+int tiles_a_run(const Matrix& w, int num_threads) {
+  const int tiles = static_cast<int>(kRunBytes / std::max(1, kTile * w.cols / 2));
+  return std::clamp(w.num_tiles() / (4 * num_threads), 1, std::max(tiles, 1));
+}
 
-template <typename Work>
-void for_tiles(const Matrix& w, int task, Work&& work) {
-  for (int tile = task * kTilesATask; tile < std::min(w.num_tiles(), (task + 1) * kTilesATask); ++tile) work(tile);
+void prefetch_share(const Pool& pool, int thread, const Matrix& w) {
+  prefetch_tiles(w, pool.share_begin(thread, w.num_tiles()));
+}
+
+template <typename Idle = void (*)()>
+void linear_phase(Pool& pool, int thread, const Matrix& w, const Rows& rows, int num_rows, const Target& target,
+                  Idle&& idle = [] {}) {
+  pool.for_each(thread, w.num_tiles(), [&](int tile) { linear_tile(w, tile, rows, num_rows, target); }, idle);
 }
 
 }  // namespace
@@ -46,13 +56,31 @@ void Decoder::prepare(const Batch& batch, int num_threads) {
       sin_[t * half + i] = std::sin(angle) * config_.rope_factor;
     }
   }
+  sequence_of_.resize(T);
+  for (int s = 0; s < batch.num_sequences; ++s) {
+    std::fill(sequence_of_.begin() + batch.starts[s], sequence_of_.begin() + batch.starts[s + 1], s);
+  }
+  while (static_cast<int>(attention_space_.size()) < 2 * num_threads) attention_space_.emplace_back(C);
+  plan_attention(batch, num_threads);
+}
+
+// Who attends what. Where there are fewer groups of rows than would keep the threads busy, a few answers over long
+// records, each of their segments is a task of its own.
+void Decoder::plan_attention(const Batch& batch, int num_threads) {
+  const int tokens_a_task = std::max(1, kQueryRows / (config_.num_heads / config_.num_kv_heads));
   attention_tasks_.clear();
-  const int tokens_a_task = std::max(1, kQueryRows / heads_a_group);
+  split_tasks_.clear();
   for (int s = 0; s < batch.num_sequences; ++s)
     for (int t = batch.starts[s]; t < batch.starts[s + 1]; t += tokens_a_task)
       for (int head = 0; head < config_.num_kv_heads; ++head)
-        attention_tasks_.push_back({s, t, std::min(tokens_a_task, batch.starts[s + 1] - t), head});
-  while (static_cast<int>(attention_space_.size()) < num_threads) attention_space_.emplace_back(C);
+        attention_tasks_.push_back({s, t, std::min(tokens_a_task, batch.starts[s + 1] - t), head, -1});
+  if (static_cast<int>(attention_tasks_.size()) >= 2 * num_threads) return;
+  for (AttentionTask task : attention_tasks_) {
+    const int num_visible = batch.positions[task.first_token + task.num_tokens - 1] + 1;
+    for (task.segment = 0; task.segment * kSegment < num_visible; ++task.segment) split_tasks_.push_back(task);
+  }
+  if (split_tasks_.size() == attention_tasks_.size()) split_tasks_.clear();
+  while (segments_.size() < split_tasks_.size()) segments_.emplace_back(config_.head_dim);
 }
 
 void Decoder::forward(Pool& pool, const Batch& batch) {
@@ -60,7 +88,7 @@ void Decoder::forward(Pool& pool, const Batch& batch) {
   const int T = batch.num_tokens, D = config_.hidden;
   pool.run([&](int thread) {
     // 1. embeddings
-    pool.for_each(T, [&](int t) {
+    pool.for_each(thread, T, [&](int t) {
       float* out = &residual_[static_cast<size_t>(t) * D];
       const long at = static_cast<long>(batch.ids[t]) * D;
       if (embedding.kind == kBF16) {
@@ -72,23 +100,22 @@ void Decoder::forward(Pool& pool, const Batch& batch) {
     // 2. the layers
     for (int index = 0; index < config_.num_layers; ++index) {
       attention_phases(pool, thread, batch, layers_[index]);
-      mlp_phases(pool, batch, layers_[index], index);
+      mlp_phases(pool, thread, batch, index);
     }
     // 3. the head
     if (batch.hidden) {
-      pool.for_each(T, [&](int t) {
+      pool.for_each(thread, T, [&](int t) {
         rms_norm(&residual_[static_cast<size_t>(t) * D], final_norm, config_.eps, D, batch.hidden + static_cast<long>(t) * D);
       });
     }
-    pool.for_each(batch.num_logits, [&](int m) {
-      rms_norm(&residual_[static_cast<size_t>(batch.logit_rows[m]) * D], final_norm, config_.eps, D, normed_.row(m));
-      normed_.finish_row(m, head);
-    });
-    pool.for_each(count_tasks(head), [&](int task) {
-      for_tiles(head, task, [&](int tile) {
-        linear_tile(head, tile, normed_.rows(head), batch.num_logits, {batch.logits, config_.vocab});
-      });
-    });
+    pool.for_each(
+        thread, batch.num_logits,
+        [&](int m) {
+          rms_norm(&residual_[static_cast<size_t>(batch.logit_rows[m]) * D], final_norm, config_.eps, D, normed_.row(m));
+          normed_.finish_row(m, head, 0, batch.num_logits);
+        },
+        [&] { prefetch_share(pool, thread, head); });
+    linear_phase(pool, thread, head, normed_.rows(head), batch.num_logits, {batch.logits, config_.vocab});
   });
 }
 
@@ -96,56 +123,93 @@ void Decoder::attention_phases(Pool& pool, int thread, const Batch& batch, Layer
   const int T = batch.num_tokens, D = config_.hidden, C = config_.head_dim, half = config_.rotary_dim / 2;
   const int H = config_.num_heads, G = config_.num_kv_heads, width = (H + 2 * G) * C, heads_a_group = H / G;
   // 1. norm, then queries, keys and values
-  pool.for_each(T, [&](int t) {
-    rms_norm(&residual_[static_cast<size_t>(t) * D], layer.input_norm, config_.eps, D, normed_.row(t));
-    normed_.finish_row(t, layer.qkv);
-  });
-  pool.for_each(count_tasks(layer.qkv), [&](int task) {
-    for_tiles(layer.qkv, task, [&](int tile) {
-      linear_tile(layer.qkv, tile, normed_.rows(layer.qkv), T, {qkv_.data(), width});
-    });
-  });
+  pool.for_each(
+      thread, T,
+      [&](int t) {
+        rms_norm(&residual_[static_cast<size_t>(t) * D], layer.input_norm, config_.eps, D, normed_.row(t));
+        normed_.finish_row(t, layer.qkv, 0, T);
+      },
+      [&] { prefetch_share(pool, thread, layer.qkv); });
+  linear_phase(pool, thread, layer.qkv, normed_.rows(layer.qkv), T, {qkv_.data(), width});
   // 2. norms of heads, positions, and the cache
-  pool.for_each(batch.num_sequences * G, [&](int task) {
-    const int s = task / G, g = task % G;
-    for (int t = batch.starts[s]; t < batch.starts[s + 1]; ++t) {
-      float* row = &qkv_[static_cast<size_t>(t) * width];
-      const float *cosines = &cos_[t * half], *sines = &sin_[t * half];
-      for (int h = g * heads_a_group; h < (g + 1) * heads_a_group; ++h) {
-        rms_norm(row + h * C, layer.query_norm, config_.eps, C, row + h * C);
-        rotate(row + h * C, cosines, sines, half);
-      }
-      float *key = row + (H + g) * C, *value = row + (H + G + g) * C;
-      rms_norm(key, layer.key_norm, config_.eps, C, key);
-      rotate(key, cosines, sines, half);
-      const int position = batch.positions[t], block = batch.block_tables[s * batch.max_blocks + position / kBlock];
-      layer.keys.write(block, g, position % kBlock, key);
-      layer.values.write(block, g, position % kBlock, value);
+  pool.for_each(thread, T * G, [&](int task) {
+    const int t = task / G, g = task % G;
+    float* row = &qkv_[static_cast<size_t>(t) * width];
+    const float *cosines = &cos_[t * half], *sines = &sin_[t * half];
+    for (int h = g * heads_a_group; h < (g + 1) * heads_a_group; ++h) {
+      rms_norm(row + h * C, layer.query_norm, config_.eps, C, row + h * C);
+      rotate(row + h * C, cosines, sines, half);
     }
+    float *key = row + (H + g) * C, *value = row + (H + G + g) * C;
+    rms_norm(key, layer.key_norm, config_.eps, C, key);
+    rotate(key, cosines, sines, half);
+    const int position = batch.positions[t];
+    const int block = batch.block_tables[static_cast<long>(sequence_of_[t]) * batch.max_blocks + position / kBlock];
+    layer.cache.write(block, g, position % kBlock, key, value);
   });
   // 3. attention, and back to the residual stream
-  pool.for_each(static_cast<int>(attention_tasks_.size()), [&](int number) {
-    const AttentionTask& task = attention_tasks_[number];
-    const float* queries[kQueryRows];
-    float* outputs[kQueryRows];
-    int32_t visible[kQueryRows];
-    int num = 0;
-    for (int t = task.first_token; t < task.first_token + task.num_tokens; ++t) {
-      for (int h = task.head * heads_a_group; h < (task.head + 1) * heads_a_group; ++h, ++num) {
-        queries[num] = &qkv_[static_cast<size_t>(t) * width + h * C];
-        outputs[num] = attended_.row(t) + h * C;
-        visible[num] = batch.positions[t] + 1;
-      }
+  AttentionRows &rows = attention_space_[2 * thread], &part = attention_space_[2 * thread + 1];
+  if (split_tasks_.empty()) {
+    pool.for_each(
+        thread, static_cast<int>(attention_tasks_.size()),
+        [&](int number) { attend(batch, layer, attention_tasks_[number], rows, part); },
+        [&] { prefetch_share(pool, thread, layer.dense); });
+  } else {
+    pool.for_each(
+        thread, static_cast<int>(split_tasks_.size()),
+        [&](int number) { attend(batch, layer, split_tasks_[number], segments_[number], part); },
+        [&] { prefetch_share(pool, thread, layer.dense); });
+    pool.for_each(thread, static_cast<int>(attention_tasks_.size()), [&](int number) { merge_segments(number, rows); });
+  }
+  if (layer.dense.kind == kInt4) pool.for_each(thread, T, [&](int t) { attended_.finish_row(t, layer.dense, 0, T); });
+  linear_phase(pool, thread, layer.dense, attended_.rows(layer.dense), T, {residual_.data(), D, nullptr, nullptr, true},
+               [&] { prefetch_share(pool, thread, layer.experts.empty() ? layer.mlp.gate : layer.router); });
+}
+
+void Decoder::gather_rows(const Batch& batch, const AttentionTask& task, AttentionRows& rows) {
+  const int C = config_.head_dim, H = config_.num_heads, G = config_.num_kv_heads, heads_a_group = H / G;
+  rows.num = 0;
+  for (int t = task.first_token; t < task.first_token + task.num_tokens; ++t) {
+    for (int h = task.head * heads_a_group; h < (task.head + 1) * heads_a_group; ++h, ++rows.num) {
+      rows.queries[rows.num] = &qkv_[static_cast<size_t>(t) * (H + 2 * G) * C + h * C];
+      rows.visible[rows.num] = batch.positions[t] + 1;
     }
-    attend(layer.keys, layer.values, task.head, batch.block_tables + static_cast<long>(task.sequence) * batch.max_blocks,
-           num, queries, outputs, visible, attention_space_[thread]);
-  });
-  if (layer.dense.kind == kInt4) pool.for_each(T, [&](int t) { attended_.finish_row(t, layer.dense); });
-  pool.for_each(count_tasks(layer.dense), [&](int task) {
-    for_tiles(layer.dense, task, [&](int tile) {
-      linear_tile(layer.dense, tile, attended_.rows(layer.dense), T, {residual_.data(), D, nullptr, nullptr, true});
-    });
-  });
+  }
+}
+
+void Decoder::attend(const Batch& batch, const Layer& layer, const AttentionTask& task, AttentionRows& rows,
+                     AttentionRows& part) {
+  const int32_t* table = batch.block_tables + static_cast<long>(task.sequence) * batch.max_blocks;
+  gather_rows(batch, task, rows);
+  if (task.segment >= 0) {
+    const int begin = task.segment * kSegment, end = std::min(begin + kSegment, rows.visible[rows.num - 1]);
+    attend_segment(layer.cache, task.head, table, begin, end, rows);
+    return;
+  }
+  gather_rows(batch, task, part);
+  attend_all(layer.cache, task.head, table, rows, part);
+  finish_rows(task, rows);
+}
+
+// A task's segments stand one behind the other.
+void Decoder::merge_segments(int number, AttentionRows& rows) {
+  const AttentionTask& task = attention_tasks_[number];
+  const auto is_of_task = [&](const AttentionTask& split) {
+    return split.first_token == task.first_token && split.head == task.head;
+  };
+  size_t at = 0;
+  while (!is_of_task(split_tasks_[at])) ++at;
+  rows = segments_[at];
+  while (++at < split_tasks_.size() && is_of_task(split_tasks_[at])) rows.merge(segments_[at], config_.head_dim);
+  finish_rows(task, rows);
+}
+
+void Decoder::finish_rows(const AttentionTask& task, AttentionRows& rows) {
+  const int C = config_.head_dim, heads_a_group = config_.num_heads / config_.num_kv_heads;
+  for (int r = 0; r < rows.num; ++r) {
+    const int t = task.first_token + r / heads_a_group, h = task.head * heads_a_group + r % heads_a_group;
+    rows.divide(r, C, attended_.row(t) + h * C);
+  }
 }
 
 void Decoder::gate_up_tile(const Mlp& mlp, int tile, const Rows& rows, int num_rows, float* out, long stride) {
@@ -161,34 +225,41 @@ void Decoder::gate_up_tile(const Mlp& mlp, int tile, const Rows& rows, int num_r
   });
 }
 
-void Decoder::mlp_phases(Pool& pool, const Batch& batch, Layer& layer, int index) {
+void Decoder::mlp_phases(Pool& pool, int thread, const Batch& batch, int index) {
+  Layer& layer = layers_[index];
   const int T = batch.num_tokens, D = config_.hidden, K = config_.top_k, E = config_.num_experts;
   const bool has_experts = !layer.experts.empty(), has_mlp = layer.mlp.gate.rows > 0;
   const Matrix& wanted = has_experts ? layer.experts[0].gate : layer.mlp.gate;
+  const Matrix& down = has_experts ? layer.experts[0].down : layer.mlp.down;
   // 1. norm
-  pool.for_each(T, [&](int t) {
+  pool.for_each(thread, T, [&](int t) {
     rms_norm(&residual_[static_cast<size_t>(t) * D], layer.post_norm, config_.eps, D, normed_.row(t));
-    normed_.finish_row(t, wanted);
+    normed_.finish_row(t, wanted, 0, T);
   });
   // 2. the router's logits, and beside them what needs no choice: the dense layer's or the shared expert's gate and up
   const int router_tasks = has_experts ? layer.router.num_tiles() : 0;
   const int mlp_tasks = has_mlp ? layer.mlp.gate.num_tiles() : 0;
-  pool.for_each(router_tasks + mlp_tasks, [&](int task) {
-    if (task < router_tasks) {
-      linear_tile(layer.router, task, normed_.rows(layer.router), T, {router_logits_.data(), E});
-    } else {
-      gate_up_tile(layer.mlp, task - router_tasks, normed_.rows(layer.mlp.gate), T, shared_inner_.row(0),
-                   shared_inner_.stride());
-    }
-  });
+  pool.for_each(
+      thread, router_tasks + mlp_tasks,
+      [&](int task) {
+        if (task < router_tasks) {
+          linear_tile(layer.router, task, normed_.rows(layer.router), T, {router_logits_.data(), E});
+        } else {
+          gate_up_tile(layer.mlp, task - router_tasks, normed_.rows(layer.mlp.gate), T, shared_inner_.row(0),
+                       shared_inner_.stride());
+        }
+      },
+      [&] {
+        if (has_mlp) prefetch_share(pool, thread, layer.mlp.down);
+      });
   int num_sorted = 0;
   if (has_experts) {
     // 3. the choice, and the tokens of each expert together
     const Routing routing{E, config_.num_groups, config_.top_groups, K, config_.routed_scale};
-    pool.for_each(T, [&](int t) {
+    pool.for_each(thread, T, [&](int t) {
       route(routing, &router_logits_[static_cast<size_t>(t) * E], layer.expert_bias, &topk_ids_[t * K], &topk_weights_[t * K]);
     });
-    pool.for_each(1, [&](int) {
+    pool.for_each(thread, 1, [&](int) {
       sort_by_expert(T);
       const size_t at = static_cast<size_t>(index) * T;
       if (batch.router_logits) std::copy_n(router_logits_.data(), T * E, batch.router_logits + at * E);
@@ -197,43 +268,57 @@ void Decoder::mlp_phases(Pool& pool, const Batch& batch, Layer& layer, int index
     });
     num_sorted = T * K;
     if (T > 1) {
-      pool.for_each(num_sorted, [&](int m) { gathered_.copy_row(m, normed_, sorted_tokens_[m], wanted); });
+      pool.for_each(thread, num_sorted, [&](int m) {
+        const Active& active = active_[active_of_[m]];
+        gathered_.copy_row(m, normed_, sorted_tokens_[m], wanted, active.begin, active.end - active.begin, T);
+      });
     }
     // 4. gate and up of the chosen experts
     const int tiles = wanted.num_tiles();
-    pool.for_each(static_cast<int>(active_.size()) * tiles, [&](int task) {
-      const Active& active = active_[task / tiles];
-      const Mlp& expert = layer.experts[active.expert];
-      const Rows rows = T > 1 ? gathered_.rows(expert.gate, active.begin) : normed_.rows(expert.gate);
-      gate_up_tile(expert, task % tiles, rows, active.end - active.begin, inner_.row(active.begin),
-                   inner_.stride());
-    });
+    pool.for_each(
+        thread, static_cast<int>(active_.size()) * tiles,
+        [&](int task) {
+          const Active& active = active_[task / tiles];
+          const Mlp& expert = layer.experts[active.expert];
+          const Rows rows = T > 1 ? gathered_.rows(expert.gate, active.begin) : normed_.rows(expert.gate);
+          gate_up_tile(expert, task % tiles, rows, active.end - active.begin, inner_.row(active.begin), inner_.stride());
+        },
+        [&] {
+          const int first = pool.share_begin(thread, down.num_tiles());
+          for (size_t i = 0; i < std::min<size_t>(active_.size(), 8); ++i) {
+            prefetch_tiles(layer.experts[active_[i].expert].down, first, kAheadBytes / 8);
+          }
+        });
   }
   // 5. down, each task its own columns of the residual stream, so that nothing has to be added up afterwards
-  pool.for_each(num_sorted + (has_mlp ? T : 0), [&](int m) {
+  pool.for_each(thread, num_sorted + (has_mlp ? T : 0), [&](int m) {
     if (m < num_sorted) {
-      inner_.finish_row(m, layer.experts[0].down);
+      const Active& active = active_[active_of_[m]];
+      inner_.finish_row(m, layer.experts[0].down, active.begin, active.end - active.begin);
     } else {
-      shared_inner_.finish_row(m - num_sorted, layer.mlp.down);
+      shared_inner_.finish_row(m - num_sorted, layer.mlp.down, 0, T);
     }
   });
-  const Matrix& down = has_experts ? layer.experts[0].down : layer.mlp.down;
-  pool.for_each(count_tasks(down), [&](int task) {
-    if (has_experts) {
-      for (const Active& active : active_) {
-        const Matrix& w = layer.experts[active.expert].down;
-        const Target target{residual_.data(), D, &sorted_tokens_[active.begin], &sorted_weights_[active.begin], true};
-        for_tiles(w, task, [&](int tile) {
-          linear_tile(w, tile, inner_.rows(w, active.begin), active.end - active.begin, target);
-        });
-      }
-    }
-    if (has_mlp) {
-      for_tiles(layer.mlp.down, task, [&](int tile) {
-        linear_tile(layer.mlp.down, tile, shared_inner_.rows(layer.mlp.down), T, {residual_.data(), D, nullptr, nullptr, true});
-      });
-    }
-  });
+  const int run = tiles_a_run(down, pool.num_threads());
+  pool.for_each(
+      thread, (down.num_tiles() + run - 1) / run,
+      [&](int task) {
+        const int first = task * run, end = std::min(first + run, down.num_tiles());
+        if (has_experts) {
+          for (const Active& active : active_) {
+            const Matrix& w = layer.experts[active.expert].down;
+            const Rows rows = inner_.rows(w, active.begin);
+            const Target target{residual_.data(), D, &sorted_tokens_[active.begin], &sorted_weights_[active.begin], true};
+            for (int tile = first; tile < end; ++tile) linear_tile(w, tile, rows, active.end - active.begin, target);
+          }
+        }
+        if (has_mlp) {
+          const Rows rows = shared_inner_.rows(layer.mlp.down);
+          const Target target{residual_.data(), D, nullptr, nullptr, true};
+          for (int tile = first; tile < end; ++tile) linear_tile(layer.mlp.down, tile, rows, T, target);
+        }
+      },
+      [&] { prefetch_share(pool, thread, index + 1 < config_.num_layers ? layers_[index + 1].qkv : head); });
 }
 
 void Decoder::sort_by_expert(int num_tokens) {
@@ -241,8 +326,12 @@ void Decoder::sort_by_expert(int num_tokens) {
   std::vector<int> begin(config_.num_experts + 1, 0);
   for (int i = 0; i < num_tokens * K; ++i) ++begin[topk_ids_[i] + 1];
   active_.clear();
+  active_of_.clear();
   for (int e = 0; e < config_.num_experts; ++e) {
-    if (begin[e + 1]) active_.push_back({e, begin[e], begin[e] + begin[e + 1]});
+    if (begin[e + 1]) {
+      active_of_.insert(active_of_.end(), begin[e + 1], static_cast<int32_t>(active_.size()));
+      active_.push_back({e, begin[e], begin[e] + begin[e + 1]});
+    }
     begin[e + 1] += begin[e];
   }
   for (int i = 0; i < num_tokens * K; ++i) {
@@ -264,8 +353,8 @@ struct LayerWeights {
   Matrix qkv, dense, router, gate, up, down;
   const float *input_norm, *post_norm, *query_norm, *key_norm, *expert_bias;
   const Matrix* experts;  // [num_experts, 3]: gate, up, down
-  int32_t num_experts, is_cache_bf16;
-  void *keys, *values;
+  int32_t num_experts, cache_kind;
+  uint8_t *keys, *values;
 };
 
 void* bedside_pool_new(int num_threads) { return new Pool(num_threads); }
@@ -296,8 +385,7 @@ void bedside_decoder_set_layer(void* decoder, const Config* config, int index, c
   for (int e = 0; e < w->num_experts; ++e) {
     layer.experts[e] = {w->experts[3 * e], w->experts[3 * e + 1], w->experts[3 * e + 2]};
   }
-  layer.keys = {w->keys, w->is_cache_bf16 != 0, config->num_kv_heads, config->head_dim};
-  layer.values = {w->values, w->is_cache_bf16 != 0, config->num_kv_heads, config->head_dim};
+  layer.cache = {w->keys, w->values, static_cast<CacheKind>(w->cache_kind), config->num_kv_heads, config->head_dim};
 }
 
 void bedside_forward(void* decoder, void* pool, const Batch* batch) {
@@ -306,8 +394,8 @@ void bedside_forward(void* decoder, void* pool, const Batch* batch) {
 
 void bedside_pack_int4(void* pool, const uint32_t* words, int rows, int cols, uint8_t* out) {
   Pool& threads = *static_cast<Pool*>(pool);
-  threads.run([&](int) {
-    threads.for_each((rows + kTile - 1) / kTile, [&](int tile) { pack_tile(words, rows, cols, tile, out); });
+  threads.run([&](int thread) {
+    threads.for_each(thread, (rows + kTile - 1) / kTile, [&](int tile) { pack_tile(words, rows, cols, tile, out); });
   });
 }
 
@@ -316,8 +404,8 @@ uint64_t bedside_read(void* pool, const uint64_t* words, long num_words) {
   Pool& threads = *static_cast<Pool*>(pool);
   constexpr long kRun = 1 << 17;  // 1 MiB
   std::atomic<uint64_t> total{0};
-  threads.run([&](int) {
-    threads.for_each(static_cast<int>(num_words / kRun), [&](int run) {
+  threads.run([&](int thread) {
+    threads.for_each(thread, static_cast<int>(num_words / kRun), [&](int run) {
       const __m256i* at = reinterpret_cast<const __m256i*>(words + run * kRun);
       __m256i sums[4] = {};
       for (long i = 0; i < kRun / 4; i += 4) {
@@ -335,19 +423,24 @@ uint64_t bedside_read(void* pool, const uint64_t* words, long num_words) {
   return total;
 }
 
-// x [M, cols] f32 -> y [M, rows] f32: one product by itself, for tests and the bench.
-void bedside_linear(void* pool, const Matrix* w, const float* x, int num_rows, float* y) {
+// x [M, cols] f32 -> y [M, rows] f32 by each of some matrices of one shape: for tests and the bench. One job for all, as
+// in a pass: waking the threads takes longer than a small product.
+void bedside_linear(void* pool, const Matrix* matrices, int num_matrices, const float* x, int num_rows, float* y) {
   Pool& threads = *static_cast<Pool*>(pool);
-  static Activations activations;
-  activations.reserve(num_rows, w->cols);
-  threads.run([&](int) {
-    threads.for_each(num_rows, [&](int m) {
-      std::copy_n(x + static_cast<long>(m) * w->cols, w->cols, activations.row(m));
-      activations.finish_row(m, *w);
+  const Matrix& first = *matrices;
+  Activations activations;
+  activations.reserve(num_rows, first.cols);
+  threads.run([&](int thread) {
+    threads.for_each(thread, num_rows, [&](int m) {
+      std::copy_n(x + static_cast<long>(m) * first.cols, first.cols, activations.row(m));
+      activations.finish_row(m, first, 0, num_rows);
     });
-    threads.for_each(count_tasks(*w), [&](int task) {
-      for_tiles(*w, task, [&](int tile) { linear_tile(*w, tile, activations.rows(*w), num_rows, {y, w->rows}); });
-    });
+    for (int i = 0; i < num_matrices; ++i) {
+      float* out = y + static_cast<long>(i) * num_rows * first.rows;
+      linear_phase(threads, thread, matrices[i], activations.rows(first), num_rows, {out, first.rows}, [&] {
+        if (i + 1 < num_matrices) prefetch_share(threads, thread, matrices[i + 1]);
+      });
+    }
   });
 }
 

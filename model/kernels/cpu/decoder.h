@@ -31,7 +31,7 @@ struct Layer {
   const float* expert_bias = nullptr;
   Mlp mlp;                   // the dense layer's, or the shared expert; gate.rows == 0 where there is none
   std::vector<Mlp> experts;  // empty in a dense layer
-  Cache keys, values;
+  Cache cache;
 };
 
 struct Batch {
@@ -49,7 +49,8 @@ struct Batch {
 };
 
 // Activations in the form that a matrix wants: the floats themselves, and their int8 image if it is INT4. A row has
-// room for `cols` floats; a narrower matrix uses the first of them.
+// room for `cols` floats; a narrower matrix uses the first of them. Rows belong to lists, each from `begin` on, that are
+// multiplied together.
 class Activations {
  public:
   void reserve(int num_rows, int cols) {
@@ -57,34 +58,62 @@ class Activations {
     x_.resize(static_cast<size_t>(num_rows) * cols);
     q_.resize(x_.size());
     scale_.resize(x_.size() / 8);
-    offset_.resize(x_.size() / 8);
+    start_.resize(x_.size() / 8);
   }
   long stride() const { return cols_; }
   float* row(int m) { return x_.data() + static_cast<size_t>(m) * cols_; }
-  void finish_row(int m, const Matrix& w) {
+  // The image of row m, of a list of `num` rows from `begin` on.
+  void finish_row(int m, const Matrix& w, int begin, int num) {
     if (w.kind != kInt4) return;
-    const size_t at = static_cast<size_t>(m) * w.num_groups();
-    quantize_row(row(m), w.cols, w.group, q_.data() + static_cast<size_t>(m) * w.cols, &scale_[at], &offset_[at]);
+    thread_local std::vector<int8_t> q;
+    thread_local std::vector<float> scale;
+    thread_local std::vector<int32_t> start;
+    q.resize(w.cols);
+    scale.resize(w.num_groups());
+    start.resize(w.num_groups());
+    quantize_row(row(m), w.cols, w.group, q.data(), scale.data(), start.data());
+    const Image to = image(m, w, begin, num);
+    for (int c = 0; c < w.cols / 8; ++c) std::memcpy(to.q + c * to.step * 8, &q[c * 8], 8);
+    for (int g = 0; g < w.num_groups(); ++g) {
+      to.scale[g * to.step] = scale[g];
+      to.start[g * to.step] = start[g];
+    }
   }
-  void copy_row(int m, const Activations& from, int source, const Matrix& w) {
+  // Row m, of a list of `num` from `begin` on, becomes row `source` of another's only list of `num_from`.
+  void copy_row(int m, Activations& from, int source, const Matrix& w, int begin, int num, int num_from) {
     if (w.kind != kInt4) {
-      std::copy_n(from.x_.data() + static_cast<size_t>(source) * cols_, cols_, row(m));
+      std::copy_n(from.row(source), cols_, row(m));
       return;
     }
-    const size_t groups = w.num_groups();
-    const size_t cols = w.cols;
-    std::copy_n(from.q_.data() + source * cols, cols, q_.data() + m * cols);
-    std::copy_n(&from.scale_[source * groups], groups, &scale_[m * groups]);
-    std::copy_n(&from.offset_[source * groups], groups, &offset_[m * groups]);
+    const Image to = image(m, w, begin, num), at = from.image(source, w, 0, num_from);
+    for (int c = 0; c < w.cols / 8; ++c) std::memcpy(to.q + c * to.step * 8, at.q + c * at.step * 8, 8);
+    for (int g = 0; g < w.num_groups(); ++g) {
+      to.scale[g * to.step] = at.scale[g * at.step];
+      to.start[g * to.step] = at.start[g * at.step];
+    }
   }
-  Rows rows(const Matrix& w, int first = 0) const {
-    const size_t at = first, group_at = w.kind == kInt4 ? at * w.num_groups() : 0;
-    return {x_.data() + at * cols_, cols_, q_.data() + at * w.cols, &scale_[group_at], &offset_[group_at]};
+  Rows rows(const Matrix& w, int begin = 0) const {
+    const size_t at = begin, group_at = w.kind == kInt4 ? at * w.num_groups() : 0;
+    return {x_.data() + at * cols_, cols_, q_.data() + at * w.cols, &scale_[group_at], &start_[group_at]};
   }
 
  private:
+  struct Image {
+    int8_t* q;
+    float* scale;
+    int32_t* start;
+    int step;
+  };
+  Image image(int m, const Matrix& w, int begin, int num) {
+    const Place place = place_of(m - begin, num);
+    const size_t block = begin + place.block, lane = m - block, groups = w.num_groups();
+    return {q_.data() + block * w.cols + lane * 8, &scale_[block * groups + lane], &start_[block * groups + lane],
+            place.width};
+  }
+
   int cols_ = 0;
-  std::vector<float> x_, scale_, offset_;
+  std::vector<float> x_, scale_;
+  std::vector<int32_t> start_;
   std::vector<int8_t> q_;
 };
 
@@ -102,13 +131,20 @@ class Decoder {
  private:
   struct AttentionTask {
     int sequence, first_token, num_tokens, head;
+    int segment;  // -1: all of them
   };
   struct Active {
     int expert, begin, end;  // rows of the sorted list
   };
   void prepare(const Batch& batch, int num_threads);
+  void plan_attention(const Batch& batch, int num_threads);
+  void gather_rows(const Batch& batch, const AttentionTask& task, AttentionRows& rows);
+  void attend(const Batch& batch, const Layer& layer, const AttentionTask& task, AttentionRows& rows,
+              AttentionRows& part);
+  void merge_segments(int number, AttentionRows& rows);
+  void finish_rows(const AttentionTask& task, AttentionRows& rows);
   void attention_phases(Pool& pool, int thread, const Batch& batch, Layer& layer);
-  void mlp_phases(Pool& pool, const Batch& batch, Layer& layer, int index);
+  void mlp_phases(Pool& pool, int thread, const Batch& batch, int index);
   void sort_by_expert(int num_tokens);
   void gate_up_tile(const Mlp& mlp, int tile, const Rows& rows, int num_rows, float* out, long stride);
 
@@ -122,8 +158,11 @@ class Decoder {
   std::vector<int32_t> topk_ids_, sorted_tokens_;
   std::vector<float> topk_weights_, sorted_weights_;
   std::vector<Active> active_;
-  std::vector<AttentionTask> attention_tasks_;
-  std::vector<AttentionSpace> attention_space_;
+  std::vector<int32_t> active_of_;  // each sorted row's place among them
+  std::vector<int32_t> sequence_of_;  // of each token
+  std::vector<AttentionTask> attention_tasks_, split_tasks_;  // rows by rows; and those too few for the threads, in segments
+  std::vector<AttentionRows> attention_space_;                // two a thread
+  std::vector<AttentionRows> segments_;                       // results of split_tasks_
 };
 
 }  // namespace bedside

@@ -15,14 +15,20 @@
 namespace bedside {
 
 constexpr int kTile = 16;
-constexpr int kPrefetchBytes = 8192;
-enum Kind : int32_t { kF32 = 0, kBF16 = 1, kInt4 = 2 };
+#if defined(__AVX512F__)
+constexpr int kTokensAtOnce = 16;  // as many as there are registers for their sums
+#else
+constexpr int kTokensAtOnce = 8;
+#endif
+constexpr int kPrefetchBytes = 4096;
+constexpr long kAheadBytes = 64 << 10;  // of the next product's weights, asked for while there is nothing else to do
+enum Kind : int32_t { kF32 = 0, kBF16 = 1, kInt4 = 2, kTiledF32 = 3, kTiledBF16 = 4 };
 
 struct Matrix {
   int32_t kind = kF32;
   int32_t rows = 0, cols = 0;
   int32_t group = 0;                // columns that share a scale; INT4 only
-  const void* data = nullptr;       // [rows, cols] of f32 or bf16, or INT4 tiles
+  const void* data = nullptr;       // [rows, cols] of f32 or bf16, [tile][cols][16] of the same, or INT4 tiles
   const float* scales = nullptr;    // INT4: [tile][group][16], where they are not bf16
   const uint16_t* scales_bf16 = nullptr;
 
@@ -30,13 +36,29 @@ struct Matrix {
   int num_groups() const { return cols / group; }
 };
 
-// Activations of M tokens: the floats, and for INT4 weights their int8 image in groups of columns.
+// Tokens are taken in blocks of 16, and what is left in blocks of 8, 4, 2 and 1. Where each of `num` stands:
+struct Place {
+  int block, width;  // the first token of its block, and how many there are in it
+};
+inline Place place_of(int m, int num) {
+  int block = num / kTokensAtOnce * kTokensAtOnce;
+  if (m < block) return {m / kTokensAtOnce * kTokensAtOnce, kTokensAtOnce};
+  for (int width = kTokensAtOnce / 2; width > 1; width /= 2) {
+    if ((num - block) < width) continue;
+    if (m < block + width) return {block, width};
+    block += width;
+  }
+  return {block, 1};
+}
+
+// Activations of some tokens: the floats, and for INT4 weights their int8 image in groups of columns. The image lies as
+// it is read: in each block the first 8 columns of all its tokens, then the next 8, and the same with the groups.
 struct Rows {
   const float* x = nullptr;
   long stride = 0;
-  const int8_t* q = nullptr;         // [M, cols]
-  const float* q_scale = nullptr;    // [M, groups]
-  const float* q_offset = nullptr;   // [M, groups]: 8 x the group's sum, since nibbles are q + 8
+  const int8_t* q = nullptr;         // [block][cols / 8][tokens of the block][8]
+  const float* q_scale = nullptr;    // [block][group][tokens of the block]
+  const int32_t* q_start = nullptr;  // the same: -8 x the group's sum, where a sum begins since nibbles are q + 8
 };
 
 // Where results go: row m of y, or row index[m]; added with a weight where there is one.
@@ -52,7 +74,7 @@ struct Target {
 
 // --- activations ------------------------------------------------------------------------------------------------
 
-inline void quantize_row(const float* x, int cols, int group, int8_t* q, float* scale, float* offset) {
+inline void quantize_row(const float* x, int cols, int group, int8_t* q, float* scale, int32_t* start) {
   typedef int8_t i8x16 __attribute__((vector_size(16), aligned(1)));
   for (int g = 0; g < cols / group; ++g) {
     const float* values = x + g * group;
@@ -81,7 +103,7 @@ inline void quantize_row(const float* x, int cols, int group, int8_t* q, float* 
       total += rounded;
     }
     scale[g] = largest / 127.0f;
-    offset[g] = 8.0f * static_cast<float>(total);
+    start[g] = -8 * total;
   }
 }
 
@@ -141,44 +163,73 @@ inline f32x16 load_scales(const Matrix& w, int tile, int g) {
   return w.scales_bf16 ? load_bf16(w.scales_bf16 + at) : load(w.scales + at);
 }
 
+// One token: four sums, since a single chain of products would wait for itself.
+inline f32x16 int4_row(const Matrix& w, int tile, const Rows& rows, int m) {
+  const int num_groups = w.num_groups(), chunks = w.group / 8;
+  const uint8_t* bytes = static_cast<const uint8_t*>(w.data) + static_cast<long>(tile) * kTile * w.cols / 2;
+  const int8_t* q = rows.q + static_cast<long>(m) * w.cols;
+  const float* scale = rows.q_scale + static_cast<long>(m) * num_groups;
+  const int32_t* start = rows.q_start + static_cast<long>(m) * num_groups;
+  f32x16 out{};
+  for (int g = 0; g < num_groups; ++g) {
+    i32x16 sums[4] = {i32x16{} + start[g]};
+    int c = 0;
+    for (; c + 2 <= chunks; c += 2, bytes += 128, q += 16) {
+      // The processor's own prefetching stops at every 4 KiB: asked for by hand, weights come up to twice as fast.
+      prefetch(bytes + kPrefetchBytes);
+      prefetch(bytes + kPrefetchBytes + 64);
+      const Bytes first = load_bytes(bytes), second = load_bytes(bytes + 64);
+      sums[0] = dot4(sums[0], low_nibbles(first), splat_4_bytes(q));
+      sums[1] = dot4(sums[1], high_nibbles(first), splat_4_bytes(q + 4));
+      sums[2] = dot4(sums[2], low_nibbles(second), splat_4_bytes(q + 8));
+      sums[3] = dot4(sums[3], high_nibbles(second), splat_4_bytes(q + 12));
+    }
+    for (; c < chunks; ++c, bytes += 64, q += 8) {
+      const Bytes packed = load_bytes(bytes);
+      sums[0] = dot4(sums[0], low_nibbles(packed), splat_4_bytes(q));
+      sums[1] = dot4(sums[1], high_nibbles(packed), splat_4_bytes(q + 4));
+    }
+    const f32x16 value = __builtin_convertvector((sums[0] + sums[1]) + (sums[2] + sums[3]), f32x16);
+    out += value * (load_scales(w, tile, g) * scale[g]);
+  }
+  return out;
+}
+
 template <int M>
 inline void int4_block(const Matrix& w, int tile, const Rows& rows, int m0, f32x16* out) {
   const int num_groups = w.num_groups(), chunks = w.group / 8;
   const uint8_t* bytes = static_cast<const uint8_t*>(w.data) + static_cast<long>(tile) * kTile * w.cols / 2;
   const int8_t* q = rows.q + static_cast<long>(m0) * w.cols;
   const float* scale = rows.q_scale + static_cast<long>(m0) * num_groups;
-  const float* offset = rows.q_offset + static_cast<long>(m0) * num_groups;
+  const int32_t* start = rows.q_start + static_cast<long>(m0) * num_groups;
   for (int m = 0; m < M; ++m) out[m] = f32x16{};
   for (int g = 0; g < num_groups; ++g) {
-    // Two sums a token where there is one token: a single chain would wait for itself.
-    i32x16 sums[M] = {}, more[M] = {};
-    for (int c = 0; c < chunks; ++c, bytes += 64) {
-      // The processor's own prefetching stops at every 4 KiB: asked for by hand, weights come up to twice as fast.
-      _mm_prefetch(reinterpret_cast<const char*>(bytes) + kPrefetchBytes, _MM_HINT_T0);
+    i32x16 sums[M], more[M <= 4 ? M : 1] = {};
+#pragma GCC unroll 16
+    for (int m = 0; m < M; ++m) sums[m] = i32x16{} + start[g * M + m];
+    for (int c = 0; c < chunks; ++c, bytes += 64, q += 8 * M) {
+      prefetch(bytes + kPrefetchBytes);
       const Bytes packed = load_bytes(bytes);
       const Bytes low = low_nibbles(packed), high = high_nibbles(packed);
-      const int8_t* at = q + g * w.group + c * 8;
 #pragma GCC unroll 16
       for (int m = 0; m < M; ++m) {
-        sums[m] = dot4(sums[m], low, splat_4_bytes(at + static_cast<long>(m) * w.cols));
+        sums[m] = dot4(sums[m], low, splat_4_bytes(q + 8 * m));
         i32x16& second = M <= 4 ? more[m] : sums[m];
-        second = dot4(second, high, splat_4_bytes(at + static_cast<long>(m) * w.cols + 4));
+        second = dot4(second, high, splat_4_bytes(q + 8 * m + 4));
       }
     }
     const f32x16 weight_scale = load_scales(w, tile, g);
 #pragma GCC unroll 16
     for (int m = 0; m < M; ++m) {
       const i32x16 total = M <= 4 ? sums[m] + more[m] : sums[m];
-      const f32x16 value = __builtin_convertvector(total, f32x16) - offset[m * num_groups + g];
-      out[m] += value * (weight_scale * scale[m * num_groups + g]);
+      out[m] += __builtin_convertvector(total, f32x16) * (weight_scale * scale[g * M + m]);
     }
   }
 }
 
 // Plain weights: 4 rows by M tokens of running sums.
-template <int M, typename Load, typename Element>
-inline void plain_block(const Element* data, const Matrix& w, int tile, const Rows& rows, int m0, f32x16* out,
-                        Load&& load_weights) {
+template <int M, typename Element>
+inline void plain_block(const Element* data, const Matrix& w, int tile, const Rows& rows, int m0, f32x16* out) {
   for (int r = 0; r < kTile; r += 4) {
     f32x16 sums[4][M] = {};
     const Element* row[4];
@@ -189,7 +240,7 @@ inline void plain_block(const Element* data, const Matrix& w, int tile, const Ro
       for (int m = 0; m < M; ++m) x[m] = load(rows.x + (m0 + m) * rows.stride + c);
       for (int i = 0; i < 4; ++i) {
         _mm_prefetch(reinterpret_cast<const char*>(row[i] + c + 4L * w.cols), _MM_HINT_T0);  // four rows on
-        const f32x16 weights = load_weights(row[i] + c);
+        const f32x16 weights = load_element(row[i] + c);
         for (int m = 0; m < M; ++m) sums[i][m] += weights * x[m];
       }
     }
@@ -207,21 +258,52 @@ inline void plain_block(const Element* data, const Matrix& w, int tile, const Ro
   }
 }
 
+// Plain weights in tiles: rows across the lanes, so that no sum has to be taken over them. Four chains a token, always
+// the same four, whether there is one token or many.
+template <int M, typename Element>
+inline void tiled_block(const Element* data, const Matrix& w, int tile, const Rows& rows, int m0, f32x16* out) {
+  const Element* at = data + static_cast<long>(tile) * kTile * w.cols;
+  f32x16 sums[M][4] = {};
+  int c = 0;
+  for (; c + 4 <= w.cols; c += 4, at += 4 * kTile) {
+    for (unsigned line = 0; line < sizeof(Element); ++line) prefetch(reinterpret_cast<const char*>(at) + kPrefetchBytes + 64 * line);
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      const f32x16 weights = load_element(at + i * kTile);
+#pragma GCC unroll 4
+      for (int m = 0; m < M; ++m) sums[m][i] += weights * rows.x[(m0 + m) * rows.stride + c + i];
+    }
+  }
+  for (; c < w.cols; ++c, at += kTile) {
+    const f32x16 weights = load_element(at);
+    for (int m = 0; m < M; ++m) sums[m][0] += weights * rows.x[(m0 + m) * rows.stride + c];
+  }
+  for (int m = 0; m < M; ++m) out[m] = (sums[m][0] + sums[m][1]) + (sums[m][2] + sums[m][3]);
+}
+
 template <int M>
 inline void tile_block(const Matrix& w, int tile, const Rows& rows, int m0, f32x16* out) {
   if (w.kind == kInt4) {
-    int4_block<M>(w, tile, rows, m0, out);
+    if constexpr (M == 1) {
+      out[0] = int4_row(w, tile, rows, m0);
+    } else {
+      int4_block<M>(w, tile, rows, m0, out);
+    }
+  } else if (w.kind == kTiledBF16) {
+    tiled_block<M>(static_cast<const uint16_t*>(w.data), w, tile, rows, m0, out);
+  } else if (w.kind == kTiledF32) {
+    tiled_block<M>(static_cast<const float*>(w.data), w, tile, rows, m0, out);
   } else if (w.kind == kBF16) {
-    plain_block<M>(static_cast<const uint16_t*>(w.data), w, tile, rows, m0, out, load_bf16);
+    plain_block<M>(static_cast<const uint16_t*>(w.data), w, tile, rows, m0, out);
   } else {
-    plain_block<M>(static_cast<const float*>(w.data), w, tile, rows, m0, out, [](const float* p) { return load(p); });
+    plain_block<M>(static_cast<const float*>(w.data), w, tile, rows, m0, out);
   }
 }
 
 // Calls take(m, first row, values) for every token of the tile.
 template <typename Take>
 inline void for_tile(const Matrix& w, int tile, const Rows& rows, int num_rows, Take&& take) {
-  f32x16 out[8];
+  f32x16 out[kTokensAtOnce];
   int m = 0;
   const auto block = [&](auto size) {
     constexpr int M = decltype(size)::value;
@@ -233,6 +315,9 @@ inline void for_tile(const Matrix& w, int tile, const Rows& rows, int num_rows, 
     for (int i = 0; i < M; ++i) take(m + i, out[i]);
     m += M;
   };
+  if constexpr (kTokensAtOnce > 8) {
+    while (num_rows - m >= 16) block(std::integral_constant<int, 16>{});
+  }
   while (num_rows - m >= 8) block(std::integral_constant<int, 8>{});
   if (num_rows - m >= 4) block(std::integral_constant<int, 4>{});
   if (num_rows - m >= 2) block(std::integral_constant<int, 2>{});
@@ -250,6 +335,23 @@ inline void linear_tile(const Matrix& w, int tile, const Rows& rows, int num_row
       for (int i = 0; i < num; ++i) y[i] = target.is_added ? y[i] + value[i] : value[i];
     }
   });
+}
+
+// Asks for the beginning of what a thread is about to walk through: its share of the tiles from `first` on.
+inline void prefetch_tiles(const Matrix& w, int first, long num_bytes = kAheadBytes) {
+  if (first >= w.num_tiles()) return;
+  const bool is_int4 = w.kind == kInt4;
+  const long row_bytes = is_int4 ? w.cols / 2 : w.cols * (w.kind == kBF16 || w.kind == kTiledBF16 ? 2L : 4L);
+  const auto ask = [](const void* data, long begin, long end, long limit) {
+    const char* at = static_cast<const char*>(data);
+    for (end = std::min(end, limit); begin < end; begin += 64) _mm_prefetch(at + begin, _MM_HINT_T1);
+  };
+  const long begin = first * kTile * row_bytes;
+  ask(w.data, begin, begin + num_bytes, w.rows * row_bytes);
+  if (is_int4 && w.scales_bf16) {
+    const long scales = static_cast<long>(first) * w.num_groups() * kTile * 2;
+    ask(w.scales_bf16, scales, scales + num_bytes / 32, static_cast<long>(w.num_tiles()) * w.num_groups() * kTile * 2);
+  }
 }
 
 // --- packing ------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@
 #include <sched.h>
 
 #include <atomic>
+#include <cstdint>
 #include <functional>
 #include <thread>
 #include <vector>
@@ -13,7 +14,7 @@ namespace bedside {
 
 class Pool {
  public:
-  explicit Pool(int num_threads) : num_threads_(num_threads) {
+  explicit Pool(int num_threads) : num_threads_(num_threads), shares_(num_threads) {
     for (int index = 1; index < num_threads; ++index) workers_.emplace_back([this, index] { work(index); });
   }
   ~Pool() {
@@ -40,23 +41,68 @@ class Pool {
     const unsigned phase = phase_.load(std::memory_order_acquire);
     if (num_arrived_.fetch_add(1, std::memory_order_acq_rel) == num_threads_ - 1) {
       num_arrived_.store(0, std::memory_order_relaxed);
-      next_task_.store(0, std::memory_order_relaxed);
       phase_.store(phase + 1, std::memory_order_release);
     } else {
       wait_until([&] { return phase_.load(std::memory_order_acquire) != phase; });
     }
   }
 
-  // Inside a job, by every thread: work(task) for each task once, taken by whoever is free; then a barrier. Tasks are
-  // handed out one by one because a thread that the system puts aside must not keep the others waiting.
-  template <typename Work>
-  void for_each(int num_tasks, Work&& work) {
-    for (int task; (task = next_task_.fetch_add(1, std::memory_order_relaxed)) < num_tasks;) work(task);
+  // Inside a job, by every thread: work(task) for each task once; then idle(), and a barrier. Each thread walks through
+  // a share of consecutive tasks, because memory is read up to a third faster in long runs; who has done its own takes
+  // from the end of another's, because a thread that the system puts aside must not keep the others waiting.
+  template <typename Work, typename Idle>
+  void for_each(int thread, int num_tasks, Work&& work, Idle&& idle) {
+    if (num_threads_ == 1) {
+      for (int task = 0; task < num_tasks; ++task) work(task);
+      return;
+    }
+    const uint64_t tag = (phase_.load(std::memory_order_acquire) + 1) & 0xffff;
+    for (int task; (task = take(thread, num_tasks, tag, true)) >= 0;) work(task);
+    idle();
+    for (int other = 1; other < num_threads_; ++other) {
+      const int victim = (thread + other) % num_threads_;
+      for (int task; (task = take(victim, num_tasks, tag, false)) >= 0;) work(task);
+    }
     barrier();
-    if (num_threads_ == 1) next_task_.store(0, std::memory_order_relaxed);
+  }
+  template <typename Work>
+  void for_each(int thread, int num_tasks, Work&& work) {
+    for_each(thread, num_tasks, work, [] {});
+  }
+
+  // Where a thread's share of consecutive tasks begins.
+  int share_begin(int thread, int num_tasks) const {
+    return static_cast<int>(static_cast<int64_t>(num_tasks) * thread / num_threads_);
   }
 
  private:
+  // What is left of a thread's share: a tag of the phase in 16 bits, its first task in 24, the one behind its last in 24.
+  // A word with another tag means the whole share of this phase: its owner may not have come yet.
+  struct alignas(64) Share {
+    std::atomic<uint64_t> word{0};
+  };
+  static constexpr uint64_t kMask = (1 << 24) - 1;
+
+  int take(int owner, int num_tasks, uint64_t tag, bool is_own) {
+    std::atomic<uint64_t>& word = shares_[owner].word;
+    uint64_t seen = word.load(std::memory_order_acquire);
+    while (true) {
+      uint64_t begin = (seen >> 24) & kMask, end = seen & kMask;
+      const bool is_new = seen >> 48 != tag;
+      if (is_new) {
+        begin = share_begin(owner, num_tasks);
+        end = share_begin(owner + 1, num_tasks);
+      }
+      const bool is_empty = begin == end;
+      if (is_empty && !is_new) return -1;
+      uint64_t task = 0;
+      if (!is_empty) task = is_own ? begin++ : --end;
+      if (word.compare_exchange_weak(seen, tag << 48 | begin << 24 | end, std::memory_order_acq_rel)) {
+        return is_empty ? -1 : static_cast<int>(task);
+      }
+    }
+  }
+
   // On a busy machine the one waited for may have no core: after some microseconds its turn comes before our spinning.
   template <typename Condition>
   static void wait_until(Condition&& is_met) {
@@ -76,13 +122,13 @@ class Pool {
 
   const int num_threads_;
   std::vector<std::thread> workers_;
+  std::vector<Share> shares_;
   const std::function<void(int)>* job_ = nullptr;
   std::atomic<bool> is_closing_{false};
   alignas(64) std::atomic<unsigned> job_number_{0};
   alignas(64) std::atomic<int> num_busy_{0};
   alignas(64) std::atomic<int> num_arrived_{0};
   alignas(64) std::atomic<unsigned> phase_{0};
-  alignas(64) std::atomic<int> next_task_{0};
 };
 
 }  // namespace bedside
