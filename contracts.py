@@ -264,9 +264,33 @@ class Coverage:
 # --- seams ------------------------------------------------------------------------------------------------------
 
 
+class ConstraintKind(StrEnum):
+    """What the text of a Constraint is."""
+
+    JSON_SCHEMA = "json_schema"
+    JSON_OBJECT = "json_object"  # any one JSON object; no text
+    REGEX = "regex"
+    GRAMMAR = "grammar"  # context-free, in llguidance's variation of Lark's notation
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """The form that a whole answer must have. JSON is written on one line."""
+
+    kind: ConstraintKind
+    text: str = ""
+
+
+class ConstraintError(ValueError):
+    """A constraint that cannot be kept: malformed, not supported or too complex; the message says which and where."""
+
+
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How to choose tokens. temperature 0 is greedy; top_k 0 and top_p 1 switch those filters off."""
+    """How to choose tokens. temperature 0 is greedy; top_k 0 and top_p 1 switch those filters off.
+
+    constraint: what the answer must look like.
+    """
 
     temperature: float = 0.0
     top_p: float = 1.0
@@ -274,6 +298,7 @@ class SamplingParams:
     repetition_penalty: float = 1.0
     max_tokens: int = 512
     seed: int | None = None
+    constraint: Constraint | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -360,7 +385,8 @@ class Generator(Protocol):
     ) -> Iterator[GenerationEvent]:
         """Yields events, the last a GenerationEnd. `cancel` is read at every prefill chunk and decode step.
 
-        Raises ContextLengthError, before any work, if the prompt and one token do not fit.
+        Raises ContextLengthError, before any work, if the prompt and one token do not fit, and ConstraintError if the
+        answer's form cannot be kept.
         """
         ...
 

@@ -16,18 +16,18 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from contracts import PrefillProgress, Queued, SamplingParams
+from contracts import Constraint, ConstraintError, GenerationError, PrefillProgress, Queued, SamplingParams
 from model.backend import Backend, Slice
 from model.block_pool import BlockPool, OutOfBlocksError
 from model.drafting import PromptLookup
 from model.kernels.cpu_decoder import BLOCK_TOKENS
 from model.request import EngineBusyError, EngineEvent, EngineLoad, TokenEvent, check_params, count_new_tokens
-from model.sampler import Sampler, SamplerError
+from model.sampler import Matcher, Sampler
 
 # On one core a 10 M-parameter model reads a chunk in about 0.1 s: that bounds what Stop and other streams wait for.
 PREFILL_CHUNK = 256
@@ -64,6 +64,7 @@ class _Request:
 class Engine:
     """Streams token ids from a model. stop_ids end an answer. All methods are thread-safe.
 
+    constrain: makes the matcher of an answer that must have a form; without it none can be asked for.
     max_draft: how many drafted tokens the answers of a step may carry together, by default none.
     num_drafted, num_accepted: tokens that were drafted since the start, and that stayed.
     """
@@ -75,12 +76,14 @@ class Engine:
         prefill_chunk: int = PREFILL_CHUNK,
         max_waiting: int = MAX_WAITING,
         max_draft: int = 0,
+        constrain: Callable[[Constraint], Matcher] | None = None,
     ) -> None:
         self._backend = backend
         self._stop_ids = frozenset(stop_ids)
         self._prefill_chunk = prefill_chunk
         self._max_waiting = max_waiting
         self._max_draft = max_draft
+        self._constrain = constrain
         self.num_drafted = self.num_accepted = 0
         self._pool = BlockPool(backend.num_blocks, BLOCK_TOKENS)
         self._changed = threading.Condition()  # guards all below
@@ -116,14 +119,16 @@ class Engine:
         carries the finish_reason.
 
         `cancel` is read before every step. Closing the iterator frees the request's blocks. Raises ContextLengthError
-        or ValueError at the call, before any work, and EngineBusyError where too many wait.
+        or ValueError (a ConstraintError among them) at the call, before any work, and EngineBusyError where too many
+        wait.
         """
         check_params(params)
         self._check_ids(prompt_ids)
         max_new = count_new_tokens(len(prompt_ids), params.max_tokens, self.context_length)
         if len(self._waiting) >= self._max_waiting:
             raise EngineBusyError(f"{len(self._waiting)} questions wait already; ask again in a moment.")
-        sampler = Sampler(params, prompt_ids, self._backend.config.vocab_size)
+        matcher = self._make_matcher(params.constraint)
+        sampler = Sampler(params, prompt_ids, self._backend.config.vocab_size, matcher)
         lookup = PromptLookup(self._max_draft)
         request = _Request(list(prompt_ids), len(prompt_ids), max_new, sampler, cancel or threading.Event(), lookup)
         return self._run(request)
@@ -144,6 +149,14 @@ class Engine:
             raise ValueError("The prompt is empty; give at least one token.")
         if not 0 <= min(prompt_ids) <= max(prompt_ids) < self._backend.config.vocab_size:
             raise ValueError("The prompt holds a token id outside the model's vocabulary; tokenizer and model differ.")
+
+    def _make_matcher(self, constraint: Constraint | None) -> Matcher | None:
+        """Without the lock: it may take seconds."""
+        if constraint is None:
+            return None
+        if self._constrain is None:
+            raise ConstraintError("This engine cannot keep the form of an answer: it was made without a vocabulary.")
+        return self._constrain(constraint)
 
     # --- one client ---------------------------------------------------------------------------------------------
 
@@ -258,7 +271,7 @@ class Engine:
     def _draft(self, request: _Request, num_answers: int) -> list[int]:
         """Its share of the drafted tokens, as many as there are blocks for that nobody else needs in this step."""
         limit = min(self._max_draft // num_answers, request.max_new - request.num_new - 1)
-        draft = request.lookup.propose(request.token_ids, limit)
+        draft = request.sampler.cut_draft(request.lookup.propose(request.token_ids, limit))
         end = len(request.token_ids) + len(draft)
         while len(request.blocks) * BLOCK_TOKENS < end and self._pool.num_available > len(self._running):
             request.blocks.append(self._pool.allocate())
@@ -303,12 +316,15 @@ class Engine:
     def _sample(self, request: _Request, logits_V: Tensor) -> None:
         try:
             token_id = request.sampler.sample(logits_V)
-        except SamplerError as error:  # this request's numbers are broken, the others' need not be
+        except GenerationError as error:  # this request's numbers or its form are broken, the others' need not be
             self._finish(request, error)
             return
         request.token_ids.append(token_id)
         if token_id in self._stop_ids:
             self._finish(request, TokenEvent(token_id, "stop"))
+        elif request.sampler.is_complete:
+            request.events.append(TokenEvent(token_id))
+            self._finish(request, TokenEvent(None, "stop"))
         elif request.num_new == request.max_new:
             self._finish(request, TokenEvent(token_id, "length"))
         else:

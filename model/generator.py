@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -37,9 +37,10 @@ from model.checkpoint import (
 from model.config import CheckpointError, ModelConfig
 from model.drafting import MAX_DRAFT
 from model.engine import Engine
+from model.grammar import GrammarCompiler
 from model.modeling import BailingMoeV2ForCausalLM
 from model.quantized import count_parameters, name_quantization
-from model.request import EngineLoad, TokenStreamer, check_params, count_new_tokens
+from model.request import EngineEvent, EngineLoad, TokenStreamer
 from model.router_health import RouterHealth, RouterSnapshot, read_baseline
 from model.tokenizer import Detokenizer, Tokenizer
 from model.weights import ProgressCallback
@@ -98,7 +99,9 @@ class LocalGenerator:
         backend = make_backend(model, threads, kernels)
         info = describe_model(folder, model, tokenizer, sha256, backend.name)
         max_draft = MAX_DRAFT if isinstance(backend, CpuBackend) else 0  # which computes a row always alike
-        return cls(Engine(backend, tokenizer.stop_ids, max_draft=max_draft), tokenizer, template, info, routers)
+        compiler = GrammarCompiler(tokenizer, model.config.vocab_size)
+        engine = Engine(backend, tokenizer.stop_ids, max_draft=max_draft, constrain=compiler.compile)
+        return cls(engine, tokenizer, template, info, routers)
 
     @property
     def info(self) -> ModelInfo:
@@ -130,21 +133,18 @@ class LocalGenerator:
         self, messages: Sequence[Message], params: SamplingParams, cancel: threading.Event | None = None
     ) -> Iterator[GenerationEvent]:
         """Yields PrefillProgress and TextChunk, the last event a GenerationEnd. Raises at the call, before any work:
-        ContextLengthError if the prompt and one token do not fit, ValueError for a parameter out of range."""
+        ContextLengthError if the prompt and one token do not fit, ConstraintError if the answer's form cannot be kept,
+        ValueError for a parameter out of range, EngineBusyError where too many wait."""
         prompt_ids = self._template.encode(messages)
-        check_params(params)
-        count_new_tokens(len(prompt_ids), params.max_tokens, self._engine.context_length)
-        return self._run(prompt_ids, params, cancel)
+        return self._run(self._engine.stream(prompt_ids, params, cancel), len(prompt_ids))
 
-    def _run(
-        self, prompt_ids: list[int], params: SamplingParams, cancel: threading.Event | None
-    ) -> Iterator[GenerationEvent]:
+    def _run(self, stream: Generator[EngineEvent, None, None], num_prompt: int) -> Iterator[GenerationEvent]:
         detokenizer = Detokenizer(self._tokenizer)
         started = time.perf_counter()
         first = last = started
         num_new, reason = 0, "cancelled"
         # closing: a consumer that stops listening must free the request's cache at once.
-        with closing(self._engine.stream(prompt_ids, params, cancel)) as events:
+        with closing(stream) as events:
             for event in events:
                 if isinstance(event, Queued | PrefillProgress):
                     yield event
@@ -161,7 +161,7 @@ class LocalGenerator:
             yield TextChunk(text)
         yield GenerationEnd(
             reason,
-            prompt_tokens=len(prompt_ids),
+            prompt_tokens=num_prompt,
             completion_tokens=num_new,
             ttft_s=first - started,
             tokens_per_s=(num_new - 1) / (last - first) if last > first else 0.0,

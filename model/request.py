@@ -12,7 +12,8 @@ from contracts import ContextLengthError, GenerationError, PrefillProgress, Queu
 
 @dataclass(frozen=True, slots=True)
 class TokenEvent:
-    """One sampled token. The last event of a stream carries `finish_reason`: "stop" (its token is an end token),
+    """One sampled token. The last event of a stream carries
+    `finish_reason`: "stop" (its token is an end token, or None where the text is complete under its constraint),
     "length", or "cancelled" (its token_id is None)."""
 
     token_id: int | None

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from contracts import GenerationError, SamplingParams
@@ -14,11 +17,35 @@ class SamplerError(GenerationError):
     """The logits are not numbers: weights or arithmetic are broken, and no token may be chosen."""
 
 
+class Matcher(Protocol):
+    """How far one answer has come in a form it must have; model.grammar has the real one. May raise GenerationError."""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing may follow."""
+        ...
+
+    def allowed(self) -> NDArray[np.bool_]:
+        """Which tokens may come next [V], at least one; end tokens exactly where the answer may end."""
+        ...
+
+    def advance(self, token_id: int) -> None:
+        """Takes the token that was chosen."""
+        ...
+
+    def count_allowed(self, token_ids: Sequence[int]) -> int:
+        """How many of the tokens, from the first, could be taken one after the other."""
+        ...
+
+
 class Sampler:
     """Chooses one request's tokens. With a seed, or greedy, the same logits give the same tokens."""
 
-    def __init__(self, params: SamplingParams, prompt_ids: Sequence[int], vocab_size: int) -> None:
+    def __init__(
+        self, params: SamplingParams, prompt_ids: Sequence[int], vocab_size: int, matcher: Matcher | None = None
+    ) -> None:
         self._params = params
+        self._matcher = matcher
         self._random = torch.Generator()
         if params.seed is None:
             self._random.seed()
@@ -28,13 +55,30 @@ class Sampler:
         self._is_seen_V[torch.tensor(prompt_ids, dtype=torch.long)] = True
 
     def sample(self, logits_V: Tensor) -> int:
-        """The next token id from logits [V] f32. Raises SamplerError if they hold NaN or infinity."""
+        """The next token id from logits [V] f32. Raises SamplerError if they hold NaN or infinity, GenerationError if
+        the answer cannot go on in its form."""
         logits_V = logits_V.cpu()
         if not bool(logits_V.isfinite().all()):
             raise SamplerError("The model's output is not finite: check the weights, or use --precision f32.")
-        token_id = self._choose(self._penalize(logits_V))
+        token_id = self._choose(self._penalize(self._constrain(logits_V)))
+        if self._matcher:
+            self._matcher.advance(token_id)
         self._is_seen_V[token_id] = True
         return token_id
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the answer has its form and nothing may follow."""
+        return self._matcher is not None and self._matcher.is_complete
+
+    def cut_draft(self, draft: list[int]) -> list[int]:
+        """The beginning of a draft that could be sampled."""
+        return draft[: self._matcher.count_allowed(draft)] if self._matcher and draft else draft
+
+    def _constrain(self, logits_V: Tensor) -> Tensor:
+        if self._matcher is None:
+            return logits_V
+        return torch.from_numpy(np.where(self._matcher.allowed(), logits_V.numpy(), np.float32(-np.inf)))
 
     def _penalize(self, logits_V: Tensor) -> Tensor:
         """Divides positive and multiplies negative logits of every token seen in prompt or output."""
