@@ -289,7 +289,8 @@ class ConstraintError(ValueError):
 class SamplingParams:
     """How to choose tokens. temperature 0 is greedy; top_k 0 and top_p 1 switch those filters off.
 
-    constraint: what the answer must look like.
+    constraint: what the answer must look like. logprobs: of how many of the likeliest tokens, 0 to 20, the
+    log-probabilities are told beside each chosen token's own; None tells none.
     """
 
     temperature: float = 0.0
@@ -299,6 +300,7 @@ class SamplingParams:
     max_tokens: int = 512
     seed: int | None = None
     constraint: Constraint | None = None
+    logprobs: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,10 +319,27 @@ class PrefillProgress:
 
 
 @dataclass(frozen=True, slots=True)
-class TextChunk:
-    """New text of the answer, whole characters only."""
+class TokenLogprob:
+    """A token of an answer and the natural logarithm of the probability that the model itself gave it there: before
+    constraint, penalty, temperature and filters.
+
+    text: its characters, with U+FFFD for a part of one; the name of a token that has none, such as an end token.
+    alternatives: the likeliest tokens of that place, best first, as many as were asked for; mostly the token is one.
+    """
 
     text: str
+    data: bytes
+    logprob: float
+    alternatives: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TextChunk:
+    """New text of the answer, whole characters only. tokens: where log-probabilities were asked for, the tokens that
+    brought it; the text is empty where they brought none."""
+
+    text: str
+    tokens: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

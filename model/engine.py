@@ -320,15 +320,16 @@ class Engine:
             self._finish(request, error)
             return
         request.token_ids.append(token_id)
+        score = request.sampler.score(logits_V, token_id)
         if token_id in self._stop_ids:
-            self._finish(request, TokenEvent(token_id, "stop"))
+            self._finish(request, TokenEvent(token_id, "stop", score))
         elif request.sampler.is_complete:
-            request.events.append(TokenEvent(token_id))
+            request.events.append(TokenEvent(token_id, score=score))
             self._finish(request, TokenEvent(None, "stop"))
         elif request.num_new == request.max_new:
-            self._finish(request, TokenEvent(token_id, "length"))
+            self._finish(request, TokenEvent(token_id, "length", score))
         else:
-            request.events.append(TokenEvent(token_id))
+            request.events.append(TokenEvent(token_id, score=score))
 
     def _finish(self, request: _Request, last: EngineEvent | Exception) -> None:
         request.events.append(last)

@@ -18,15 +18,17 @@ from contracts import (
     PrefillProgress,
     SamplingParams,
     TextChunk,
+    TokenLogprob,
 )
-from model.request import EngineEvent, EngineLoad, TokenEvent, check_params, count_new_tokens
+from model.request import EngineEvent, EngineLoad, TokenEvent, TokenScore, check_params, count_new_tokens
 
 _WORD = re.compile(r"\s*\S+|\s+$")
 TURN_TOKENS = 4  # what a fake turn costs beside its words
 
 
 class FakeGenerator:
-    """A contracts.Generator that says what it is told to; a token is a word with the white space before it.
+    """A contracts.Generator that says what it is told to, and is sure of it; a token is a word with the white space
+    before it. A constraint is the script's to keep.
 
     answers: one text per call, the last repeating; or a function of the messages. prompts keeps what was sent.
     """
@@ -65,7 +67,12 @@ class FakeGenerator:
         check_params(params)
         num_prompt = self.count_prompt_tokens(messages)
         max_new = count_new_tokens(num_prompt, params.max_tokens, self.info.context_length)
-        return self._run(self._next_answer(messages), num_prompt, max_new, cancel or threading.Event())
+        words = [self._say(word, params) for word in _WORD.findall(self._next_answer(messages))]
+        return self._run(words, num_prompt, max_new, cancel or threading.Event())
+
+    def _say(self, word: str, params: SamplingParams) -> TextChunk:
+        told = () if params.logprobs is None else (TokenLogprob(word, word.encode(), 0.0),)
+        return TextChunk(word, told)
 
     def _next_answer(self, messages: Sequence[Message]) -> str:
         with self._lock:
@@ -74,15 +81,16 @@ class FakeGenerator:
                 return self._answers(messages)
             return self._answers[min(len(self.prompts), len(self._answers)) - 1]
 
-    def _run(self, answer: str, num_prompt: int, max_new: int, cancel: threading.Event) -> Iterator[GenerationEvent]:
-        words = _WORD.findall(answer)
+    def _run(
+        self, words: Sequence[TextChunk], num_prompt: int, max_new: int, cancel: threading.Event
+    ) -> Iterator[GenerationEvent]:
         reason = "stop" if len(words) < max_new else "length"
         num_said = 0
         steps = self._prefill_steps
         events: list[PrefillProgress | TextChunk] = [
             PrefillProgress(num_prompt * step // steps, num_prompt) for step in range(1, steps + 1)
         ]
-        events += [TextChunk(word) for word in words[:max_new]]
+        events += words[:max_new]
         for event in events:
             # Waiting on the event itself: Stop takes effect at once, whatever the delay.
             if cancel.wait(self._delay_s) if self._delay_s else cancel.is_set():
@@ -113,9 +121,12 @@ class FakeEngine:
     ) -> Generator[EngineEvent, None, None]:
         check_params(params)
         max_new = count_new_tokens(len(prompt_ids), params.max_tokens, self.context_length)
-        return self._run(len(prompt_ids), max_new, cancel or threading.Event())
+        score = None if params.logprobs is None else TokenScore(0.0)
+        return self._run(len(prompt_ids), max_new, cancel or threading.Event(), score)
 
-    def _run(self, num_prompt: int, max_new: int, cancel: threading.Event) -> Generator[EngineEvent, None, None]:
+    def _run(
+        self, num_prompt: int, max_new: int, cancel: threading.Event, score: TokenScore | None
+    ) -> Generator[EngineEvent, None, None]:
         yield PrefillProgress(num_prompt, num_prompt)
         limit = min(max_new, len(self._token_ids))
         for number, token_id in enumerate(self._token_ids[:limit], 1):
@@ -124,6 +135,6 @@ class FakeEngine:
                 yield TokenEvent(None, "cancelled")
                 return
             if token_id in self._stop_ids:
-                yield TokenEvent(token_id, "stop")
+                yield TokenEvent(token_id, "stop", score)
                 return
-            yield TokenEvent(token_id, "length" if number == limit else None)
+            yield TokenEvent(token_id, "length" if number == limit else None, score)

@@ -23,6 +23,7 @@ from contracts import (
     Queued,
     SamplingParams,
     TextChunk,
+    TokenLogprob,
 )
 from model.backend import REFERENCE, CpuBackend, make_backend
 from model.chat_template import ChatTemplate
@@ -40,7 +41,7 @@ from model.engine import Engine
 from model.grammar import GrammarCompiler
 from model.modeling import BailingMoeV2ForCausalLM
 from model.quantized import count_parameters, name_quantization
-from model.request import EngineEvent, EngineLoad, TokenStreamer
+from model.request import EngineEvent, EngineLoad, TokenScore, TokenStreamer
 from model.router_health import RouterHealth, RouterSnapshot, read_baseline
 from model.tokenizer import Detokenizer, Tokenizer
 from model.weights import ProgressCallback
@@ -140,6 +141,7 @@ class LocalGenerator:
 
     def _run(self, stream: Generator[EngineEvent, None, None], num_prompt: int) -> Iterator[GenerationEvent]:
         detokenizer = Detokenizer(self._tokenizer)
+        tokens: list[TokenLogprob] = []  # whose text is not out yet
         started = time.perf_counter()
         first = last = started
         num_new, reason = 0, "cancelled"
@@ -155,10 +157,14 @@ class LocalGenerator:
                 last = time.perf_counter()
                 first = first if num_new else last
                 num_new += 1
+                if event.score:
+                    tokens.append(self._name(event.token_id, event.score))
                 if text := detokenizer.add(event.token_id):
-                    yield TextChunk(text)
-        if text := detokenizer.finish():
-            yield TextChunk(text)
+                    yield TextChunk(text, tuple(tokens))
+                    tokens.clear()
+        text = detokenizer.finish()
+        if text or tokens:
+            yield TextChunk(text, tuple(tokens))
         yield GenerationEnd(
             reason,
             prompt_tokens=num_prompt,
@@ -166,6 +172,13 @@ class LocalGenerator:
             ttft_s=first - started,
             tokens_per_s=(num_new - 1) / (last - first) if last > first else 0.0,
         )
+
+    def _name(self, token_id: int, score: TokenScore) -> TokenLogprob:
+        def name(token_id: int, logprob: float, alternatives: tuple[TokenLogprob, ...] = ()) -> TokenLogprob:
+            tokenizer = self._tokenizer
+            return TokenLogprob(tokenizer.get_name(token_id), tokenizer.get_bytes(token_id), logprob, alternatives)
+
+        return name(token_id, score.logprob, tuple(name(*pair) for pair in score.likeliest))
 
 
 def describe_model(

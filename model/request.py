@@ -9,15 +9,27 @@ from typing import Protocol
 
 from contracts import ContextLengthError, GenerationError, PrefillProgress, Queued, SamplingParams
 
+MAX_LOGPROBS = 20  # as with OpenAI
+
+
+@dataclass(frozen=True, slots=True)
+class TokenScore:
+    """Natural logarithms of the probabilities that the model gave a chosen token, and the likeliest ones of its place
+    as (token id, logprob), best first: before constraint, penalty, temperature and filters."""
+
+    logprob: float
+    likeliest: tuple[tuple[int, float], ...] = ()
+
 
 @dataclass(frozen=True, slots=True)
 class TokenEvent:
-    """One sampled token. The last event of a stream carries
+    """One sampled token, with its score where SamplingParams.logprobs asks for it. The last event of a stream carries
     `finish_reason`: "stop" (its token is an end token, or None where the text is complete under its constraint),
     "length", or "cancelled" (its token_id is None)."""
 
     token_id: int | None
     finish_reason: str | None = None
+    score: TokenScore | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +78,8 @@ def check_params(params: SamplingParams) -> None:
         raise ValueError(f"repetition_penalty is {params.repetition_penalty}; it must be above 0.")
     if params.max_tokens < 1:
         raise ValueError(f"max_tokens is {params.max_tokens}; it must be at least 1.")
+    if params.logprobs is not None and not 0 <= params.logprobs <= MAX_LOGPROBS:
+        raise ValueError(f"logprobs is {params.logprobs}; it must lie between 0 and {MAX_LOGPROBS}.")
 
 
 def count_new_tokens(num_prompt_tokens: int, max_tokens: int, context_length: int) -> int:

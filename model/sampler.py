@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from contracts import GenerationError, SamplingParams
+from model.request import TokenScore
 
 
 class SamplerError(GenerationError):
@@ -74,6 +75,15 @@ class Sampler:
     def cut_draft(self, draft: list[int]) -> list[int]:
         """The beginning of a draft that could be sampled."""
         return draft[: self._matcher.count_allowed(draft)] if self._matcher and draft else draft
+
+    def score(self, logits_V: Tensor, token_id: int) -> TokenScore | None:
+        """What the model itself thought of a token, from the logits [V] f32 it was sampled from; None if not asked."""
+        if self._params.logprobs is None:
+            return None
+        logprobs_V = logits_V.cpu().log_softmax(-1)
+        values_k, ids_k = logprobs_V.topk(min(self._params.logprobs, len(logprobs_V)))
+        likeliest = tuple(zip(ids_k.tolist(), values_k.tolist(), strict=True))
+        return TokenScore(float(logprobs_V[token_id]), likeliest)
 
     def _constrain(self, logits_V: Tensor) -> Tensor:
         if self._matcher is None:

@@ -60,6 +60,12 @@ class Tokenizer:
             return token.encode()
         return b"".join(_BYTE_OF[char] if char in _BYTE_OF else char.encode() for char in token)
 
+    def get_name(self, token_id: int) -> str:
+        """A token's text to show alone: with U+FFFD for a part of a character, and the name of a special or end token;
+        "" for ids the vocabulary leaves empty."""
+        token = self.get_bytes(token_id)
+        return token.decode("utf-8", "replace") if token else self._fast.id_to_token(token_id) or ""
+
 
 class Detokenizer:
     """Text of a growing answer, piece by piece and in whole characters only."""
