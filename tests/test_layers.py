@@ -24,6 +24,7 @@ DOORS: dict[str, tuple[str, ...]] = {  # third-party package -> the only places 
     "streamlit": ("streamlit_app.py", "pages/", "app/ui/"),
     "chromadb": ("retrieval/index.py",),
     "pypdfium2": ("retrieval/pdf.py",),
+    "llguidance": ("model/grammar.py", "model/grammar_trial.py"),
     "sqlalchemy": ("app/store/", "app/doctor.py"),
     "alembic": ("app/store/",),
     "triton": tuple(f"model/kernels/{p.name}/" for p in (ROOT / "model/kernels").iterdir() if p.is_dir()),
