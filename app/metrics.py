@@ -66,9 +66,6 @@ class ServerMetrics:
             ttft = self._ttft.samples("bedside_time_to_first_token_seconds")
             gap = self._gap.samples("bedside_inter_token_latency_seconds")
             tokens = self._prompt_tokens, self._completion_tokens
-        entropies = [
-            f'bedside_expert_load_entropy{{layer="{layer.layer}"}} {layer.entropy}' for layer in routers.layers
-        ]
         families = [
             _family("requests_total", "counter", "Requests by how they ended", outcomes),
             _family("time_to_first_token_seconds", "histogram", "From the request to its first text", ttft),
@@ -81,13 +78,22 @@ class ServerMetrics:
             _value("requests_waiting", "gauge", "Requests in the queue", load.num_waiting),
             _value("kv_blocks_used", "gauge", "Blocks of the KV cache that requests hold", load.num_blocks_used),
             _value("kv_blocks", "gauge", "Blocks of the KV cache", load.num_blocks),
-            _family("expert_load_entropy", "gauge", "Of each MoE layer's expert load; 1 is even", entropies),
+            _layers("expert_load_entropy", "Of each MoE layer's expert load; 1 is even", routers, "entropy"),
+            _layers("expert_load_busiest", "Share of tokens that chose the layer's busiest expert", routers, "busiest"),
+            _layers("experts_dead", "Share of the layer's experts that hardly any token chose", routers, "dead"),
+            _layers("experts_flooded", "Share of them with over twice their part of the load", routers, "flooded"),
         ]
         return "\n".join(line for family in families for line in family) + "\n"
 
 
 def _family(name: str, kind: str, meaning: str, samples: Iterable[str]) -> list[str]:
     return [f"# HELP bedside_{name} {meaning}.", f"# TYPE bedside_{name} {kind}", *samples]
+
+
+def _layers(name: str, meaning: str, routers: RouterSnapshot, figure: str) -> list[str]:
+    """One of LayerHealth's figures, of every MoE layer."""
+    samples = [f'bedside_{name}{{layer="{layer.layer}"}} {getattr(layer, figure)}' for layer in routers.layers]
+    return _family(name, "gauge", meaning, samples)
 
 
 def _value(name: str, kind: str, meaning: str, value: int) -> list[str]:
