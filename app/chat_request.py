@@ -1,16 +1,18 @@
 """The body of POST /v1/chat/completions -> what our generator is asked.
 
-A field whose meaning we do not honour is refused by its name, never ignored: an answer that quietly left out
+A field whose meaning we do not honour is refused by its name, never ignored: an answer that quietly left out a
 `response_format` would be taken for what it is not.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from contracts import Message, Role, SamplingParams
+from contracts import Constraint, ConstraintKind, Message, Role, SamplingParams
+from model.request import MAX_LOGPROBS
 
 MAX_STOPS = 16
 _ROLES = {"system": Role.SYSTEM, "developer": Role.SYSTEM, "user": Role.USER, "assistant": Role.ASSISTANT}
@@ -23,6 +25,7 @@ _NUMBERS: Mapping[str, tuple[type, float, float]] = {
     "max_tokens": (int, 1, 2**31 - 1),
     "max_completion_tokens": (int, 1, 2**31 - 1),
     "seed": (int, 0, 2**63 - 1),
+    "top_logprobs": (int, 0, MAX_LOGPROBS),
 }
 # Fields that other servers know: only the value that asks for nothing is accepted. null counts as left out.
 _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
@@ -32,14 +35,21 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "presence_penalty": (0,),
     "min_p": (0,),
     "logit_bias": ({},),
-    "logprobs": (False,),
-    "top_logprobs": (0,),
-    "response_format": ({"type": "text"},),
     "tools": ([],),
     "tool_choice": ("none",),
     "store": (False,),
 }
-_TAKEN = {"model", "messages", "stop", "stream", "stream_options", "user"}  # `user` changes no answer
+_TAKEN = {
+    "model",
+    "messages",
+    "stop",
+    "stream",
+    "stream_options",
+    "logprobs",
+    "response_format",
+    "structured_outputs",
+    "user",  # changes no answer
+}
 
 
 class ApiError(Exception):
@@ -109,7 +119,47 @@ def _read_params(given: Mapping[str, Any], defaults: SamplingParams) -> Sampling
     limit = values.pop("max_completion_tokens", None)  # OpenAI's newer name
     if limit is not None and values.setdefault("max_tokens", limit) != limit:
         raise ApiError(400, "max_tokens and max_completion_tokens differ; give one.", "max_tokens")
-    return replace(defaults, **values)
+    values["logprobs"] = _read_logprobs(given, values.pop("top_logprobs", 0))
+    return replace(defaults, **values, constraint=_read_constraint(given))
+
+
+def _read_logprobs(given: Mapping[str, Any], num_likeliest: int) -> int | None:
+    if _read_flag(given, "logprobs"):
+        return num_likeliest
+    if num_likeliest:
+        raise ApiError(400, "top_logprobs is for logprobs: true only; leave it out.", "top_logprobs")
+    return None
+
+
+def _read_constraint(given: Mapping[str, Any]) -> Constraint | None:
+    """From OpenAI's response_format; or from vLLM's structured_outputs, of which a regex is taken."""
+    by_format = _read_response_format(given.get("response_format", {"type": "text"}))
+    options = given.get("structured_outputs")
+    if options is None:
+        return by_format
+    if not isinstance(options, dict) or set(options) != {"regex"} or not isinstance(options["regex"], str):
+        raise ApiError(400, "structured_outputs may hold a regex, nothing else.", "structured_outputs")
+    if by_format:
+        raise ApiError(400, "response_format and structured_outputs both name a form; give one.", "structured_outputs")
+    return Constraint(ConstraintKind.REGEX, options["regex"])
+
+
+def _read_response_format(value: Any) -> Constraint | None:
+    match value:
+        case {"type": "text", **others} if not others:
+            return None
+        case {"type": "json_object", **others} if not others:
+            return Constraint(ConstraintKind.JSON_OBJECT)
+        case {"type": "json_schema", "json_schema": {"schema": dict() as schema, **notes}, **others} if (
+            not others and not set(notes) - {"name", "description", "strict"}  # which change no answer: ours is strict
+        ):
+            return Constraint(ConstraintKind.JSON_SCHEMA, json.dumps(schema, ensure_ascii=False))
+    raise ApiError(
+        400,
+        'response_format must be {"type": "text"}, {"type": "json_object"} or {"type": "json_schema", "json_schema": '
+        '{"name": …, "schema": {…}, "strict": true}}.',
+        "response_format",
+    )
 
 
 def _read_number(name: str, value: Any) -> Any:

@@ -14,7 +14,8 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -30,6 +31,7 @@ from starlette.types import Receive, Scope, Send
 from app.chat_request import ApiError, ChatRequest, parse_chat
 from app.metrics import ServerMetrics
 from contracts import (
+    ConstraintError,
     ContextLengthError,
     GenerationEnd,
     GenerationError,
@@ -38,6 +40,7 @@ from contracts import (
     Queued,
     SamplingParams,
     TextChunk,
+    TokenLogprob,
 )
 from model.generator import LocalGenerator
 from model.request import EngineBusyError
@@ -109,7 +112,7 @@ class ChatServer:
         cancel = threading.Event()
         events = iterate_in_thread(lambda: self._generate(chat, cancel), cancel)
         if not chat.is_stream:
-            return await self._answer_whole(request, events)
+            return await self._answer_whole(request, chat, events)
         first = await anext(events)  # what is refused is refused with a status, before the stream begins
         return EventStream(self._write_stream(chat, first, events), cancel)
 
@@ -124,19 +127,22 @@ class ChatServer:
                 self._metrics.finish(event)
             yield event
 
-    async def _answer_whole(self, request: Request, events: AsyncGenerator[GenerationEvent]) -> Response:
+    async def _answer_whole(
+        self, request: Request, chat: ChatRequest, events: AsyncGenerator[GenerationEvent]
+    ) -> Response:
         answer = asyncio.ensure_future(_collect(events))
         gone = asyncio.ensure_future(_wait_until_gone(request))
         try:
             await asyncio.wait({answer, gone}, return_when=asyncio.FIRST_COMPLETED)
             if not answer.done():
                 return Response(status_code=CLIENT_GONE)
-            text, end = answer.result()
+            text, tokens, end = answer.result()
         finally:
             gone.cancel()
             answer.cancel()  # which ends `events`, and that sets its cancel
         message = {"role": "assistant", "content": text}
-        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": end.finish_reason}
+        logprobs = None if chat.params.logprobs is None else _logprobs(tokens)
+        choice = {"index": 0, "message": message, "logprobs": logprobs, "finish_reason": end.finish_reason}
         return JSONResponse(self._head("chat.completion") | {"choices": [choice], "usage": _usage(end)})
 
     async def _write_stream(
@@ -154,10 +160,10 @@ class ChatServer:
                         yield f": queued {place}\n\n"
                     case PrefillProgress(done, total):
                         yield f": prefill {done}/{total}\n\n"
-                    case TextChunk(text):
-                        yield _chunk(head, {"content": text})
+                    case TextChunk(text, tokens):
+                        yield _chunk(head, {"content": text}, tokens)
                     case GenerationEnd() as end:
-                        yield _chunk(head, {}, end.finish_reason)
+                        yield _chunk(head, {}, finish_reason=end.finish_reason)
                         if chat.wants_usage:
                             yield _data(head | {"choices": [], "usage": _usage(end)})
         except Exception as error:  # noqa: BLE001 - the edge of a stream: its status is out, so the error is its end
@@ -225,23 +231,50 @@ def cut_at_stop(
 ) -> Iterator[GenerationEvent]:
     """Ends the text before the first of the stop strings, and the generation with it. Text that may be the beginning
     of one is held back."""
-    held, is_found = "", False
+    held, is_found = _Held(), False
     for event in events:
         if isinstance(event, TextChunk) and not is_found:
-            held += event.text
-            at = min((at for stop in stops if (at := held.find(stop)) >= 0), default=-1)
+            held.add(event)
+            at = min((at for stop in stops if (at := held.text.find(stop)) >= 0), default=-1)
             if is_found := at >= 0:
                 cancel.set()  # the generator tells the tokens so far in its end, which still comes
-            num_sure = at if is_found else len(held) - _count_doubtful(held, stops)
-            text, held = held[:num_sure], "" if is_found else held[num_sure:]
-            if text:
-                yield TextChunk(text)
+            chunk = held.take(at if is_found else len(held.text) - _count_doubtful(held.text, stops))
+            if chunk.text:
+                yield chunk
         elif isinstance(event, GenerationEnd):
-            if held:
-                yield TextChunk(held)
+            chunk = TextChunk("") if is_found else held.take_all()
+            if chunk.text or chunk.tokens:
+                yield chunk
             yield replace(event, finish_reason="stop") if is_found else event
         elif not isinstance(event, TextChunk):
             yield event
+
+
+class _Held:
+    """Text that is not out yet, and its tokens: each goes out with the first of its own text."""
+
+    def __init__(self) -> None:
+        self.text = ""
+        self._tokens: deque[TokenLogprob] = deque()
+        self._num_ahead = 0  # bytes of the tokens that are out whose text is not
+
+    def add(self, chunk: TextChunk) -> None:
+        self.text += chunk.text
+        self._tokens += chunk.tokens
+
+    def take(self, num_chars: int) -> TextChunk:
+        """The first of the text with the tokens that begin in it."""
+        text, self.text = self.text[:num_chars], self.text[num_chars:]
+        num_bytes = len(text.encode()) - self._num_ahead
+        tokens = []
+        while self._tokens and num_bytes > 0:
+            tokens.append(self._tokens.popleft())
+            num_bytes -= len(tokens[-1].data)
+        self._num_ahead = max(-num_bytes, 0)
+        return TextChunk(text, tuple(tokens))
+
+    def take_all(self) -> TextChunk:
+        return TextChunk(self.text, tuple(self._tokens))
 
 
 def _count_doubtful(text: str, stops: tuple[str, ...]) -> int:
@@ -269,14 +302,16 @@ async def _read_json(request: Request) -> Any:
     return value
 
 
-async def _collect(events: AsyncGenerator[GenerationEvent]) -> tuple[str, GenerationEnd]:
+async def _collect(events: AsyncGenerator[GenerationEvent]) -> tuple[str, list[TokenLogprob], GenerationEnd]:
     pieces: list[str] = []
+    tokens: list[TokenLogprob] = []
     async for event in events:
         if isinstance(event, TextChunk):
             pieces.append(event.text)
+            tokens += event.tokens
         elif isinstance(event, GenerationEnd):
             end = event
-    return "".join(pieces), end
+    return "".join(pieces), tokens, end
 
 
 async def _wait_until_gone(request: Request) -> None:
@@ -290,9 +325,23 @@ async def _chain(first: _T, others: AsyncGenerator[_T]) -> AsyncIterator[_T]:
         yield item
 
 
-def _chunk(head: Mapping[str, Any], delta: Mapping[str, str], finish_reason: str | None = None) -> str:
-    choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+def _chunk(
+    head: Mapping[str, Any],
+    delta: Mapping[str, str],
+    tokens: Sequence[TokenLogprob] = (),
+    finish_reason: str | None = None,
+) -> str:
+    logprobs = _logprobs(tokens) if tokens else None
+    choice = {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
     return _data({**head, "choices": [choice]})
+
+
+def _logprobs(tokens: Sequence[TokenLogprob]) -> dict[str, Any]:
+    def show(token: TokenLogprob) -> dict[str, Any]:
+        return {"token": token.text, "logprob": token.logprob, "bytes": list(token.data)}
+
+    content = [show(token) | {"top_logprobs": [show(other) for other in token.alternatives]} for token in tokens]
+    return {"content": content, "refusal": None}
 
 
 def _data(value: Mapping[str, Any]) -> str:
@@ -314,6 +363,8 @@ def _as_api_error(error: Exception) -> ApiError:
             return ApiError(429, str(error), code="engine_busy")
         case ContextLengthError():
             return ApiError(400, str(error), "messages", "context_length_exceeded")
+        case ConstraintError():
+            return ApiError(400, str(error), "response_format")
         case GenerationError():
             return ApiError(500, str(error), code="generation_failed")
         case ValueError():  # the layers' errors for bad input; a dialogue that the chat template does not accept

@@ -18,12 +18,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
+import jsonschema
 import pytest
 from starlette.testclient import TestClient
 
 from app.config import Settings
 from app.server import cut_at_stop, make_app
-from contracts import GenerationEnd, Message, Role, SamplingParams, TextChunk
+from contracts import GenerationEnd, Message, Role, SamplingParams, TextChunk, TokenLogprob
 
 ROOT = Path(__file__).resolve().parents[2]
 QUESTION = "Question: What is the dose of apixaban?"
@@ -160,6 +161,99 @@ def test_content_may_come_in_text_parts(client: httpx.Client) -> None:
     assert text_of(ask(client, messages=[{"role": "user", "content": parts}])) == text_of(ask(client))
 
 
+# --- their form ---------------------------------------------------------------------------------------------------
+
+DOSE = {
+    "type": "object",
+    "properties": {"drug": {"type": "string", "maxLength": 20}, "mg": {"type": "integer", "minimum": 0, "maximum": 99}},
+    "required": ["drug", "mg"],
+    "additionalProperties": False,
+}
+
+
+def as_schema(schema: Any) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": "dose", "strict": True, "schema": schema}}
+
+
+def test_a_schema_is_met_whole_and_streamed(client: httpx.Client) -> None:
+    for fields in ({}, {"temperature": 2, "seed": 5}):
+        answer = ask(client, response_format=as_schema(DOSE), max_tokens=120, **fields)
+        jsonschema.validate(json.loads(text_of(answer)), DOSE)
+        assert answer["choices"][0]["finish_reason"] == "stop"
+        chunks = read_stream(client, response_format=as_schema(DOSE), max_tokens=120, **fields)
+        assert "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks) == text_of(answer)
+        assert chunks[-1]["choices"][0]["finish_reason"] == "stop"
+
+
+def test_a_json_object_and_a_regex_are_kept(client: httpx.Client) -> None:
+    assert text_of(ask(client, response_format={"type": "json_object"})).startswith("{")
+    assert text_of(ask(client, structured_outputs={"regex": "[0-9]{2} mg"})).endswith(" mg")
+
+
+def test_a_schema_that_cannot_be_kept_is_refused_before_any_work(client: httpx.Client) -> None:
+    before = read_metrics(client)["bedside_prompt_tokens_total"]
+    for is_stream in (False, True):
+        response = client.post(
+            "/v1/chat/completions", json=body(response_format=as_schema({"type": "pill"}), stream=is_stream)
+        )
+        assert response.status_code == 400
+        assert response.json()["error"]["param"] == "response_format"
+        assert "pill" in response.json()["error"]["message"]
+    assert read_metrics(client)["bedside_prompt_tokens_total"] == before
+
+
+# --- log-probabilities --------------------------------------------------------------------------------------------
+
+
+def test_log_probabilities_come_in_openais_shape_whole_and_streamed(client: httpx.Client) -> None:
+    answer = ask(client, logprobs=True, top_logprobs=3)
+    content = answer["choices"][0]["logprobs"]["content"]
+    assert len(content) == answer["usage"]["completion_tokens"]
+    assert b"".join(bytes(token["bytes"]) for token in content).decode() == text_of(answer)
+    for token in content:
+        likeliest = token["top_logprobs"]
+        assert [other["logprob"] for other in likeliest] == sorted((o["logprob"] for o in likeliest), reverse=True)
+        assert likeliest[0] == {name: token[name] for name in ("token", "logprob", "bytes")}  # greedy
+        assert len(likeliest) == 3
+        assert token["logprob"] <= 0
+    chunks = read_stream(client, logprobs=True, top_logprobs=3)
+    streamed = [chunk["choices"][0]["logprobs"] for chunk in chunks]
+    assert [token for logprobs in streamed if logprobs for token in logprobs["content"]] == content
+    assert text_of(answer) == text_of(ask(client))
+
+
+def test_they_are_told_only_where_they_are_asked_for(client: httpx.Client) -> None:
+    assert ask(client)["choices"][0]["logprobs"] is None
+    assert all(chunk["choices"][0]["logprobs"] is None for chunk in read_stream(client))
+    assert all(token["top_logprobs"] == [] for token in ask(client, logprobs=True)["choices"][0]["logprobs"]["content"])
+
+
+def test_a_character_of_several_tokens_is_told_in_bytes(client: httpx.Client) -> None:
+    form = {"regex": "🩺头"}
+    answer = ask(client, structured_outputs=form, logprobs=True)
+    content = answer["choices"][0]["logprobs"]["content"]
+    assert text_of(answer) == "🩺头"
+    assert any("\ufffd" in token["token"] for token in content)
+    assert bytes(byte for token in content for byte in token["bytes"]).decode() == "🩺头"
+
+
+@pytest.mark.parametrize(
+    ("pieces", "stop", "told"),
+    [
+        (["x", "ab", "cd"], "abc", [("x", "x")]),
+        (["xa", "bc"], "abc", [("x", "xa")]),  # a token that is half text, half stop
+        (["a", "ab"], "ab", [("a", "a")]),
+        (["a", "xa"], "ab", [("ax", "a xa"), ("a", "")]),
+        (["头", "痛"], "never", [("头", "头"), ("痛", "痛")]),
+    ],
+)
+def test_tokens_go_out_with_the_first_of_their_text(pieces: list[str], stop: str, told: list[tuple[str, str]]) -> None:
+    chunks = [TextChunk(piece, (TokenLogprob(piece, piece.encode(), -1.0),)) for piece in pieces]
+    events = cut_at_stop(iter([*chunks, GenerationEnd("length", 1, 2, 0.0, 0.0)]), (stop,), threading.Event())
+    seen = [event for event in events if isinstance(event, TextChunk)]
+    assert [(chunk.text, " ".join(token.text for token in chunk.tokens)) for chunk in seen] == told
+
+
 # --- refusals -----------------------------------------------------------------------------------------------------
 
 
@@ -182,8 +276,16 @@ def test_content_may_come_in_text_parts(client: httpx.Client) -> None:
         ({"stream": "yes"}, "stream"),
         ({"stream_options": {"include_usage": True}}, "stream_options"),
         ({"n": 2}, "n"),
-        ({"logprobs": True}, "logprobs"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"logprobs": 5}, "logprobs"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+        ({"top_logprobs": 3}, "top_logprobs"),
+        ({"response_format": "json"}, "response_format"),
+        ({"response_format": {"type": "xml"}}, "response_format"),
+        ({"response_format": {"type": "json_object", "schema": {}}}, "response_format"),
+        ({"response_format": {"type": "json_schema", "json_schema": {"name": "x"}}}, "response_format"),
+        ({"response_format": {"type": "json_schema", "json_schema": {"schema": {}, "loose": 1}}}, "response_format"),
+        ({"structured_outputs": {"choice": ["yes"]}}, "structured_outputs"),
+        ({"structured_outputs": {"regex": "a"}, "response_format": {"type": "json_object"}}, "structured_outputs"),
         ({"tools": [{"type": "function"}]}, "tools"),
         ({"frequency_penalty": 0.5}, "frequency_penalty"),
         ({"temprature": 0.5}, "temprature"),
@@ -202,7 +304,16 @@ def test_a_field_that_is_not_honoured_is_refused_by_its_name(
 
 
 def test_what_other_servers_default_to_is_accepted(client: httpx.Client) -> None:
-    ask(client, n=1, logprobs=False, presence_penalty=0, response_format={"type": "text"}, tools=None, user="ward 3")
+    ask(
+        client,
+        n=1,
+        logprobs=False,
+        top_logprobs=0,
+        presence_penalty=0,
+        response_format={"type": "text"},
+        tools=None,
+        user="ward 3",
+    )
 
 
 def test_an_unknown_model_path_and_body_are_refused_in_openais_form(client: httpx.Client) -> None:
@@ -303,9 +414,10 @@ def test_the_metrics_count_what_was_done(client: httpx.Client) -> None:
     buckets = [n for name, n in after.items() if name.startswith("bedside_inter_token_latency_seconds_bucket")]
     assert buckets == sorted(buckets)
     assert buckets[-1] == after["bedside_inter_token_latency_seconds_count"] > 0
-    entropies = [n for name, n in after.items() if name.startswith("bedside_expert_load_entropy")]
-    assert entropies
-    assert all(0 <= entropy <= 1 for entropy in entropies)
+    for name in ("expert_load_entropy", "expert_load_busiest", "experts_dead", "experts_flooded"):
+        figures = [n for sample, n in after.items() if sample.startswith(f"bedside_{name}{{")]
+        assert figures
+        assert all(0 <= figure <= 1 for figure in figures)
 
 
 def test_a_refusal_is_counted(client: httpx.Client) -> None:
