@@ -22,6 +22,9 @@ import httpx
 from app.config import EMBEDDED_CHECKPOINT
 from app.errors import SettingsError
 from contracts import (
+    Constraint,
+    ConstraintError,
+    ConstraintKind,
     ContextLengthError,
     GenerationEnd,
     GenerationError,
@@ -32,6 +35,7 @@ from contracts import (
     Queued,
     SamplingParams,
     TextChunk,
+    TokenLogprob,
 )
 from model.chat_template import ChatTemplate, Neutralizer
 from model.request import check_params, count_new_tokens
@@ -93,7 +97,8 @@ class RemoteGenerator:
         self, messages: Sequence[Message], params: SamplingParams, cancel: threading.Event | None = None
     ) -> Iterator[GenerationEvent]:
         """As contracts.Generator. `cancel` closes the connection at once. Raises GenerationError, while it is listened
-        to, where the server is away, refuses or breaks off; nothing is tried twice."""
+        to, where the server is away, refuses or breaks off; nothing is tried twice. A server that knows no
+        `structured_outputs` may ignore a regular expression."""
         check_params(params)
         num_prompt = self.count_prompt_tokens(messages)
         max_new = count_new_tokens(num_prompt, params.max_tokens, self.info.context_length)
@@ -236,9 +241,18 @@ class _Answer:
         self.usage = chunk.get("usage") or self.usage
         for choice in chunk["choices"]:
             self.finish_reason = choice.get("finish_reason") or self.finish_reason
-            if text := choice["delta"].get("content"):
+            text = choice["delta"].get("content") or ""
+            tokens = tuple(map(_read_logprob, (choice.get("logprobs") or {}).get("content") or ()))
+            if text or tokens:
                 self.num_chunks += 1
-                yield TextChunk(text)
+                yield TextChunk(text, tokens)
+
+
+def _read_logprob(told: Mapping[str, Any]) -> TokenLogprob:
+    text, data = told["token"], told.get("bytes")
+    data = text.encode() if data is None else bytes(data)
+    alternatives = tuple(map(_read_logprob, told.get("top_logprobs") or ()))
+    return TokenLogprob(text, data, float(told["logprob"]), alternatives)
 
 
 def _read_comment(words: Sequence[str]) -> Iterator[GenerationEvent]:
@@ -251,16 +265,37 @@ def _read_comment(words: Sequence[str]) -> Iterator[GenerationEvent]:
                 yield PrefillProgress(int(done), int(total))
 
 
-def _sampling_fields(params: SamplingParams) -> dict[str, float]:
+def _sampling_fields(params: SamplingParams) -> dict[str, Any]:
     """Filters that are off are left out: servers differ in how they want to be told."""
-    fields: dict[str, float] = {"temperature": params.temperature, "top_p": params.top_p}
+    fields: dict[str, Any] = {"temperature": params.temperature, "top_p": params.top_p}
     if params.top_k:
         fields["top_k"] = params.top_k
     if params.repetition_penalty != 1:
         fields["repetition_penalty"] = params.repetition_penalty
     if params.seed is not None:
         fields["seed"] = params.seed
+    if params.logprobs is not None:
+        fields |= {"logprobs": True, "top_logprobs": params.logprobs}
+    if params.constraint:
+        fields |= _constraint_fields(params.constraint)
     return fields
+
+
+def _constraint_fields(constraint: Constraint) -> dict[str, Any]:
+    """OpenAI's field for JSON, vLLM's for a regex. The notation of grammars differs from server to server."""
+    match constraint.kind:
+        case ConstraintKind.JSON_OBJECT:
+            return {"response_format": {"type": "json_object"}}
+        case ConstraintKind.JSON_SCHEMA:
+            try:
+                schema = json.loads(constraint.text)
+            except (ValueError, RecursionError) as error:
+                raise ConstraintError(f"The JSON schema is not JSON ({error}).") from error
+            named = {"name": "answer", "schema": schema, "strict": True}
+            return {"response_format": {"type": "json_schema", "json_schema": named}}
+        case ConstraintKind.REGEX:
+            return {"structured_outputs": {"regex": constraint.text}}
+    raise ConstraintError("A model server takes no grammars: use a JSON schema or a regular expression.")
 
 
 # --- the connection ---------------------------------------------------------------------------------------------

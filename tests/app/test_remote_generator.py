@@ -32,6 +32,9 @@ from app.remote_generator import RemoteGenerator, is_inside, require_inside
 from app.services import Services, build_services
 from app.ui import session
 from contracts import (
+    Constraint,
+    ConstraintError,
+    ConstraintKind,
     ContextLengthError,
     GenerationEnd,
     GenerationError,
@@ -138,6 +141,40 @@ def test_it_says_what_the_model_says_in_process(model_server: Any, remote: Remot
         expected_end.prompt_tokens,
         expected_end.completion_tokens,
     )
+
+
+@pytest.mark.parametrize(
+    "constraint",
+    [
+        Constraint(ConstraintKind.JSON_SCHEMA, '{"type": "array", "items": {"enum": [1, "头"]}, "maxItems": 4}'),
+        Constraint(ConstraintKind.JSON_OBJECT),
+        Constraint(ConstraintKind.REGEX, "[a-z]{3} 🩺 [0-9]{2}"),
+    ],
+    ids=lambda constraint: constraint.kind,
+)
+def test_form_and_log_probabilities_are_those_of_the_model_in_process(
+    model_server: Any, remote: RemoteGenerator, constraint: Constraint
+) -> None:
+    params = SamplingParams(temperature=1.2, seed=3, max_tokens=40, constraint=constraint, logprobs=4)
+
+    def chunks_of(generator: Generator) -> list[TextChunk]:
+        return [event for event in generator.stream(QUESTION, params) if isinstance(event, TextChunk)]
+
+    there, here = chunks_of(remote), chunks_of(model_server.generator)
+    assert there == here
+    assert all(chunk.tokens for chunk in there)
+
+
+def test_a_form_that_no_server_could_keep_is_refused_at_the_call(remote: RemoteGenerator) -> None:
+    for constraint, says in (
+        (Constraint(ConstraintKind.GRAMMAR, 'start: "a"'), "takes no grammars"),
+        (Constraint(ConstraintKind.JSON_SCHEMA, "{"), "not JSON"),
+    ):
+        with pytest.raises(ConstraintError, match=says):
+            remote.stream(QUESTION, SamplingParams(constraint=constraint))
+    refused = SamplingParams(constraint=Constraint(ConstraintKind.JSON_SCHEMA, '{"type": "pill"}'))
+    with pytest.raises(GenerationError, match="pill"):
+        list(remote.stream(QUESTION, refused))
 
 
 def test_it_knows_of_the_server_what_the_server_tells(model_server: Any, remote: RemoteGenerator) -> None:
