@@ -63,6 +63,7 @@ class Settings:
     top_p: float = 1.0
     top_k: int = 0
     repetition_penalty: float = 1.0
+    constrain_citations: bool = False  # an answer's [n] can name only passages that were given
 
     def __post_init__(self) -> None:
         limits: Mapping[str, tuple[float, float]] = {

@@ -64,11 +64,19 @@ _VERSION = 1  # of the answer record below
 class Conversation:
     """Answers the turns of all conversations; between turns it remembers only which alarms of the model are on."""
 
-    def __init__(self, store: Store, retriever: Retriever, generator: Generator, safety: SafetyChecker) -> None:
+    def __init__(
+        self,
+        store: Store,
+        retriever: Retriever,
+        generator: Generator,
+        safety: SafetyChecker,
+        constrains_citations: bool = False,
+    ) -> None:
         self.store = store
         self.retriever = retriever
         self.generator = generator
         self.safety = safety
+        self._constrains_citations = constrains_citations
         self._watch = RouterWatch(generator)
 
     def answer(self, turn: Turn, params: SamplingParams, cancel: threading.Event) -> Iterator[ChatEvent]:
@@ -121,6 +129,8 @@ class Conversation:
         started: float,
     ) -> Iterator[ChatEvent]:
         """Streams the model's text through the grounding; text is never yielded, only checked claims."""
+        if self._constrains_citations:
+            params = replace(params, constraint=prompt.citation_form(len(passages)))
         grounding = Grounding(turn.question, passages, self.safety, patient)
         is_writing, first_claim_s = False, 0.0
         alarm = self._watch.look()

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from app.errors import InputError
-from contracts import ContextLengthError, Message, Passage, Patient, Role
+from contracts import Constraint, ConstraintKind, ContextLengthError, Message, Passage, Patient, Role
 
 INSTRUCTIONS = (
     "Answer the clinician's question from the numbered passages only, in their own words. "
@@ -63,6 +63,12 @@ def describe_patient(patient: Patient) -> str:
         f"eGFR {patient.egfr_ml_min:g} mL/min" if patient.egfr_ml_min is not None else "",
     ]
     return f"Patient: {', '.join(filter(None, facts))}." if any(facts) else ""
+
+
+def citation_form(num_passages: int) -> Constraint:
+    """Any text in which square brackets hold nothing but the number of one passage of so many, like [1]."""
+    numbers = "|".join(map(str, range(1, num_passages + 1)))
+    return Constraint(ConstraintKind.REGEX, rf"(?s:[^\[【]|\[({numbers})\])+")
 
 
 def build(

@@ -158,7 +158,7 @@ def _compose(
     retriever = HybridRetriever(store, index, embedder)
     max_bytes = settings.max_upload_mb * 1024 * 1024
     library = DocumentLibrary(store, index, embedder, safety, max_bytes, on_delete=retriever.forget)
-    conversation = Conversation(store, retriever, generator, safety)
+    conversation = Conversation(store, retriever, generator, safety, settings.constrain_citations)
     jobs = Jobs(store, conversation, library, settings.sampling)
     return Services(settings, store, library, generator, safety, retriever, conversation, jobs, index, lock)
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import re
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import pytest
 
+from app.config import Settings
 from app.conversation import NO_DOCUMENTS, STILL_READING
 from app.errors import InputError
 from app.events import Turn, TurnStatus
-from app.services import Services
-from contracts import Generator, Message, Patient, Verdict
+from app.prompt import citation_form
+from app.services import Services, build_services
+from contracts import GenerationEvent, Generator, Message, Patient, SamplingParams, TextChunk, Verdict
 from model.fake import FakeGenerator
+from model.generator import EMBEDDED, LocalGenerator
 
 Make = Callable[[Generator], Services]
 AddLetter = Callable[..., str]
@@ -40,6 +45,27 @@ def test_a_supported_answer_is_stored_with_its_page_and_what_was_sent(
     assert turn.coverage.whole_record
     assert "Apixaban 5 mg twice daily" in turn.record["messages"][-1]["text"]
     assert turn.record["rules"] == services.safety.version
+    assert turn.record["sampling"]["constraint"] is None
+
+
+def test_an_answer_can_be_held_to_the_passages_that_were_given(tmp_path: Path, add_letter: AddLetter) -> None:
+    said: list[str] = []
+
+    class Overheard(LocalGenerator):
+        def stream(
+            self, messages: Sequence[Message], params: SamplingParams, cancel: threading.Event | None = None
+        ) -> Iterator[GenerationEvent]:
+            for event in super().stream(messages, params, cancel):
+                said.append(event.text if isinstance(event, TextChunk) else "")
+                yield event
+
+    settings = Settings(data_dir=tmp_path, demo=False, threads=1, temperature=2.0, constrain_citations=True)
+    services = build_services(settings, Overheard.load(EMBEDDED, threads=1))
+    turn = ask(services, add_letter(services), "What is the apixaban dose?")
+    services.close()
+    form = citation_form(len(turn.record["passages"])).text
+    assert turn.record["sampling"]["constraint"] == {"kind": "regex", "text": form}
+    assert re.fullmatch(form, re.sub(r"\[\d*$", "", "".join(said)))  # it may be cut off inside a bracket
 
 
 def test_a_follow_up_reaches_the_model_with_the_turn_before(make_services: Make, add_letter: AddLetter) -> None:

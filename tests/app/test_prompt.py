@@ -1,8 +1,10 @@
 """The prompt: what stands in it, and what gives way when it does not fit."""
 
+import re
+
 import pytest
 
-from app.prompt import build, describe_patient, render
+from app.prompt import build, citation_form, describe_patient, render
 from contracts import ContextLengthError, Message, Passage, Patient, Role
 
 
@@ -52,3 +54,21 @@ def test_old_turns_give_way_before_passages_and_the_last_passage_before_the_firs
 def test_a_question_that_does_not_fit_alone_is_refused_with_both_counts() -> None:
     with pytest.raises(ContextLengthError, match=r"1,0\d\d tokens.*500"):
         build("word " * 1000, [passage(1, "x")], [], None, 500, count_words)
+
+
+@pytest.mark.parametrize(
+    ("text", "fits"),
+    [
+        ("Apixaban 5 mg [1]. Twice\na day [12][3].", True),
+        ("没有 (see note).", True),
+        ("Apixaban 5 mg [13].", False),
+        ("Apixaban 5 mg [0].", False),
+        ("Apixaban 5 mg [1, 2].", False),
+        ("阿哌沙班【1】", False),
+        ("[redacted]", False),
+        ("Apixaban [1", False),
+        ("", False),
+    ],
+)
+def test_brackets_hold_the_numbers_of_passages_only(text: str, fits: bool) -> None:
+    assert bool(re.fullmatch(citation_form(12).text, text)) == fits
