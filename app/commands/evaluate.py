@@ -14,6 +14,7 @@ import typer
 from app.commands.files import read_text
 from app.commands.loading import show_loading
 from app.config import read_settings
+from app.errors import InputError
 
 if TYPE_CHECKING:
     from model.router_health import RouterSnapshot
@@ -78,6 +79,39 @@ def precision(
         typer.echo(json.dumps(report, ensure_ascii=False))
     if not report["gate"]["passed"]:
         raise typer.Exit(1)
+
+
+@eval_app.command()
+def needle(
+    checkpoint: Annotated[
+        Path | None, typer.Argument(help="Folder of a checkpoint; by default the one in use.")
+    ] = None,
+    lengths: Annotated[str, typer.Option(help="Tokens of the prompts, with commas between.")] = "200,400,800",
+    trials: Annotated[int, typer.Option(min=1, help="Prompts of each length and depth.")] = 10,
+    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")] = False,
+) -> None:
+    """Prints how often one dose among many is found, by the prompt's length and the dose's place in it."""
+    from app.evaluation.needle import describe_needles, find_needles
+    from model.generator import LocalGenerator
+
+    settings = read_settings()
+    folder = checkpoint or settings.checkpoint
+    wanted = read_lengths(lengths)
+    with show_loading() as on_progress:
+        dtype = None if settings.precision == "auto" else settings.precision
+        generator = LocalGenerator.load(folder, dtype, kernels=settings.kernels, on_progress=on_progress)
+    results = list(find_needles(generator, wanted, trials, ProgressLine()))
+    typer.echo(describe_needles(results))
+    if json_output:
+        typer.echo(json.dumps({"checkpoint": folder.name, "results": [asdict(result) for result in results]}))
+
+
+def read_lengths(text: str) -> list[int]:
+    """Whole numbers with commas between. Raises InputError naming one that is none."""
+    for part in text.split(","):
+        if not part.strip().isdecimal() or not int(part):
+            raise InputError(f"--lengths: {part.strip()!r} is no number of tokens; write for example 200,400,800.")
+    return sorted({int(part) for part in text.split(",")})
 
 
 class ProgressLine:
