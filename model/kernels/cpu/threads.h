@@ -1,8 +1,7 @@
-// A few threads that meet at barriers. They spin only inside a job, and sleep between jobs.
+// A few threads that meet at barriers. Inside a job they spin for a moment before they sleep; between jobs they sleep.
 #pragma once
 
 #include <immintrin.h>
-#include <sched.h>
 
 #include <atomic>
 #include <cstdint>
@@ -32,7 +31,7 @@ class Pool {
     job_number_.fetch_add(1);
     job_number_.notify_all();
     job(0);
-    wait_until([this] { return num_busy_.load(std::memory_order_acquire) == 0; });
+    for (int busy; (busy = num_busy_.load(std::memory_order_acquire)) != 0;) wait_for_change(num_busy_, busy);
   }
 
   // Inside a job: returns once every thread has come here.
@@ -42,8 +41,9 @@ class Pool {
     if (num_arrived_.fetch_add(1, std::memory_order_acq_rel) == num_threads_ - 1) {
       num_arrived_.store(0, std::memory_order_relaxed);
       phase_.store(phase + 1, std::memory_order_release);
+      phase_.notify_all();
     } else {
-      wait_until([&] { return phase_.load(std::memory_order_acquire) != phase; });
+      wait_for_change(phase_, phase);
     }
   }
 
@@ -103,10 +103,16 @@ class Pool {
     }
   }
 
-  // On a busy machine the one waited for may have no core: after some microseconds its turn comes before our spinning.
-  template <typename Condition>
-  static void wait_until(Condition&& is_met) {
-    for (int tries = 0; !is_met(); ++tries) tries < 4000 ? _mm_pause() : static_cast<void>(sched_yield());
+  // Spins for some microseconds, then sleeps: on a busy machine the one waited for may have no core, and gets it sooner
+  // from a sleeper than from one that spins or yields. Beside one busy program on two cores a step of 16 B shapes took
+  // 16.3 ms with 4,000 spins and 9.0 with 200, alone 7.6 with either; one of the embedded model 6.6 and 0.8 ms.
+  template <typename Value>
+  static void wait_for_change(std::atomic<Value>& value, Value old) {
+    for (int tries = 0; tries < kSpins; ++tries) {
+      if (value.load(std::memory_order_acquire) != old) return;
+      _mm_pause();
+    }
+    value.wait(old, std::memory_order_acquire);
   }
 
   void work(int index) {
@@ -116,9 +122,11 @@ class Pool {
       seen = job_number_.load();
       if (is_closing_) return;
       (*job_)(index);
-      num_busy_.fetch_sub(1, std::memory_order_release);
+      if (num_busy_.fetch_sub(1, std::memory_order_acq_rel) == 1) num_busy_.notify_all();
     }
   }
+
+  static constexpr int kSpins = 200;
 
   const int num_threads_;
   std::vector<std::thread> workers_;
