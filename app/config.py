@@ -56,7 +56,7 @@ class Settings:
     demo: bool | None = None  # three synthetic patients; unset: only with the embedded model
     host: str = "127.0.0.1"
     port: int = 8501
-    threads: int = 0  # compute threads of the model and the embedder; 0: one per core
+    threads: int = 0  # compute threads of the model and the embedder; 0: one per core, or fewer where that is faster
     max_upload_mb: int = 50
     max_answer_tokens: int = 512
     temperature: float = 0.0  # 0 is greedy: the same question gives the same answer

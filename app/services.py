@@ -53,6 +53,11 @@ class Services:
         """{"ready": bool, "message": str}: whether the start's background work (repair, demo records) is over."""
         return {"ready": not self._preparing, "message": self._preparing}
 
+    @property
+    def threads(self) -> str:
+        """How many threads the model's steps are computed with at present, and why; "" where nothing is chosen."""
+        return self.generator.threads if isinstance(self.generator, LocalGenerator) else ""
+
     def start_preparing(self) -> None:
         """Queues the start's background work: repair what the last process left, bring in missing demo records."""
         self._preparing = REPAIRING
@@ -141,9 +146,13 @@ def _load_generator(
     if settings.server_url:
         return connect_server(settings)
     precision = None if settings.precision == "auto" else settings.precision
-    threads = _count_threads(settings)
     generator = LocalGenerator.load(
-        settings.checkpoint, precision, threads, settings.kernels, on_progress=on_progress, cancel=cancel
+        settings.checkpoint,
+        precision,
+        settings.threads or None,
+        settings.kernels,
+        on_progress=on_progress,
+        cancel=cancel,
     )
     if cancel is not None and cancel.is_set():
         raise LoadCancelled("Loading was cancelled.")

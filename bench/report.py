@@ -42,6 +42,12 @@ def peak_rss_mb(pid: int | str = "self") -> float:
     return round(int(peak.split()[1]) / 1024, 1)
 
 
+def rss_gb() -> float:
+    """Memory that this process holds now, in GB, pages of mapped files included."""
+    resident = next(line for line in _lines("/proc/self/status") if line.startswith("VmRSS"))
+    return int(resident.split()[1]) * 1024 / 1e9
+
+
 def cpu_seconds(pid: int) -> float:
     """Processor time used so far, in all threads of a process: unlike wall time, the same on a busy machine."""
     user, system = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[11:13]

@@ -5,7 +5,9 @@ Keys and values lie in blocks that the engine hands out by number (model.block_p
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,6 +18,8 @@ from model.config import ModelConfig
 from model.kernels.build import KernelsUnavailableError, load_library
 from model.kernels.cpu_decoder import BLOCK_TOKENS, CpuDecoder, Threads, lazy_zeros
 from model.modeling import BailingMoeV2ForCausalLM
+from model.thread_choice import ThreadChoice
+from model.traffic import bytes_a_token
 
 REFERENCE = "torch reference"
 MAX_CACHE_BYTES = 2 * 2**30
@@ -34,11 +38,13 @@ class Slice:
 
 
 class Backend(Protocol):
-    """`name` is shown to users: which kernels run, and why not better ones."""
+    """`name` is shown to users: which kernels run, and why not better ones. bytes_a_token: of weights, that a step of
+    one token reads."""
 
     config: ModelConfig
     num_blocks: int
     name: str
+    bytes_a_token: int
 
     def forward(self, batch: Sequence[Slice]) -> Tensor:
         """Logits [those wanted, V] f32 on the CPU, in the order of slices and of their tokens."""
@@ -46,14 +52,18 @@ class Backend(Protocol):
 
 
 class CpuBackend:
-    """The C++ kernels."""
+    """The C++ kernels. fewer: threads that steps are computed with instead where those are faster, as beside a busy
+    program; thread_choice says which they are."""
 
-    def __init__(self, model: BailingMoeV2ForCausalLM, threads: Threads) -> None:
+    def __init__(self, model: BailingMoeV2ForCausalLM, threads: Threads, fewer: Threads | None = None) -> None:
         self.config = model.config
+        self.bytes_a_token = bytes_a_token(model)
         is_exact = model.model.norm.weight.dtype == torch.float32
         dtype = torch.float32 if is_exact else torch.bfloat16
         self.num_blocks = count_blocks(model.config, dtype)
-        self.name = f"C++ {threads.library.variant}, {threads.num_threads} threads"
+        self.name = f"C++ {threads.library.variant}, {_name_threads(threads, fewer)}"
+        self.thread_choice = ThreadChoice(fewer.num_threads, threads.num_threads) if fewer else None
+        self._threads = {pool.num_threads: pool for pool in (threads, fewer) if pool}
         self._model = model
         self._decoder = CpuDecoder(model, threads, self.num_blocks, dtype)
         self._first_moe = self.config.first_k_dense_replace  # every layer from it on is one
@@ -64,12 +74,15 @@ class CpuBackend:
         for part in batch:
             ends += len(part.token_ids)
             wanted.extend(range(ends - part.num_logits, ends))
-        out = self._decoder.forward(
-            [part.token_ids for part in batch],
-            [part.first_position for part in batch],
-            [part.blocks for part in batch],
-            wanted,
-        )
+        choice = self.thread_choice
+        with choice.step(ends) if choice else nullcontext(max(self._threads)) as num_threads:
+            out = self._decoder.forward(
+                [part.token_ids for part in batch],
+                [part.first_position for part in batch],
+                [part.blocks for part in batch],
+                wanted,
+                threads=self._threads[num_threads],
+            )
         observer = self._model.router_observer
         if observer is not None and self._first_moe < self.config.num_hidden_layers:
             observer(out.topk_ids[self._first_moe :], out.router_logits[self._first_moe :], ends)
@@ -81,6 +94,7 @@ class TorchBackend:
 
     def __init__(self, model: BailingMoeV2ForCausalLM, why: str = "") -> None:
         self.config = config = model.config
+        self.bytes_a_token = bytes_a_token(model)
         weight = model.model.norm.weight
         self.num_blocks = count_blocks(config, weight.dtype)
         self.name = f"{REFERENCE} ({why})" if why else REFERENCE
@@ -133,19 +147,29 @@ class _PagedCache:
         """Nothing to do: the engine counts."""
 
 
-def make_backend(model: BailingMoeV2ForCausalLM, num_threads: int, kernels: str = "auto") -> Backend:
+def make_backend(model: BailingMoeV2ForCausalLM, num_threads: int | None, kernels: str = "auto") -> Backend:
     """The best backend for this model here. kernels: "auto", "reference", or a variant of model.kernels.build.
+    num_threads: None lets the C++ kernels choose as they go, between one per core and half as many.
 
     Raises KernelsUnavailableError if a variant asked for by name cannot be had; "auto" then serves by torch.
     """
     if kernels == "reference" or model.model.norm.weight.device.type != "cpu":
         return TorchBackend(model)
     try:
-        return CpuBackend(model, Threads(num_threads, load_library(None if kernels == "auto" else kernels)))
+        library = load_library(None if kernels == "auto" else kernels)
+        threads = Threads(num_threads or os.cpu_count() or 1, library)
+        can_choose = num_threads is None and threads.num_threads > 1
+        return CpuBackend(model, threads, Threads(threads.num_threads // 2, library) if can_choose else None)
     except KernelsUnavailableError as error:
         if kernels != "auto":
             raise
         return TorchBackend(model, str(error))
+
+
+def _name_threads(threads: Threads, fewer: Threads | None) -> str:
+    if fewer:
+        return f"{fewer.num_threads} or {threads.num_threads} threads"
+    return f"{threads.num_threads} thread{'s' if threads.num_threads > 1 else ''}"
 
 
 def count_blocks(config: ModelConfig, dtype: torch.dtype) -> int:

@@ -25,7 +25,7 @@ from contracts import (
     TextChunk,
     TokenLogprob,
 )
-from model.backend import REFERENCE, CpuBackend, make_backend
+from model.backend import REFERENCE, Backend, CpuBackend, make_backend
 from model.chat_template import ChatTemplate
 from model.checkpoint import (
     PRECISIONS,
@@ -59,12 +59,15 @@ class LocalGenerator:
         template: ChatTemplate,
         info: ModelInfo,
         routers: RouterHealth | None = None,
+        backend: Backend | None = None,
     ) -> None:
+        """backend: what the engine computes with, for those who measure it."""
         self._engine = engine
         self._tokenizer = tokenizer
         self._template = template
         self._info = info
         self._routers = routers
+        self.backend = backend
 
     @classmethod
     def load(
@@ -78,13 +81,13 @@ class LocalGenerator:
         cancel: threading.Event | None = None,
     ) -> LocalGenerator:
         """Loads a checkpoint folder. dtype: what to compute in, "f32" or "bf16", by default f32 for a small model and
-        bf16, or as stored, for a large one; or "nf4" or "int8", to quantize plain weights. threads: by default one per
-        core. kernels: see model.backend.make_backend. Raises CheckpointError naming what is wrong with the folder,
-        ValueError for an unknown precision, KernelsUnavailableError, LoadCancelled once `cancel` is set."""
+        bf16, or as stored, for a large one; or "nf4" or "int8", to quantize plain weights. threads: by default as
+        many as prove best, one per core at most. kernels: see model.backend.make_backend. Raises CheckpointError naming
+        what is wrong with the folder, ValueError for an unknown precision, KernelsUnavailableError, LoadCancelled once
+        `cancel` is set."""
         folder = Path(folder)
         find_precision(dtype)
-        threads = threads or os.cpu_count() or 1
-        torch.set_num_threads(threads)
+        torch.set_num_threads(threads or os.cpu_count() or 1)
         tokenizer = Tokenizer.load(folder)
         template = ChatTemplate.load(folder, tokenizer)
         baseline = read_baseline(folder, ModelConfig.from_hf(folder))  # before minutes of reading weights
@@ -102,7 +105,7 @@ class LocalGenerator:
         max_draft = MAX_DRAFT if isinstance(backend, CpuBackend) else 0  # which computes a row always alike
         compiler = GrammarCompiler(tokenizer, model.config.vocab_size)
         engine = Engine(backend, tokenizer.stop_ids, max_draft=max_draft, constrain=compiler.compile)
-        return cls(engine, tokenizer, template, info, routers)
+        return cls(engine, tokenizer, template, info, routers, backend)
 
     @property
     def info(self) -> ModelInfo:
@@ -112,6 +115,12 @@ class LocalGenerator:
     def engine_load(self) -> EngineLoad:
         """Requests and cache blocks at this moment."""
         return self._engine.load
+
+    @property
+    def threads(self) -> str:
+        """What a token is computed with at present and why; "" where there is nothing to choose."""
+        choice = self.backend.thread_choice if isinstance(self.backend, CpuBackend) else None
+        return choice.describe() if choice else ""
 
     def router_health(self, lifetime: bool = False) -> RouterSnapshot:
         """How the MoE routers chose lately, or since the model was loaded; see model.router_health."""

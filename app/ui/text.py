@@ -282,6 +282,7 @@ ENGLISH = {
     "model.name": "Name",
     "model.precision": "Precision",
     "model.kernels": "Kernels",
+    "model.threads": "Compute threads",
     "model.context": "Context",
     "model.context.value": "{n} tokens",
     "model.parameters": "Parameters",

@@ -196,10 +196,12 @@ class CpuDecoder:
         block_tables: Sequence[Sequence[int]],
         logit_rows: Sequence[int] | None = None,
         output_hidden: bool = False,
+        threads: Threads | None = None,
     ) -> Pass:
         """New tokens of some sequences, each from its first position on; block_tables: each sequence's blocks in order.
 
-        logit_rows: rows of the flattened tokens to compute logits of, by default each sequence's last.
+        logit_rows: rows of the flattened tokens to compute logits of, by default each sequence's last. threads: by
+        default those that the weights were packed with; the result is the same with any.
         """
         config = self.config
         lengths = [len(ids) for ids in input_ids]
@@ -235,7 +237,7 @@ class CpuDecoder:
             topk_ids=_pointer(result.topk_ids),
             topk_weights=_pointer(result.topk_weights),
         )
-        self._library.bedside_forward(self._pointer, self._threads.pointer, ctypes.byref(batch))
+        self._library.bedside_forward(self._pointer, (threads or self._threads).pointer, ctypes.byref(batch))
         return result
 
     # --- handing over the weights -------------------------------------------------------------------------------
