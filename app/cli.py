@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from app.commands.bench import bench_app
 from app.commands.evaluate import eval_app
 from app.commands.loading import show_loading
 from app.commands.quantize import quantize
@@ -38,6 +39,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(bench_app, name="bench")
 app.add_typer(eval_app, name="eval")
 app.command()(quantize)
 app.command()(serve)

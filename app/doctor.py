@@ -17,6 +17,7 @@ from contracts import LoadProgress
 
 MIN_FREE_DISK_BYTES = 2 * 1024**3
 MIN_MEMORY_BYTES = 3 * 1024**3  # the app, the embedder and the embedded model together stay below 2.5 GB
+TRIAL_TOKENS = 16  # computed once: enough to choose the number of threads
 MEMORY_PER_BYTE = 1.1  # of weights, at most, while they are read and after
 
 
@@ -100,15 +101,21 @@ def _needed_memory(settings: Settings) -> float:
 
 
 def _check_checkpoint(settings: Settings, on_progress: Callable[[LoadProgress], None] | None) -> tuple[bool, str]:
+    from app.measure import ModelBench
     from model.generator import LocalGenerator
 
     has_room, message = _check_memory(settings)
     if not has_room:
         return False, f"not loaded: {message}"
     precision = None if settings.precision == "auto" else settings.precision
-    info = LocalGenerator.load(settings.checkpoint, precision, kernels=settings.kernels, on_progress=on_progress).info
+    generator = LocalGenerator.load(
+        settings.checkpoint, precision, settings.threads or None, settings.kernels, on_progress=on_progress
+    )
+    ModelBench(generator).time_steps(TRIAL_TOKENS, TRIAL_TOKENS)
+    info = generator.info
+    threads = f" (threads {generator.threads})" if generator.threads else ""
     return True, (
-        f"{info.name}, {info.num_parameters:,} parameters, {info.precision}, {info.kernels}, "
+        f"{info.name}, {info.num_parameters:,} parameters, {info.precision}, {info.kernels}{threads}, "
         f"{info.context_length:,} tokens of context, sha256 {info.weights_sha256[:16]}"
     )
 

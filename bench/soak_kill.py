@@ -95,7 +95,7 @@ def _prepare_record(services: Services) -> str:
 
 
 def _ingest_for_ever(services: Services, patient_id: str) -> None:
-    from bench.records import make_pdf
+    from app.synthetic_record import make_pdf
 
     while True:
         data = make_pdf(PAGES_PER_DOCUMENT, seed=len(services.store.list_documents()))
