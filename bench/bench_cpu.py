@@ -26,10 +26,12 @@ from bench.synthetic import GROUP, PRESETS
 from model.config import ModelConfig
 from model.kernels.cpu_decoder import BLOCK_TOKENS, CpuDecoder, Int4Tiles, Threads, Tiles, linear_many, read_bytes
 from model.modeling import BailingMoeV2ForCausalLM
+from model.quantization import pack_int4
 
 READ_BYTES = 2**29
 GEMV_SHAPES = ((512, 2048), (2048, 512), (1024, 4096), (4096, 1024))
 DECODE_STEPS = 40
+ROUTER_SPREAD = 0.02
 
 
 class RandomDecoder(CpuDecoder):
@@ -42,13 +44,15 @@ class RandomDecoder(CpuDecoder):
         super().__init__(model, threads, num_blocks)
 
     def _matrix(self, weight: Tensor | nn.Module | Int4Tiles) -> Any:
+        # Tokens must choose different experts, as in a real model: so the embedding outweighs what the layers add, and
+        # the router's logits stay off the flat ends of the sigmoid.
         if isinstance(weight, Tiles):  # the router
-            return super()._matrix(Tiles(torch.randn(weight.rows, weight.cols).bfloat16()))
+            return super()._matrix(Tiles(torch.randn(weight.rows, weight.cols).mul_(ROUTER_SPREAD).bfloat16()))
         tensor = weight.weight if isinstance(weight, nn.Linear) else weight
         assert isinstance(tensor, Tensor)
         rows, columns = tensor.shape
-        if not isinstance(weight, nn.Linear) and rows == self.config.vocab_size:  # the embedding
-            return super()._matrix(torch.randn(rows, columns).bfloat16())
+        if not isinstance(weight, nn.Linear) and rows == self.config.vocab_size:
+            return super()._matrix(self._arena.take_embedding(rows, columns))
         return super()._matrix(self._arena.take(rows, columns))
 
     def _floats(self, tensor: Tensor) -> ctypes.c_void_p:
@@ -59,14 +63,22 @@ class Arena:
     """Random bytes on 2 MiB pages, and INT4 matrices that lie in them one after the other."""
 
     def __init__(self, num_bytes: int) -> None:
-        self._map = mmap.mmap(-1, num_bytes)
+        # Private: a shared map's pages stay at 4 KiB whatever is asked for.
+        self._map = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self._map.madvise(mmap.MADV_HUGEPAGE)
         self.bytes = torch.frombuffer(self._map, dtype=torch.uint8)
-        block = torch.randint(0, 256, (2**24,), dtype=torch.uint8)
+        block = _random_tiles()
         for start in range(0, num_bytes, len(block)):
             part = self.bytes[start : start + len(block)]
             part.copy_(block[: len(part)])
         self.used = 0
+        self._embedding: Tensor | None = None
+
+    def take_embedding(self, rows: int, columns: int) -> Tensor:
+        """In bf16, the same for every decoder."""
+        if self._embedding is None:
+            self._embedding = torch.randn(rows, columns, dtype=torch.bfloat16)
+        return self._embedding
 
     def take(self, rows: int, columns: int) -> Int4Tiles:
         tiles = object.__new__(Int4Tiles)  # packed already, by chance
@@ -77,6 +89,13 @@ class Arena:
         self.used += num_bytes
         assert self.used <= len(self.bytes)
         return tiles
+
+
+def _random_tiles() -> Tensor:
+    """Bytes of packed weights from -7 to 7. With -8 they would not be 0 at the mean, and such a shift grows from layer
+    to layer until all tokens look alike to the router."""
+    weights = torch.randint(-7, 8, (4096, 8192), dtype=torch.int8)
+    return Int4Tiles(pack_int4(weights), torch.ones(4096, 8192 // GROUP), 8192, Threads(1)).tiles.flatten()
 
 
 def time_median(work: Callable[[], object], repeats: int) -> float:
@@ -104,12 +123,28 @@ def measure_gemv(arena: Arena, threads: Threads) -> dict[str, float]:
     return speeds
 
 
+def arena_bytes(config: ModelConfig) -> int:
+    """Room for all INT4 weights of such a model."""
+    experts = 3 * config.hidden_size * config.moe_intermediate_size * (config.num_experts + 1) // 2
+    return (experts + 30 * 2**20) * config.num_hidden_layers + config.vocab_size * config.hidden_size
+
+
 def bytes_a_token(config: ModelConfig) -> int:
-    """Weights read for one token: INT4 and its scales, the router in bf16."""
+    """Weights read for one token."""
+    return weight_bytes(config, config.num_experts_per_tok)
+
+
+def cache_bytes(config: ModelConfig, num_tokens: int) -> int:
+    """Keys and values of so many tokens in bf16."""
+    return 2 * 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * num_tokens
+
+
+def weight_bytes(config: ModelConfig, experts_a_layer: float) -> int:
+    """Weights read in a step that takes so many routed experts a layer: INT4 and its scales, the router in bf16."""
     hidden = config.hidden_size
     attention = (config.num_attention_heads + 2 * config.num_key_value_heads) * config.head_dim * hidden
     attention += config.num_attention_heads * config.head_dim * hidden
-    expert = 3 * hidden * config.moe_intermediate_size * (config.num_experts_per_tok + config.num_shared_experts)
+    expert = 3 * hidden * config.moe_intermediate_size * (experts_a_layer + config.num_shared_experts)
     dense = 3 * hidden * config.intermediate_size
     num_moe = config.num_hidden_layers - config.first_k_dense_replace
     weights = attention * config.num_hidden_layers + expert * num_moe + dense * config.first_k_dense_replace
@@ -126,8 +161,7 @@ def main() -> None:
     preset = PRESETS[arguments.preset]
     config = replace(preset, num_hidden_layers=arguments.layers or preset.num_hidden_layers)
     threads = Threads(arguments.threads)
-    experts = 3 * config.hidden_size * config.moe_intermediate_size * (config.num_experts + 1) // 2
-    arena = Arena((experts + 30 * 2**20) * config.num_hidden_layers + config.vocab_size * config.hidden_size)
+    arena = Arena(arena_bytes(config))
     # On the same huge pages as the weights, and with the same prefetching: the most that they could be read with.
     read_gb_s = READ_BYTES / time_median(lambda: read_bytes(arena.bytes[:READ_BYTES], threads), 9) / 1e9
     gemv = measure_gemv(arena, threads)
