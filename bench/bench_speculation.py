@@ -108,9 +108,9 @@ def main() -> None:
                 "max_draft": size,
                 "tokens_per_s": round(statistics.median(speeds[size]), 1),
                 "gain": round(statistics.median(map(lambda a, b: a / b, speeds[size], speeds[0])), 3),
-                "drafted": engines[size].num_drafted,
-                "accepted": engines[size].num_accepted,
-                "acceptance": round(engines[size].num_accepted / max(engines[size].num_drafted, 1), 3),
+                "drafted": engines[size].load.num_drafted,
+                "accepted": engines[size].load.num_accepted,
+                "acceptance": round(engines[size].load.num_accepted / max(engines[size].load.num_drafted, 1), 3),
             }
             for size in SIZES
         ],

@@ -2,7 +2,8 @@
 
 A full block is known by the hash of its tokens and of all before it, so that a request whose prompt begins like an
 earlier one takes those blocks as they are; blocks that nobody holds stay known until their place is needed. The idea is
-vLLM's automatic prefix caching (arXiv 2309.06180).
+vLLM's automatic prefix caching (arXiv 2309.06180). Where a block holds what was computed from the token after it too
+(an MTP layer's keys and values), that token belongs to its hash.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ class OutOfBlocksError(RuntimeError):
 class BlockPool:
     """Not thread-safe: the engine calls it under its own lock."""
 
-    def __init__(self, num_blocks: int, block_tokens: int) -> None:
+    def __init__(self, num_blocks: int, block_tokens: int, num_ahead: int = 0) -> None:
+        """num_ahead: how many tokens after a block its contents depend on, 0 or 1."""
         self.num_blocks = num_blocks
         self.block_tokens = block_tokens
+        self._num_ahead = num_ahead
         self._free = list(range(num_blocks - 1, -1, -1))
         self._num_holders = [0] * num_blocks
         self._block_of: dict[bytes, int] = {}
@@ -59,11 +62,12 @@ class BlockPool:
                 self._free.append(block)
 
     def hash_blocks(self, token_ids: Sequence[int], hashes: list[bytes]) -> None:
-        """Appends the digests of further full blocks of these tokens, each of its tokens and all before it."""
-        size = self.block_tokens
-        for start in range(len(hashes) * size, len(token_ids) - size + 1, size):
+        """Appends the digests of further full blocks of these tokens, each of its tokens and all before it, and of
+        the one after it where that counts."""
+        size, reach = self.block_tokens, self.block_tokens + self._num_ahead
+        for start in range(len(hashes) * size, len(token_ids) - reach + 1, size):
             last = hashes[-1] if hashes else b""
-            words = array("I", token_ids[start : start + size]).tobytes()
+            words = array("I", token_ids[start : start + reach]).tobytes()
             hashes.append(hashlib.blake2b(last + words, digest_size=16).digest())
 
     def take_prefix(self, hashes: Sequence[bytes], num_tokens: int) -> list[int]:

@@ -4,12 +4,13 @@ There is no thread of its own: whoever waits for an event and finds nobody at wo
 idle engine costs nothing, and a client that stops listening holds nobody up. The scheduling is vLLM's and Sarathi's
 (arXiv 2309.06180, 2403.02310): answers first, then a bounded chunk of prompts; blocks of the cache as they are needed.
 
-An answer's step may carry a draft of the tokens that follow (model.drafting). A token is sampled after each row while
-the draft foretold what was sampled. For a draft that is certain of itself this is the acceptance of arXiv 2211.17192:
-token d stays with probability p(d), and otherwise p without d decides. Each token is drawn once and from the same
-numbers as without drafts, so that the text is the same, sampled or greedy, as far as the backend computes a row alike
-alone and among others. The C++ kernels do to the bit; torch only to rounding, which can turn a near tie, so that it is
-not for drafts. What router health counts includes the rejected tokens: they did pass the routers.
+An answer's step may carry a draft of the tokens that follow, by the first drafter that has one (model.drafting). A
+token is sampled after each row while the draft foretold what was sampled. For a draft that is certain of itself this is
+the acceptance of arXiv 2211.17192: token d stays with probability p(d), and otherwise p without d decides. Each token
+is drawn once and from the same numbers as without drafts, so that the text is the same, sampled or greedy, as far as
+the backend computes a row alike alone and among others. The C++ kernels do to the bit; torch only to rounding, which
+can turn a near tie, so that it is not for drafts. What router health counts includes the rejected tokens: they did pass
+the routers.
 """
 
 from __future__ import annotations
@@ -17,16 +18,26 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import count
 
 from torch import Tensor
 
 from contracts import Constraint, ConstraintError, GenerationError, PrefillProgress, Queued, SamplingParams
 from model.backend import Backend, Slice
 from model.block_pool import BlockPool, OutOfBlocksError
-from model.drafting import PromptLookup
+from model.drafting import Drafter, Grown, Pace
 from model.kernels.cpu_decoder import BLOCK_TOKENS
-from model.request import EngineBusyError, EngineEvent, EngineLoad, TokenEvent, check_params, count_new_tokens
+from model.prompt_lookup import PromptLookup
+from model.request import (
+    DraftCount,
+    EngineBusyError,
+    EngineEvent,
+    EngineLoad,
+    TokenEvent,
+    check_params,
+    count_new_tokens,
+)
 from model.sampler import Matcher, Sampler
 
 # On one core a 10 M-parameter model reads a chunk in about 0.1 s: that bounds what Stop and other streams wait for.
@@ -44,11 +55,14 @@ class _Request:
     max_new: int
     sampler: Sampler
     cancel: threading.Event
-    lookup: PromptLookup
+    key: int  # as the drafters know it
+    paces: list[Pace]  # one for each drafter
     events: deque[EngineEvent | Exception] = field(default_factory=deque)
     blocks: list[int] = field(default_factory=list)
     hashes: list[bytes] = field(default_factory=list)  # of its full blocks, as BlockPool.hash_blocks makes them
     num_cached: int = 0
+    draft: list[int] = field(default_factory=list)  # for the next step
+    drafter: int = 0  # whose it is
     place: int = 0  # in the queue, as last told
     is_over: bool = False
 
@@ -65,8 +79,8 @@ class Engine:
     """Streams token ids from a model. stop_ids end an answer. All methods are thread-safe.
 
     constrain: makes the matcher of an answer that must have a form; without it none can be asked for.
-    max_draft: how many drafted tokens the answers of a step may carry together, by default none.
-    num_drafted, num_accepted: tokens that were drafted since the start, and that stayed.
+    max_draft: how many drafted tokens the answers of a step may carry together, by default none. drafters: what may
+    draft them, in order of preference: the first that has something for an answer; by default its prompt alone.
     """
 
     def __init__(
@@ -77,6 +91,7 @@ class Engine:
         max_waiting: int = MAX_WAITING,
         max_draft: int = 0,
         constrain: Callable[[Constraint], Matcher] | None = None,
+        drafters: Sequence[Drafter] | None = None,
     ) -> None:
         self._backend = backend
         self._stop_ids = frozenset(stop_ids)
@@ -84,8 +99,11 @@ class Engine:
         self._max_waiting = max_waiting
         self._max_draft = max_draft
         self._constrain = constrain
-        self.num_drafted = self.num_accepted = 0
-        self._pool = BlockPool(backend.num_blocks, BLOCK_TOKENS)
+        self._drafters = [PromptLookup()] if drafters is None else list(drafters)
+        self._num_drafted, self._num_accepted = [0] * len(self._drafters), [0] * len(self._drafters)
+        num_ahead = int(any(drafter.uses_blocks for drafter in self._drafters))
+        self._pool = BlockPool(backend.num_blocks, BLOCK_TOKENS, num_ahead)
+        self._keys = count()
         self._changed = threading.Condition()  # guards all below
         self._is_stepping = False
         self._waiting: deque[_Request] = deque()
@@ -108,8 +126,10 @@ class Engine:
                 len(self._waiting),
                 self.num_blocks_in_use,
                 self._pool.num_blocks,
-                self.num_drafted,
-                self.num_accepted,
+                tuple(
+                    DraftCount(drafter.name, *counts)
+                    for drafter, *counts in zip(self._drafters, self._num_drafted, self._num_accepted, strict=True)
+                ),
             )
 
     def stream(
@@ -129,9 +149,10 @@ class Engine:
             raise EngineBusyError(f"{len(self._waiting)} questions wait already; ask again in a moment.")
         matcher = self._make_matcher(params.constraint)
         sampler = Sampler(params, prompt_ids, self._backend.config.vocab_size, matcher)
-        lookup = PromptLookup(self._max_draft)
-        request = _Request(list(prompt_ids), len(prompt_ids), max_new, sampler, cancel or threading.Event(), lookup)
-        return self._run(request)
+        paces = [Pace(self._max_draft) for _ in self._drafters]
+        cancel = cancel or threading.Event()
+        key = next(self._keys)
+        return self._run(_Request(list(prompt_ids), len(prompt_ids), max_new, sampler, cancel, key, paces))
 
     def check_integrity(self) -> list[str]:
         """What is wrong with the books of the cache; empty if all is in order. Waits for the step that runs."""
@@ -206,6 +227,9 @@ class Engine:
             return
         try:
             logits = self._backend.forward([part for _, part in batch])
+            with self._changed:
+                grown = self._take_results(batch, logits)
+            self._draft(grown)
         except Exception as error:  # noqa: BLE001 - raised again where each of the clients listens
             with self._changed:
                 for request, _ in batch:
@@ -213,7 +237,6 @@ class Engine:
                 self._release_finished()
             return
         with self._changed:
-            self._take_results(batch, logits)
             self._release_finished()
 
     def _plan(self) -> list[tuple[_Request, Slice]]:
@@ -233,12 +256,9 @@ class Engine:
         for request, end in ends.items():
             if request in self._running:  # not put off meanwhile
                 self._make_room(request, end)
-        drafts = {request: self._draft(request, len(answers)) for request in answers if request in self._running}
-        return [
-            (request, _slice(request, end, drafts.get(request, [])))
-            for request, end in ends.items()
-            if request in self._running
-        ]
+        for request in answers:
+            request.draft = request.draft[: self._max_draft // len(answers)]  # there may be more answers by now
+        return [(request, _slice(request, end)) for request, end in ends.items() if request in self._running]
 
     def _admit(self) -> None:
         """Lets in those who wait, while there are blocks for their first chunk; tells the others their place."""
@@ -268,50 +288,71 @@ class Engine:
                 if youngest is request:
                     return
 
-    def _draft(self, request: _Request, num_answers: int) -> list[int]:
+    def _draft(self, grown: Sequence[tuple[_Request, Grown]]) -> None:
+        """What each answer's next step is to try, from the first drafter that has something for it."""
+        if not self._max_draft:
+            return
+        with self._changed:
+            answers = [request for request in self._running if request.num_pending == 1 and not request.is_over]
+            rooms = {request: self._make_room_to_draft(request, len(answers)) for request in answers}
+        for number, drafter in enumerate(self._drafters):
+            parts = []
+            for request, part in grown:
+                limit = 0 if request.draft else request.paces[number].allow(rooms.get(request, 0))
+                parts.append(replace(part, limit=limit))
+            for (request, _), guess in zip(grown, drafter.draft(parts), strict=True):
+                if draft := request.sampler.cut_draft(guess):
+                    request.draft, request.drafter = draft, number
+
+    def _make_room_to_draft(self, request: _Request, num_answers: int) -> int:
         """Its share of the drafted tokens, as many as there are blocks for that nobody else needs in this step."""
         limit = min(self._max_draft // num_answers, request.max_new - request.num_new - 1)
-        draft = request.sampler.cut_draft(request.lookup.propose(request.token_ids, limit))
-        end = len(request.token_ids) + len(draft)
+        end = len(request.token_ids) + limit
         while len(request.blocks) * BLOCK_TOKENS < end and self._pool.num_available > len(self._running):
             request.blocks.append(self._pool.allocate())
-        return draft[: len(request.blocks) * BLOCK_TOKENS - len(request.token_ids)]
+        return max(min(limit, len(request.blocks) * BLOCK_TOKENS - len(request.token_ids)), 0)
 
     def _put_off(self, request: _Request) -> None:
         self._running.remove(request)
         self._pool.free(request.blocks)
-        request.blocks, request.num_cached = [], 0
+        request.blocks, request.num_cached, request.draft = [], 0, []
         self._waiting.appendleft(request)
 
-    def _take_results(self, batch: Sequence[tuple[_Request, Slice]], logits: Tensor) -> None:
-        row = 0
+    def _take_results(self, batch: Sequence[tuple[_Request, Slice]], logits: Tensor) -> list[tuple[_Request, Grown]]:
+        grown = []
+        row = first_row = 0
         for request, part in batch:
             first_full = request.num_cached // BLOCK_TOKENS
             request.num_cached += len(part.token_ids) - max(part.num_logits - 1, 0)  # without the draft
             if request.num_cached <= request.num_prompt:
                 request.events.append(PrefillProgress(request.num_cached, request.num_prompt))
             if part.num_logits:
-                self._sample_all(request, part, logits[row : row + part.num_logits])
+                self._sample_all(request, logits[row : row + part.num_logits])
                 row += part.num_logits
             self._pool.hash_blocks(request.token_ids, request.hashes)
-            for number in range(first_full, request.num_cached // BLOCK_TOKENS):
+            for number in range(first_full, min(request.num_cached // BLOCK_TOKENS, len(request.hashes))):
                 self._pool.remember(request.hashes[number], request.blocks[number])
+            num_kept = min(request.num_cached, len(request.token_ids) - 1) - part.first_position
+            known = Grown(request.key, request.token_ids, part.first_position, first_row, num_kept, request.blocks, 0)
+            grown.append((request, known))
+            first_row += len(part.token_ids)
+        return grown
 
-    def _sample_all(self, request: _Request, part: Slice, logits_NV: Tensor) -> None:
+    def _sample_all(self, request: _Request, logits_NV: Tensor) -> None:
         """A token after each row, as long as it is the one that the next row was computed for."""
-        num_drafted, num_before = len(logits_NV) - 1, request.num_cached
-        draft = part.token_ids[len(part.token_ids) - num_drafted :]
+        draft, num_before = request.draft, request.num_cached
+        request.draft = []
         self._sample(request, logits_NV[0])
         for token_id, logits_V in zip(draft, logits_NV[1:], strict=True):
             if request.is_over or request.token_ids[-1] != token_id:
                 break
             request.num_cached += 1
             self._sample(request, logits_V)
-        if num_drafted:
+        if draft:
             num_accepted = request.num_cached - num_before
-            request.lookup.learn(num_accepted)
-            self.num_drafted += num_drafted
-            self.num_accepted += num_accepted
+            request.paces[request.drafter].learn(num_accepted)
+            self._num_drafted[request.drafter] += len(draft)
+            self._num_accepted[request.drafter] += num_accepted
 
     def _sample(self, request: _Request, logits_V: Tensor) -> None:
         try:
@@ -336,13 +377,18 @@ class Engine:
         request.is_over = True
 
     def _release_finished(self) -> None:
-        for request in [request for request in self._running if request.is_over]:
-            self._running.remove(request)
+        for request in [request for request in [*self._running, *self._waiting] if request.is_over]:
+            for drafter in self._drafters:
+                drafter.forget(request.key)
+            if request in self._running:
+                self._running.remove(request)
             self._pool.free(request.blocks)
             request.blocks = []
         self._waiting = deque(request for request in self._waiting if not request.is_over)
 
 
-def _slice(request: _Request, end: int, draft: Sequence[int]) -> Slice:
-    num_logits = 1 + len(draft) if end == len(request.token_ids) else 0
-    return Slice([*request.token_ids[request.num_cached : end], *draft], request.num_cached, request.blocks, num_logits)
+def _slice(request: _Request, end: int) -> Slice:
+    new_ids, num_logits = request.token_ids[request.num_cached : end], 0
+    if end == len(request.token_ids):
+        new_ids, num_logits = [*new_ids, *request.draft], 1 + len(request.draft)
+    return Slice(new_ids, request.num_cached, request.blocks, num_logits)

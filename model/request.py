@@ -33,16 +33,32 @@ class TokenEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class DraftCount:
+    """How many tokens a source of drafts has guessed since the start, and how many of them stayed."""
+
+    source: str
+    num_drafted: int
+    num_accepted: int
+
+
+@dataclass(frozen=True, slots=True)
 class EngineLoad:
-    """What an engine has to do at one moment, in requests and in blocks of its KV cache; and how many tokens it has
-    drafted and kept since its start."""
+    """What an engine has to do at one moment, in requests and in blocks of its KV cache; and what its drafts came to,
+    source by source, in order of preference."""
 
     num_running: int = 0
     num_waiting: int = 0
     num_blocks_used: int = 0
     num_blocks: int = 0
-    num_drafted: int = 0
-    num_accepted: int = 0
+    drafts: tuple[DraftCount, ...] = ()
+
+    @property
+    def num_drafted(self) -> int:
+        return sum(part.num_drafted for part in self.drafts)
+
+    @property
+    def num_accepted(self) -> int:
+        return sum(part.num_accepted for part in self.drafts)
 
 
 class EngineBusyError(GenerationError):

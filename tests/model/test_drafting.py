@@ -9,10 +9,11 @@ import torch
 
 from contracts import PrefillProgress, SamplingParams
 from model.backend import CpuBackend, Slice, TorchBackend
-from model.drafting import MAX_PAUSE, PromptLookup
+from model.drafting import MAX_PAUSE, Pace
 from model.engine import Engine
 from model.kernels.build import KernelsUnavailableError, best_variant, load_library
 from model.kernels.cpu_decoder import BLOCK_TOKENS, Int4Tiles, Threads, linear
+from model.prompt_lookup import NgramIndex
 from model.request import TokenEvent
 from model.sampler import SamplerError
 from tests.model.conftest import make_config, make_model
@@ -25,59 +26,52 @@ SAMPLED = SamplingParams(temperature=0.3, top_p=0.9, repetition_penalty=1.02, se
 # --- what is proposed -------------------------------------------------------------------------------------------
 
 
-def eager(max_draft: int = 8) -> PromptLookup:
-    """One whose drafts have all been right so far."""
-    lookup = PromptLookup(max_draft)
-    lookup.learn(max_draft)
-    return lookup
-
-
 def test_what_followed_the_same_words_is_proposed() -> None:
-    assert eager().propose([1, 2, 3, 4, 5, 9, 1, 2], 3) == [3, 4, 5]
-    assert eager().propose([1, 2, 3, 4, 5, 9, 1, 2], 1) == [3]
+    assert NgramIndex().propose([1, 2, 3, 4, 5, 9, 1, 2], 3) == [3, 4, 5]
+    assert NgramIndex().propose([1, 2, 3, 4, 5, 9, 1, 2], 1) == [3]
 
 
 def test_a_longer_match_wins_and_of_equal_ones_the_latest() -> None:
-    assert eager().propose([7, 1, 2, 30, 8, 1, 2, 40, 7, 1, 2], 1) == [30]
-    assert eager().propose([8, 1, 2, 30, 8, 1, 2, 40, 7, 1, 2], 1) == [40]
+    assert NgramIndex().propose([7, 1, 2, 30, 8, 1, 2, 40, 7, 1, 2], 1) == [30]
+    assert NgramIndex().propose([8, 1, 2, 30, 8, 1, 2, 40, 7, 1, 2], 1) == [40]
 
 
 @pytest.mark.parametrize("token_ids", [[], [1], [1, 2], [1, 1], [3, 1, 2, 4, 2], [1, 2, 1, 3, 2]])
 def test_nothing_is_proposed_where_no_pair_was_seen_before(token_ids: list[int]) -> None:
-    assert eager().propose(token_ids, 8) == []
+    assert NgramIndex().propose(token_ids, 8) == []
 
 
 def test_the_index_follows_the_growing_answer() -> None:
-    lookup, token_ids = eager(), [5, 6]
+    index, token_ids = NgramIndex(), [5, 6]
     proposed = []
     for token_id in [7, 8, 5, 6, 7, 8, 5]:
         token_ids.append(token_id)
-        proposed.append(lookup.propose(token_ids, 2))
+        proposed.append(index.propose(token_ids, 2))
     assert proposed == [[], [], [], [7, 8], [8, 5], [5, 6], [6, 7]]
 
 
 def test_wrong_drafts_pause_ever_longer_and_a_right_one_ends_that() -> None:
-    lookup, token_ids = PromptLookup(8), [1] * 50
+    pace = Pace(8)
     gaps, gap = [], 0
     while len(gaps) < 8:
-        if lookup.propose(token_ids, 8):
-            lookup.learn(0)
+        if pace.allow(8):
+            pace.learn(0)
             gaps.append(gap)
             gap = 0
         else:
             gap += 1
     assert gaps == [0, 1, 2, 4, 8, 16, 32, MAX_PAUSE]
-    while not lookup.propose(token_ids, 8):
+    while not pace.allow(8):
         pass
-    lookup.learn(1)
-    assert lookup.propose(token_ids, 8)
+    pace.learn(1)
+    assert pace.allow(8)
 
 
 def test_drafts_grow_while_they_are_right() -> None:
-    lookup, token_ids, lengths = PromptLookup(8), [1] * 50, []
+    pace, lengths = Pace(8), []
     for _ in range(4):
-        lengths.append(len(lookup.propose(token_ids, 99)))
-        lookup.learn(lengths[-1])
+        lengths.append(pace.allow(99))
+        pace.learn(lengths[-1])
     assert lengths[0] < lengths[1] < 8
     assert lengths[-1] == 8
 
@@ -118,8 +112,8 @@ def test_the_text_is_the_same_with_and_without(backend: CpuBackend | TorchBacken
         expected = tokens_of(plain, prompt, params)
         with_drafts.forget_prefixes()
         assert tokens_of(with_drafts, prompt, params) == expected
-    assert with_drafts.num_drafted > with_drafts.num_accepted > 0
-    assert plain.num_drafted == 0
+    assert with_drafts.load.num_drafted > with_drafts.load.num_accepted > 0
+    assert plain.load.num_drafted == 0
     assert with_drafts.check_integrity() == []
 
 
@@ -186,7 +180,7 @@ def test_drafts_save_passes() -> None:
     engine = Engine(backend, [], max_draft=8)
     assert tokens_of(engine, list(range(20)), replace(GREEDY, max_tokens=200)) == [i % 20 for i in range(200)]
     assert len(backend.batches) < 60
-    assert engine.num_accepted == engine.num_drafted > 140
+    assert engine.load.num_accepted == engine.load.num_drafted > 140
 
 
 def test_sampled_tokens_follow_the_models_probabilities() -> None:
@@ -200,7 +194,7 @@ def test_sampled_tokens_follow_the_models_probabilities() -> None:
             counts[before, after] += 1
     expected = counts.sum(1, keepdim=True) * logits.softmax(-1)
     assert float(((counts - expected) ** 2 / expected).sum()) < 52.4
-    assert engine.num_drafted > engine.num_accepted > 300
+    assert engine.load.num_drafted > engine.load.num_accepted > 300
 
 
 def test_a_stop_token_inside_a_draft_ends_the_answer_there() -> None:
@@ -209,7 +203,7 @@ def test_a_stop_token_inside_a_draft_ends_the_answer_there() -> None:
     events = [event for event in engine.stream(prompt, GREEDY) if isinstance(event, TokenEvent)]
     assert [event.token_id for event in events] == [12, 13, 14, 15]
     assert events[-1].finish_reason == "stop"
-    assert engine.num_accepted > 0
+    assert engine.load.num_accepted > 0
     assert engine.num_blocks_in_use == 0
     assert engine.check_integrity() == []
 
@@ -234,7 +228,7 @@ def test_only_what_was_kept_is_found_again(backend: CpuBackend | TorchBackend) -
         reused = [event.token_id for event in events if isinstance(event, TokenEvent)]
         engine.forget_prefixes()
         assert tokens_of(engine, follow_up, GREEDY) == reused
-    assert engine.num_drafted > engine.num_accepted
+    assert engine.load.num_drafted > engine.load.num_accepted
     assert engine.check_integrity() == []
 
 
@@ -252,7 +246,7 @@ def test_no_one_is_put_off_for_a_draft() -> None:
                 text.append(event.token_id)
     assert texts == [[i % 20 for i in range(params.max_tokens)]] * 2
     assert sum(part.first_position == 0 for batch in backend.batches for part in batch) == 2
-    assert engine.num_accepted > 0
+    assert engine.load.num_accepted > 0
     assert engine.check_integrity() == []
 
 

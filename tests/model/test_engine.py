@@ -246,7 +246,7 @@ def test_drafts_change_no_text_in_a_mixed_batch_that_runs_out_of_blocks(backend:
     widths = [[part.num_logits for part in batch] for batch in limited.batches]
     assert any(max(width) > 1 and min(width) == 0 for width in widths)  # a draft beside a chunk of a prompt
     assert any(sum(number > 1 for number in width) > 1 for width in widths)  # two drafts at once
-    assert engine.num_drafted > engine.num_accepted > 0
+    assert engine.load.num_drafted > engine.load.num_accepted > 0
     assert engine.check_integrity() == []
     assert engine.num_blocks_in_use == 0
 
