@@ -16,7 +16,7 @@ from torch import Tensor
 
 from model.config import ModelConfig
 from model.kernels.build import KernelsUnavailableError, load_library
-from model.kernels.cpu_decoder import BLOCK_TOKENS, CpuDecoder, Threads, lazy_zeros
+from model.kernels.cpu_decoder import BLOCK_TOKENS, CpuDecoder, Pass, Threads, lazy_zeros
 from model.modeling import BailingMoeV2ForCausalLM
 from model.thread_choice import ThreadChoice
 from model.traffic import bytes_a_token
@@ -53,7 +53,12 @@ class Backend(Protocol):
 
 class CpuBackend:
     """The C++ kernels. fewer: threads that steps are computed with instead where those are faster, as beside a busy
-    program; thread_choice says which they are."""
+    program; thread_choice says which they are. last_pass: what the last pass computed, for drafters: the states after
+    the final norm where keeps_hidden is set, and the residual stream before the layers in tap_layers."""
+
+    keeps_hidden = False
+    tap_layers: Sequence[int] = ()
+    last_pass: Pass
 
     def __init__(self, model: BailingMoeV2ForCausalLM, threads: Threads, fewer: Threads | None = None) -> None:
         self.config = model.config
@@ -65,7 +70,7 @@ class CpuBackend:
         self.thread_choice = ThreadChoice(fewer.num_threads, threads.num_threads) if fewer else None
         self._threads = {pool.num_threads: pool for pool in (threads, fewer) if pool}
         self._model = model
-        self._decoder = CpuDecoder(model, threads, self.num_blocks, dtype)
+        self.decoder = CpuDecoder(model, threads, self.num_blocks, dtype)
         self._first_moe = self.config.first_k_dense_replace  # every layer from it on is one
 
     def forward(self, batch: Sequence[Slice]) -> Tensor:
@@ -76,12 +81,14 @@ class CpuBackend:
             wanted.extend(range(ends - part.num_logits, ends))
         choice = self.thread_choice
         with choice.step(ends) if choice else nullcontext(max(self._threads)) as num_threads:
-            out = self._decoder.forward(
+            self.last_pass = out = self.decoder.forward(
                 [part.token_ids for part in batch],
                 [part.first_position for part in batch],
                 [part.blocks for part in batch],
                 wanted,
-                threads=self._threads[num_threads],
+                self.keeps_hidden,
+                self.tap_layers,
+                self._threads[num_threads],
             )
         observer = self._model.router_observer
         if observer is not None and self._first_moe < self.config.num_hidden_layers:
@@ -175,6 +182,6 @@ def _name_threads(threads: Threads, fewer: Threads | None) -> str:
 def count_blocks(config: ModelConfig, dtype: torch.dtype) -> int:
     """Blocks of the cache: for some sequences of full length, or what fits MAX_CACHE_BYTES; for one at least."""
     a_sequence = -(-config.context_length // BLOCK_TOKENS)
-    a_token = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * dtype.itemsize
+    a_token = 2 * config.num_layers * config.num_key_value_heads * config.head_dim * dtype.itemsize
     affordable = MAX_CACHE_BYTES // (a_token * BLOCK_TOKENS)
     return max(a_sequence, min(MAX_SEQUENCES_CACHED * a_sequence, affordable)) + 1

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from model.config import ModelConfig
 from model.huge_pages import prefer_huge_pages
 from model.kernels.build import KernelsUnavailableError, Library, load_library
-from model.modeling import MLP, BailingMoeV2ForCausalLM, DecoderLayer, MoE
+from model.modeling import MLP, BailingMoeV2ForCausalLM, DecoderLayer, MoE, MTPLayer
 from model.quantized import DenseMatrix, Int4Matrix, Matrix, QuantizedExperts, list_matrices
 
 BLOCK_TOKENS = 32
@@ -70,19 +70,31 @@ class _Batch(Structure):
         *[(name, c_int32) for name in ("num_tokens", "num_sequences", "num_logits", "max_blocks")],
         *[(name, c_void_p) for name in ("ids", "positions", "starts", "block_tables", "logit_rows")],
         *[(name, c_void_p) for name in ("logits", "hidden", "router_logits", "topk_ids", "topk_weights")],
+        ("num_taps", c_int32),
+        *[(name, c_void_p) for name in ("tap_layers", "taps")],
+    ]
+
+
+class _DraftBatch(Structure):
+    _fields_ = [
+        *[(name, c_int32) for name in ("num_tokens", "num_sequences", "max_blocks", "max_draft")],
+        *[(name, c_void_p) for name in ("ids", "positions", "starts", "block_tables")],
+        *[(name, c_void_p) for name in ("hidden", "hidden_rows", "num_drafts", "drafts")],
     ]
 
 
 @dataclass(frozen=True, slots=True)
 class Pass:
     """What a pass computed: logits [rows asked for, V] f32; router_logits [L,T,E] f32, topk_ids [L,T,K] i32 and
-    topk_weights [L,T,K] f32 of each layer, zero in dense ones; hidden [T,D] f32 after the final norm, if asked for."""
+    topk_weights [L,T,K] f32 of each layer, zero in dense ones; hidden [T,D] f32 after the final norm, if asked for;
+    taps [N,T,D] f32: the residual stream before each layer asked for."""
 
     logits: Tensor
     router_logits: Tensor
     topk_ids: Tensor
     topk_weights: Tensor
     hidden: Tensor | None
+    taps: Tensor
 
 
 class Threads:
@@ -131,7 +143,7 @@ class Int4Tiles:
 
 
 class CpuDecoder:
-    """The main layers of a model (not its MTP layer) with a cache of `num_blocks` blocks."""
+    """A model's layers, its MTP layer included, with a cache of `num_blocks` blocks."""
 
     def __init__(
         self,
@@ -150,7 +162,7 @@ class CpuDecoder:
         self._kept: list[Any] = []  # what the C++ side points at
         # Keys and values of each layer by blocks; what a block's bytes mean, cpu/attention.h says.
         block_bytes = BLOCK_TOKENS * token_bytes(config, cache_dtype)
-        self.cache = lazy_zeros((config.num_hidden_layers, 2, num_blocks, block_bytes), torch.uint8)
+        self.cache = lazy_zeros((config.num_layers, 2, num_blocks, block_bytes), torch.uint8)
         rotary = model.rotary
         self._c_config = _Config(
             hidden=config.hidden_size,
@@ -180,9 +192,10 @@ class CpuDecoder:
                 self._floats(model.model.norm.weight),
             )
         )
-        for index in range(config.num_hidden_layers):
-            layer = model.model.layers[index]
+        for index, layer in enumerate(model.model.layers):
             assert isinstance(layer, DecoderLayer)
+            if isinstance(layer, MTPLayer):
+                self._add_mtp(layer)
             self._set_layer(index, layer, cache_dtype)
 
     def __del__(self) -> None:
@@ -196,22 +209,18 @@ class CpuDecoder:
         block_tables: Sequence[Sequence[int]],
         logit_rows: Sequence[int] | None = None,
         output_hidden: bool = False,
+        tap_layers: Sequence[int] = (),
         threads: Threads | None = None,
     ) -> Pass:
         """New tokens of some sequences, each from its first position on; block_tables: each sequence's blocks in order.
 
-        logit_rows: rows of the flattened tokens to compute logits of, by default each sequence's last. threads: by
+        logit_rows: rows of the flattened tokens to compute logits of, by default each sequence's last. tap_layers: n is
+        the residual stream before layer n, 0 the embeddings, num_hidden_layers what the last one leaves. threads: by
         default those that the weights were packed with; the result is the same with any.
         """
         config = self.config
-        lengths = [len(ids) for ids in input_ids]
-        starts = torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32)
-        T = int(starts[-1])
-        flat = torch.tensor([i for ids in input_ids for i in ids], dtype=torch.int32)
-        spans = [range(first, first + n) for first, n in zip(first_positions, lengths, strict=True)]
-        positions = torch.tensor([p for span in spans for p in span], dtype=torch.int32)
-        width = max(len(table) for table in block_tables)
-        tables = torch.tensor([[*t, *[0] * (width - len(t))] for t in block_tables], dtype=torch.int32)
+        flat, positions, starts, tables = _flatten(input_ids, first_positions, block_tables)
+        T = len(flat)
         rows = (starts[1:] - 1) if logit_rows is None else torch.tensor(logit_rows, dtype=torch.int32)
         L, E, K = config.num_hidden_layers, config.num_experts, config.num_experts_per_tok
         result = Pass(
@@ -220,12 +229,14 @@ class CpuDecoder:
             torch.zeros(L, T, K, dtype=torch.int32),
             torch.zeros(L, T, K),
             torch.empty(T, config.hidden_size) if output_hidden else None,
+            torch.empty(len(tap_layers), T, config.hidden_size),
         )
+        taps = torch.tensor(tap_layers, dtype=torch.int32)
         batch = _Batch(
             num_tokens=T,
-            num_sequences=len(lengths),
+            num_sequences=len(tables),
             num_logits=len(rows),
-            max_blocks=width,
+            max_blocks=tables.shape[1],
             ids=_pointer(flat),
             positions=_pointer(positions),
             starts=_pointer(starts),
@@ -236,9 +247,48 @@ class CpuDecoder:
             router_logits=_pointer(result.router_logits),
             topk_ids=_pointer(result.topk_ids),
             topk_weights=_pointer(result.topk_weights),
+            num_taps=len(taps),
+            tap_layers=_pointer(taps),
+            taps=_pointer(result.taps),
         )
         self._library.bedside_forward(self._pointer, (threads or self._threads).pointer, ctypes.byref(batch))
         return result
+
+    def draft(
+        self,
+        next_ids: Sequence[Sequence[int]],
+        first_positions: Sequence[int],
+        block_tables: Sequence[Sequence[int]],
+        hidden_ND: Tensor,
+        hidden_rows: Sequence[int],
+        num_drafts: Sequence[int],
+    ) -> list[list[int]]:
+        """Drafts by the MTP layer, num_drafts tokens of each sequence, from its last row on.
+
+        Of each sequence come the rows that `forward` has computed and the layer has not yet seen, from first_positions
+        on: next_ids is the token after each, and hidden_ND [.., D] f32 holds their states after the final norm, in the
+        places hidden_rows.
+        """
+        assert hidden_ND.is_contiguous()
+        flat, positions, starts, tables = _flatten(next_ids, first_positions, block_tables)
+        rows, wanted = (torch.tensor(values, dtype=torch.int32) for values in (hidden_rows, num_drafts))
+        drafts = torch.zeros(len(tables), max(*num_drafts, 1), dtype=torch.int32)
+        batch = _DraftBatch(
+            num_tokens=len(flat),
+            num_sequences=len(tables),
+            max_blocks=tables.shape[1],
+            max_draft=drafts.shape[1],
+            ids=_pointer(flat),
+            positions=_pointer(positions),
+            starts=_pointer(starts),
+            block_tables=_pointer(tables),
+            hidden=_pointer(hidden_ND),
+            hidden_rows=_pointer(rows),
+            num_drafts=_pointer(wanted),
+            drafts=_pointer(drafts),
+        )
+        self._library.bedside_draft(self._pointer, self._threads.pointer, ctypes.byref(batch))
+        return [draft[:number] for draft, number in zip(drafts.tolist(), num_drafts, strict=True)]
 
     # --- handing over the weights -------------------------------------------------------------------------------
 
@@ -267,6 +317,11 @@ class CpuDecoder:
             weights.num_experts = len(experts)
         set_layer = self._library.bedside_decoder_set_layer
         set_layer(self._pointer, ctypes.byref(self._c_config), index, ctypes.byref(weights))
+
+    def _add_mtp(self, layer: MTPLayer) -> None:
+        norms = [self._floats(norm.weight) for norm in (layer.enorm, layer.hnorm, layer.final_layernorm)]
+        join = self._matrix(layer.eh_proj)
+        self._library.bedside_decoder_add_mtp(self._pointer, *norms, ctypes.byref(join))
 
     def _experts(self, moe: MoE) -> list[tuple[_Matrix, _Matrix, _Matrix]]:
         if isinstance(moe.experts, QuantizedExperts):
@@ -303,6 +358,20 @@ def token_bytes(config: ModelConfig, cache_dtype: torch.dtype) -> int:
     """What the keys, or the values, of a token take in one layer's cache."""
     scale_bytes = torch.float32.itemsize if cache_dtype == torch.int8 else 0
     return config.num_key_value_heads * (config.head_dim * cache_dtype.itemsize + scale_bytes)
+
+
+def _flatten(
+    input_ids: Sequence[Sequence[int]], first_positions: Sequence[int], block_tables: Sequence[Sequence[int]]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """A batch as the kernels read it, all i32: ids [T], positions [T], starts [S+1], block tables [S, longest]."""
+    lengths = [len(ids) for ids in input_ids]
+    starts = torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32)
+    flat = torch.tensor([i for ids in input_ids for i in ids], dtype=torch.int32)
+    spans = [range(first, first + n) for first, n in zip(first_positions, lengths, strict=True)]
+    positions = torch.tensor([p for span in spans for p in span], dtype=torch.int32)
+    width = max(len(table) for table in block_tables)
+    tables = torch.tensor([[*t, *[0] * (width - len(t))] for t in block_tables], dtype=torch.int32)
+    return flat, positions, starts, tables
 
 
 def lazy_zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:

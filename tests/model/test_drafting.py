@@ -9,11 +9,11 @@ import torch
 
 from contracts import PrefillProgress, SamplingParams
 from model.backend import CpuBackend, Slice, TorchBackend
-from model.drafting import MAX_PAUSE, Pace
+from model.drafting import MAX_PAUSE, Drafter, Grown, Pace
 from model.engine import Engine
 from model.kernels.build import KernelsUnavailableError, best_variant, load_library
 from model.kernels.cpu_decoder import BLOCK_TOKENS, Int4Tiles, Threads, linear
-from model.prompt_lookup import NgramIndex
+from model.prompt_lookup import NgramIndex, PromptLookup
 from model.request import TokenEvent
 from model.sampler import SamplerError
 from tests.model.conftest import make_config, make_model
@@ -181,6 +181,64 @@ def test_drafts_save_passes() -> None:
     assert tokens_of(engine, list(range(20)), replace(GREEDY, max_tokens=200)) == [i % 20 for i in range(200)]
     assert len(backend.batches) < 60
     assert engine.load.num_accepted == engine.load.num_drafted > 140
+
+
+class Guess:
+    """A drafter that says of each token which other one follows. Notes whom it was asked about and told to forget."""
+
+    uses_blocks = False
+
+    def __init__(self, name: str, step: int) -> None:
+        self.name = name
+        self._step = step
+        self.known: set[int] = set()
+
+    def draft(self, grown: Sequence[Grown]) -> list[list[int]]:
+        self.known |= {part.key for part in grown}
+        return [[(part.token_ids[-1] + self._step * (i + 1)) % 20 for i in range(part.limit)] for part in grown]
+
+    def forget(self, key: int) -> None:
+        self.known.discard(key)
+
+
+def test_a_source_that_always_lies_costs_nothing_but_drafts() -> None:
+    params = replace(GREEDY, max_tokens=100)
+    plain, lied_to = Chain(counting(20)), Chain(counting(20))
+    expected = tokens_of(Engine(plain, []), [3], params)
+    liar = Guess("liar", 2)
+    engine = Engine(lied_to, [], max_draft=8, drafters=[liar])
+    assert tokens_of(engine, [3], params) == expected
+    assert len(lied_to.batches) == len(plain.batches)
+    assert 0 < engine.load.num_drafted < 30  # it is asked ever less often
+    assert engine.load.num_accepted == 0
+    assert liar.known == set()
+    assert engine.check_integrity() == []
+
+
+def test_the_first_source_that_has_a_draft_is_taken_and_each_is_counted_by_itself() -> None:
+    engine = Engine(Chain(counting(20)), [], max_draft=8, drafters=[PromptLookup(), Guess("a guess", 1)])
+    tokens_of(engine, [3], replace(GREEDY, max_tokens=60))
+    lookup, guess = engine.load.drafts
+    assert (lookup.source, guess.source) == ("prompt lookup", "a guess")
+    assert guess.num_accepted == guess.num_drafted > 10  # the first round through the vocabulary
+    assert lookup.num_accepted == lookup.num_drafted > 10  # and what repeats it
+    assert (guess.acceptance, engine.load.num_drafted) == (1.0, lookup.num_drafted + guess.num_drafted)
+
+
+def test_a_source_that_fails_ends_its_requests_and_the_engine_goes_on() -> None:
+    class Broken(Guess):
+        def draft(self, grown: Sequence[Grown]) -> list[list[int]]:
+            if any(part.limit for part in grown):
+                raise MemoryError("no room")
+            return super().draft(grown)
+
+    drafters: list[Drafter] = [Broken("broken", 1)]
+    engine = Engine(Chain(counting(20)), [], max_draft=8, drafters=drafters)
+    with pytest.raises(MemoryError, match="no room"):
+        tokens_of(engine, [3], GREEDY)
+    assert engine.check_integrity() == []
+    assert engine.num_blocks_in_use == 0
+    assert tokens_of(engine, [3], replace(GREEDY, max_tokens=1)) == [4]
 
 
 def test_sampled_tokens_follow_the_models_probabilities() -> None:

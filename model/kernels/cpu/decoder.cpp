@@ -46,6 +46,7 @@ void Decoder::prepare(const Batch& batch, int num_threads) {
     gathered_.reserve(T * config_.top_k, D);
     inner_.reserve(T * config_.top_k, inner);
     shared_inner_.reserve(T, shared);
+    if (mtp.join.rows) joined_.reserve(T, 2 * D);
   }
   cos_.resize(static_cast<size_t>(T) * half);
   sin_.resize(cos_.size());
@@ -88,20 +89,14 @@ void Decoder::forward(Pool& pool, const Batch& batch) {
   const int T = batch.num_tokens, D = config_.hidden;
   pool.run([&](int thread) {
     // 1. embeddings
-    pool.for_each(thread, T, [&](int t) {
-      float* out = &residual_[static_cast<size_t>(t) * D];
-      const long at = static_cast<long>(batch.ids[t]) * D;
-      if (embedding.kind == kBF16) {
-        for (int i = 0; i < D; ++i) out[i] = from_bf16(static_cast<const uint16_t*>(embedding.data)[at + i]);
-      } else {
-        std::copy_n(static_cast<const float*>(embedding.data) + at, D, out);
-      }
-    });
+    pool.for_each(thread, T, [&](int t) { embed(batch.ids[t], &residual_[static_cast<size_t>(t) * D]); });
     // 2. the layers
     for (int index = 0; index < config_.num_layers; ++index) {
+      tap(pool, thread, batch, index);
       attention_phases(pool, thread, batch, layers_[index]);
       mlp_phases(pool, thread, batch, index);
     }
+    tap(pool, thread, batch, config_.num_layers);
     // 3. the head
     if (batch.hidden) {
       pool.for_each(thread, T, [&](int t) {
@@ -117,6 +112,25 @@ void Decoder::forward(Pool& pool, const Batch& batch) {
         [&] { prefetch_share(pool, thread, head); });
     linear_phase(pool, thread, head, normed_.rows(head), batch.num_logits, {batch.logits, config_.vocab});
   });
+}
+
+void Decoder::embed(int id, float* out) const {
+  const int D = config_.hidden;
+  const long at = static_cast<long>(id) * D;
+  if (embedding.kind == kBF16) {
+    for (int i = 0; i < D; ++i) out[i] = from_bf16(static_cast<const uint16_t*>(embedding.data)[at + i]);
+  } else {
+    std::copy_n(static_cast<const float*>(embedding.data) + at, D, out);
+  }
+}
+
+// Hands out the residual stream before a layer, if it is asked for.
+void Decoder::tap(Pool& pool, int thread, const Batch& batch, int layer) {
+  const long size = static_cast<long>(batch.num_tokens) * config_.hidden;
+  for (int n = 0; n < batch.num_taps; ++n) {
+    if (batch.tap_layers[n] != layer) continue;
+    pool.for_each(thread, 1, [&](int) { std::copy_n(residual_.data(), size, batch.taps + n * size); });
+  }
 }
 
 void Decoder::attention_phases(Pool& pool, int thread, const Batch& batch, Layer& layer) {
@@ -343,6 +357,8 @@ void Decoder::sort_by_expert(int num_tokens) {
 
 }  // namespace bedside
 
+#include "mtp.h"
+
 // --- the door for Python ------------------------------------------------------------------------------------------
 
 using namespace bedside;
@@ -386,6 +402,15 @@ void bedside_decoder_set_layer(void* decoder, const Config* config, int index, c
     layer.experts[e] = {w->experts[3 * e], w->experts[3 * e + 1], w->experts[3 * e + 2]};
   }
   layer.cache = {w->keys, w->values, static_cast<CacheKind>(w->cache_kind), config->num_kv_heads, config->head_dim};
+}
+
+void bedside_decoder_add_mtp(void* decoder, const float* embedding_norm, const float* hidden_norm,
+                             const float* final_norm, const Matrix* join) {
+  static_cast<Decoder*>(decoder)->add_mtp({embedding_norm, hidden_norm, final_norm, *join});
+}
+
+void bedside_draft(void* decoder, void* pool, const DraftBatch* batch) {
+  static_cast<Decoder*>(decoder)->draft(*static_cast<Pool*>(pool), *batch);
 }
 
 void bedside_forward(void* decoder, void* pool, const Batch* batch) {

@@ -46,6 +46,27 @@ struct Batch {
   float* router_logits;         // [layers, T, E], or null
   int32_t* topk_ids;            // [layers, T, K], or null
   float* topk_weights;          // [layers, T, K], or null
+  int32_t num_taps;
+  const int32_t* tap_layers;    // [num_taps]: n is the residual stream before layer n, 0 the embeddings
+  float* taps;                  // [num_taps, T, D]
+};
+
+// What drafts are wanted by the MTP layer. T rows of sequences that the decoder has computed; see mtp.h.
+struct DraftBatch {
+  int32_t num_tokens, num_sequences, max_blocks, max_draft;
+  const int32_t* ids;           // [T]: the token after each row
+  const int32_t* positions;     // [T], of the rows
+  const int32_t* starts;        // [sequences + 1]
+  const int32_t* block_tables;  // [sequences, max_blocks]
+  const float* hidden;          // [.., D]: the decoder's states after the final norm
+  const int32_t* hidden_rows;   // [T]: each row's place among them
+  const int32_t* num_drafts;    // [sequences]
+  int32_t* drafts;              // [sequences, max_draft]
+};
+
+struct Mtp {
+  const float *embedding_norm = nullptr, *hidden_norm = nullptr, *final_norm = nullptr;
+  Matrix join;  // [D, 2 D]: the embedding's half first
 };
 
 // Activations in the form that a matrix wants: the floats themselves, and their int8 image if it is INT4. A row has
@@ -123,10 +144,16 @@ class Decoder {
       : config_(config), inv_freq_(inv_freq, inv_freq + config.rotary_dim / 2), layers_(config.num_layers) {}
 
   Layer& layer(int index) { return layers_[index]; }
+  void add_mtp(const Mtp& weights) {  // its layer follows the others
+    layers_.resize(config_.num_layers + 1);
+    mtp = weights;
+  }
   Matrix embedding, head;
   const float* final_norm = nullptr;
+  Mtp mtp;
 
   void forward(Pool& pool, const Batch& batch);
+  void draft(Pool& pool, const DraftBatch& wanted);
 
  private:
   struct AttentionTask {
@@ -143,6 +170,10 @@ class Decoder {
               AttentionRows& part);
   void merge_segments(int number, AttentionRows& rows);
   void finish_rows(const AttentionTask& task, AttentionRows& rows);
+  void embed(int id, float* out) const;
+  void tap(Pool& pool, int thread, const Batch& batch, int layer);
+  void join_phases(Pool& pool, int thread, const int32_t* ids, const float* hidden, const int32_t* hidden_rows, int num);
+  void guess_phases(Pool& pool, int thread, int num, int32_t* ids);
   void attention_phases(Pool& pool, int thread, const Batch& batch, Layer& layer);
   void mlp_phases(Pool& pool, int thread, const Batch& batch, int index);
   void sort_by_expert(int num_tokens);
@@ -154,7 +185,8 @@ class Decoder {
   // Space of a pass, kept from one to the next.
   int num_rows_ = 0;
   std::vector<float> residual_, qkv_, cos_, sin_, router_logits_;
-  Activations normed_, attended_, gathered_, inner_, shared_inner_;
+  std::vector<float> mtp_hidden_, mtp_logits_;
+  Activations joined_, normed_, attended_, gathered_, inner_, shared_inner_;
   std::vector<int32_t> topk_ids_, sorted_tokens_;
   std::vector<float> topk_weights_, sorted_weights_;
   std::vector<Active> active_;
