@@ -66,14 +66,16 @@ class ServerMetrics:
             ttft = self._ttft.samples("bedside_time_to_first_token_seconds")
             gap = self._gap.samples("bedside_inter_token_latency_seconds")
             tokens = self._prompt_tokens, self._completion_tokens
+        drafted = [_by_source("drafted", draft.source, draft.num_drafted) for draft in load.drafts]
+        accepted = [_by_source("accepted", draft.source, draft.num_accepted) for draft in load.drafts]
         families = [
             _family("requests_total", "counter", "Requests by how they ended", outcomes),
             _family("time_to_first_token_seconds", "histogram", "From the request to its first text", ttft),
             _family("inter_token_latency_seconds", "histogram", "Between one piece of text and the next", gap),
             _value("prompt_tokens_total", "counter", "Tokens read", tokens[0]),
             _value("completion_tokens_total", "counter", "Tokens written", tokens[1]),
-            _value("drafted_tokens_total", "counter", "Tokens guessed ahead", load.num_drafted),
-            _value("accepted_tokens_total", "counter", "Of these, those that stayed", load.num_accepted),
+            _family("drafted_tokens_total", "counter", "Tokens guessed ahead, by source", drafted),
+            _family("accepted_tokens_total", "counter", "Of these, those that stayed", accepted),
             _value("requests_running", "gauge", "Requests that hold blocks of the KV cache", load.num_running),
             _value("requests_waiting", "gauge", "Requests in the queue", load.num_waiting),
             _value("kv_blocks_used", "gauge", "Blocks of the KV cache that requests hold", load.num_blocks_used),
@@ -94,6 +96,10 @@ def _layers(name: str, meaning: str, routers: RouterSnapshot, figure: str) -> li
     """One of LayerHealth's figures, of every MoE layer."""
     samples = [f'bedside_{name}{{layer="{layer.layer}"}} {getattr(layer, figure)}' for layer in routers.layers]
     return _family(name, "gauge", meaning, samples)
+
+
+def _by_source(kind: str, source: str, value: int) -> str:
+    return f'bedside_{kind}_tokens_total{{source="{source}"}} {value}'
 
 
 def _value(name: str, kind: str, meaning: str, value: int) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from threading import Event
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from contracts import ContextLengthError, GenerationError, PrefillProgress, Queued, SamplingParams
 
@@ -40,6 +40,11 @@ class DraftCount:
     num_drafted: int
     num_accepted: int
 
+    @property
+    def acceptance(self) -> float:
+        """The share that stayed; 0 before anything was guessed."""
+        return self.num_accepted / max(self.num_drafted, 1)
+
 
 @dataclass(frozen=True, slots=True)
 class EngineLoad:
@@ -59,6 +64,14 @@ class EngineLoad:
     @property
     def num_accepted(self) -> int:
         return sum(part.num_accepted for part in self.drafts)
+
+
+@runtime_checkable
+class HasEngineLoad(Protocol):
+    """A generator whose engine is in this process; a remote server's load is not known."""
+
+    @property
+    def engine_load(self) -> EngineLoad: ...
 
 
 class EngineBusyError(GenerationError):

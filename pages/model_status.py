@@ -12,6 +12,7 @@ import streamlit as st
 
 from app.config import Settings
 from app.services import Services
+from app.ui.drafts import describe_drafts
 from app.ui.element import draw, node
 from app.ui.precision_report import draw_precision
 from app.ui.router_health import draw_router_health
@@ -36,6 +37,7 @@ def main() -> None:
         "model.hash": info.weights_sha256,
         "model.rules": services.safety.version,
         "model.memory": _describe_memory(),
+        "model.drafts": describe_drafts(services.generator),
     }
     with st.container(border=True):
         _draw_facts({say(key): value for key, value in facts.items()}, key="model_facts")

@@ -290,6 +290,8 @@ ENGLISH = {
     "model.memory": "Memory of this process",
     "model.memory.value": "{used} MB in use, {peak} MB at most",
     "model.memory.peak": "{peak} MB at most",
+    "model.drafts": "Tokens guessed ahead",
+    "model.drafts.value": "{source}: {share} of {n} stayed",
     "model.rules": "Safety rules",
     "model.details": "More about the model",
     "routers.title": "Router health",

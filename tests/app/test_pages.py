@@ -15,6 +15,7 @@ from app.services import Services
 from app.ui import session
 from contracts import Generator, Patient
 from model.fake import FakeGenerator
+from model.request import DraftCount, EngineLoad
 
 ROOT = Path(__file__).resolve().parents[2]
 ANSWER = "Apixaban 5 mg twice daily. [1]"
@@ -230,3 +231,12 @@ def test_model_says_what_answers(services: Services) -> None:
     words = drawn(open_app("model_status"))
     assert "fake" in words
     assert services.safety.version in words
+
+
+def test_model_says_how_much_of_what_was_guessed_ahead_stayed(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drafts = (DraftCount("prompt lookup", 1200, 900), DraftCount("MTP layer", 0, 0))
+    monkeypatch.setattr(services.generator, "engine_load", EngineLoad(drafts=drafts), raising=False)
+    words = drawn(open_app("model_status"))
+    assert "prompt lookup: 75% of 1,200 stayed; MTP layer: 0% of 0 stayed" in words
