@@ -49,6 +49,7 @@ class Settings:
     checkpoint: Path = EMBEDDED_CHECKPOINT  # folder of a Hugging Face checkpoint
     precision: str = "auto"  # one of PRECISIONS
     kernels: str = "auto"  # one of KERNELS
+    draft_head: str = ""  # folder of an EAGLE-3 head made for the checkpoint; empty: its MTP layer, if it has one
     server_url: str = ""  # an OpenAI-compatible server that answers in the checkpoint's place; empty: this process
     server_model: str = ""  # its name there; empty: the only one the server has
     server_context: int = 0  # tokens of its context; 0: what the server says

@@ -109,7 +109,12 @@ def _check_checkpoint(settings: Settings, on_progress: Callable[[LoadProgress], 
         return False, f"not loaded: {message}"
     precision = None if settings.precision == "auto" else settings.precision
     generator = LocalGenerator.load(
-        settings.checkpoint, precision, settings.threads or None, settings.kernels, on_progress=on_progress
+        settings.checkpoint,
+        precision,
+        settings.threads or None,
+        settings.kernels,
+        draft_head=settings.draft_head or None,
+        on_progress=on_progress,
     )
     ModelBench(generator).time_steps(TRIAL_TOKENS, TRIAL_TOKENS)
     info = generator.info

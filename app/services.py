@@ -151,6 +151,7 @@ def _load_generator(
         precision,
         settings.threads or None,
         settings.kernels,
+        settings.draft_head or None,
         on_progress=on_progress,
         cancel=cancel,
     )

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -36,10 +37,13 @@ from model.checkpoint import (
     weights_sha256,
 )
 from model.config import CheckpointError, ModelConfig
-from model.drafting import MAX_DRAFT
+from model.drafting import MAX_DRAFT, Drafter
+from model.eagle3 import Eagle3Drafter, LoadedHead, load_head
 from model.engine import Engine
 from model.grammar import GrammarCompiler
 from model.modeling import BailingMoeV2ForCausalLM
+from model.mtp import MtpDrafter
+from model.prompt_lookup import PromptLookup
 from model.quantized import count_parameters, name_quantization
 from model.request import EngineEvent, EngineLoad, TokenScore, TokenStreamer
 from model.router_health import RouterHealth, RouterSnapshot, read_baseline
@@ -76,21 +80,25 @@ class LocalGenerator:
         dtype: str | torch.dtype | None = None,
         threads: int | None = None,
         kernels: str = "auto",
+        draft_head: str | Path | None = None,
         *,
         on_progress: ProgressCallback | None = None,
         cancel: threading.Event | None = None,
     ) -> LocalGenerator:
         """Loads a checkpoint folder. dtype: what to compute in, "f32" or "bf16", by default f32 for a small model and
         bf16, or as stored, for a large one; or "nf4" or "int8", to quantize plain weights. threads: by default as
-        many as prove best, one per core at most. kernels: see model.backend.make_backend. Raises CheckpointError naming
-        what is wrong with the folder, ValueError for an unknown precision, KernelsUnavailableError, LoadCancelled once
-        `cancel` is set."""
+        many as prove best, one per core at most. kernels: see model.backend.make_backend. draft_head: folder of an
+        EAGLE-3 head, which then drafts in place of the checkpoint's own MTP layer. Raises CheckpointError naming what is
+        wrong with a folder, ValueError for an unknown precision, KernelsUnavailableError, LoadCancelled once `cancel` is
+        set."""
         folder = Path(folder)
         find_precision(dtype)
         torch.set_num_threads(threads or os.cpu_count() or 1)
         tokenizer = Tokenizer.load(folder)
         template = ChatTemplate.load(folder, tokenizer)
-        baseline = read_baseline(folder, ModelConfig.from_hf(folder))  # before minutes of reading weights
+        config = ModelConfig.from_hf(folder)
+        baseline = read_baseline(folder, config)  # before minutes of reading weights
+        head = load_head(draft_head, config) if draft_head else None
         dtype = dtype or default_dtype(folder)
         model, sha256 = load_hashed_model(folder, dtype, on_progress=on_progress, cancel=cancel)
         if tokenizer.vocab_size > model.config.vocab_size:
@@ -101,10 +109,17 @@ class LocalGenerator:
         routers = RouterHealth(model, baseline)
         model.router_observer = routers.observe
         backend = make_backend(model, threads, kernels)
+        drafters = make_drafters(backend, model, head)
         info = describe_model(folder, model, tokenizer, sha256, backend.name)
-        max_draft = MAX_DRAFT if isinstance(backend, CpuBackend) else 0  # which computes a row always alike
+        info = replace(info, details=dict(info.details) | _describe_drafters(drafters, head))
         compiler = GrammarCompiler(tokenizer, model.config.vocab_size)
-        engine = Engine(backend, tokenizer.stop_ids, max_draft=max_draft, constrain=compiler.compile)
+        engine = Engine(
+            backend,
+            tokenizer.stop_ids,
+            max_draft=MAX_DRAFT if drafters else 0,
+            constrain=compiler.compile,
+            drafters=drafters,
+        )
         return cls(engine, tokenizer, template, info, routers, backend)
 
     @property
@@ -188,6 +203,23 @@ class LocalGenerator:
             return TokenLogprob(tokenizer.get_name(token_id), tokenizer.get_bytes(token_id), logprob, alternatives)
 
         return name(token_id, score.logprob, tuple(name(*pair) for pair in score.likeliest))
+
+
+def make_drafters(backend: Backend, model: BailingMoeV2ForCausalLM, head: LoadedHead | None) -> list[Drafter]:
+    """In order of preference. Only the C++ kernels compute a row always alike, without which a draft may turn a tie."""
+    if not isinstance(backend, CpuBackend):
+        return []
+    drafters: list[Drafter] = [PromptLookup()]
+    if head is not None:
+        drafters.append(Eagle3Drafter(head.head, backend, model))
+    elif model.config.num_nextn_predict_layers:
+        drafters.append(MtpDrafter(backend))
+    return drafters
+
+
+def _describe_drafters(drafters: Sequence[Drafter], head: LoadedHead | None) -> dict[str, str]:
+    details = {"drafts by": ", ".join(drafter.name for drafter in drafters) or "nothing: torch rounds rows unalike"}
+    return details | ({} if head is None else {"draft head": f"{head.name}, sha256 {head.sha256}"})
 
 
 def describe_model(

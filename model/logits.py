@@ -37,7 +37,7 @@ def run_logits(
 
     precision None computes in f32 whatever the weights are stored in, since that is exact; "nf4" and "int8" quantize
     plain weights first. kernels: "reference" (torch, the default) or a variant of the C++ ones, which know padding on
-    the left only and have no MTP layer yet. Raises ValueError for an unknown precision or kernels and for unusable
+    the left only and give no `mtp_logits.0`. Raises ValueError for an unknown precision or kernels and for unusable
     input, CheckpointError for an unusable checkpoint, KernelsUnavailableError.
     """
     precision = precision or "f32"

@@ -30,7 +30,12 @@ def serve(
         dtype = None if settings.precision == "auto" else settings.precision
         with show_loading() as on_progress:
             generator = LocalGenerator.load(
-                settings.checkpoint, dtype, settings.threads or None, settings.kernels, on_progress=on_progress
+                settings.checkpoint,
+                dtype,
+                settings.threads or None,
+                settings.kernels,
+                settings.draft_head or None,
+                on_progress=on_progress,
             )
         hosts = _LOOPBACK if host in _LOOPBACK else ("*",)
         app = make_app(generator, settings.sampling, settings.server_key, hosts)
