@@ -1,15 +1,17 @@
-"""What drafting from the prompt gains: the demo questions' prompts answered with and without, in turn.
+"""What drafting gains: the demo questions' prompts answered with and without, in turn.
 
-    .venv/bin/python -m bench.bench_speculation
+    .venv/bin/python -m bench.bench_speculation [--checkpoint FOLDER] [--draft-head FOLDER]
 
-Each prompt of the demo patients' suggested questions, as the app sends it, is answered greedily by the embedded model
-without drafts and with drafts of each size, one after the other, so that the machine's moods meet all alike; the order
-turns from prompt to prompt. `gain` is the median over prompts of tokens a second with drafts against without, after the
-first token. The answers must be the same.
+Each prompt of the demo patients' suggested questions, as the app sends it, is answered greedily, by default by the
+embedded model, without drafts and with drafts of each size, one after the other, so that the machine's moods meet all
+alike; the order turns from prompt to prompt. Drafts come from the prompt, and where it has none from the head or the
+checkpoint's MTP layer, if there is one; each source is counted by itself. `gain` is the median over prompts of tokens a
+second with drafts against without, after the first token. The answers must be the same.
 """
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import tempfile
 import threading
@@ -28,9 +30,10 @@ from bench.bench_answer import ask
 from bench.report import print_report
 from contracts import GenerationEvent, Message, SamplingParams
 from model.backend import make_backend
-from model.checkpoint import load_model
+from model.checkpoint import default_dtype, load_model
+from model.eagle3 import load_head
 from model.engine import Engine
-from model.generator import EMBEDDED, LocalGenerator
+from model.generator import EMBEDDED, LocalGenerator, make_drafters
 from model.request import TokenEvent
 from model.tokenizer import Tokenizer
 
@@ -51,9 +54,9 @@ class Recorder(LocalGenerator):
         return super().stream(messages, params, cancel)
 
 
-def collect_prompts() -> list[list[int]]:
+def collect_prompts(checkpoint: Path) -> list[list[int]]:
     """The prompt ids of every suggested question of every demo patient."""
-    recorder = Recorder.load(EMBEDDED)
+    recorder = Recorder.load(checkpoint)
     recorder.prompts = []
     with tempfile.TemporaryDirectory() as folder:
         settings = replace(read_settings(), data_dir=Path(folder), database_url="", demo=True)
@@ -80,10 +83,20 @@ def answer(engine: Engine, prompt_ids: list[int]) -> tuple[list[int], float]:
 
 
 def main() -> None:
-    prompts = collect_prompts()
-    backend = make_backend(load_model(EMBEDDED).float(), torch.get_num_threads())
-    stop_ids = Tokenizer.load(EMBEDDED).stop_ids
-    engines = {size: Engine(backend, stop_ids, max_draft=size) for size in (0, *SIZES)}
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--checkpoint", type=Path, default=EMBEDDED)
+    parser.add_argument("--draft-head", type=Path)
+    arguments = parser.parse_args()
+    checkpoint: Path = arguments.checkpoint
+    prompts = collect_prompts(checkpoint)
+    model = load_model(checkpoint, default_dtype(checkpoint))
+    head = load_head(arguments.draft_head, model.config) if arguments.draft_head else None
+    backend = make_backend(model, torch.get_num_threads())
+    stop_ids = Tokenizer.load(checkpoint).stop_ids
+    engines = {
+        size: Engine(backend, stop_ids, max_draft=size, drafters=make_drafters(backend, model, head))
+        for size in (0, *SIZES)
+    }
     speeds: dict[int, list[float]] = defaultdict(list)
     num_tokens, num_different = [], 0
     for number in range(ROUNDS * len(prompts)):
@@ -95,7 +108,7 @@ def main() -> None:
         num_tokens.append(len(results[0][0]))
         num_different += sum(token_ids != results[0][0] for token_ids, _ in results.values())
     figures = {
-        "model": EMBEDDED.name,
+        "model": checkpoint.name,
         "kernels": backend.name,
         "prompts": len(prompts),
         "rounds": ROUNDS,
@@ -108,9 +121,15 @@ def main() -> None:
                 "max_draft": size,
                 "tokens_per_s": round(statistics.median(speeds[size]), 1),
                 "gain": round(statistics.median(map(lambda a, b: a / b, speeds[size], speeds[0])), 3),
-                "drafted": engines[size].load.num_drafted,
-                "accepted": engines[size].load.num_accepted,
-                "acceptance": round(engines[size].load.num_accepted / max(engines[size].load.num_drafted, 1), 3),
+                "by_source": [
+                    {
+                        "source": draft.source,
+                        "drafted": draft.num_drafted,
+                        "accepted": draft.num_accepted,
+                        "acceptance": round(draft.acceptance, 3),
+                    }
+                    for draft in engines[size].load.drafts
+                ],
             }
             for size in SIZES
         ],
