@@ -72,7 +72,7 @@ class Eagle3Config:
             draft_vocab_size=_number(data, "draft_vocab_size"),
             head_dim=_number(data, "head_dim", numbers["hidden_size"] // numbers["num_attention_heads"]),
             rms_norm_eps=float(data.get("rms_norm_eps") or 1e-6),
-            rope_theta=float(data.get("rope_theta") or 10000.0),
+            rope_theta=float(_rope_fields(data).get("rope_theta") or data.get("rope_theta") or 10000.0),
             tap_layers=_tap_layers(data, target.num_hidden_layers),
         )
         if config.num_attention_heads % config.num_key_value_heads or config.head_dim % 2:
@@ -167,7 +167,7 @@ class Eagle3Drafter:
         self._embedding_VD = (head.embed_tokens or model.model.word_embeddings).weight
         self._target_ids = torch.arange(config.draft_vocab_size) + head.d2t
         shape = (2, backend.num_blocks, BLOCK_TOKENS, config.num_key_value_heads, config.head_dim)
-        self._cache = lazy_zeros(shape, model.dtype)
+        self.cache = lazy_zeros(shape, model.dtype)
         half = torch.arange(0, config.head_dim, 2, dtype=torch.int64).float() / config.head_dim
         self._inv_freq = 1.0 / config.rope_theta**half
 
@@ -219,8 +219,8 @@ class Eagle3Drafter:
             (part.blocks[pos // BLOCK_TOKENS], pos % BLOCK_TOKENS) for part, pos in zip(owners, positions, strict=True)
         ]
         block, slot = torch.tensor(places).unbind(1)
-        self._cache[0, block, slot] = rotate(attention.k_proj(x_NE).unflatten(-1, (-1, C)), cos, sin)
-        self._cache[1, block, slot] = attention.v_proj(x_NE).unflatten(-1, (-1, C))
+        self.cache[0, block, slot] = rotate(attention.k_proj(x_NE).unflatten(-1, (-1, C)), cos, sin)
+        self.cache[1, block, slot] = attention.v_proj(x_NE).unflatten(-1, (-1, C))
         q_NHC = rotate(attention.q_proj(x_NE[asked]).unflatten(-1, (-1, C)), cos[asked], sin[asked])
         mixed = [
             self._attend(q_HC, owners[row].blocks, positions[row] + 1) for q_HC, row in zip(q_NHC, asked, strict=True)
@@ -233,7 +233,7 @@ class Eagle3Drafter:
     def _attend(self, q_HC: Tensor, blocks: Sequence[int], num_seen: int) -> Tensor:
         """[H x C]: one row over a sequence's first num_seen positions."""
         blocks = blocks[: -(-num_seen // BLOCK_TOKENS)]
-        k_PGC, v_PGC = self._cache[:, blocks].flatten(1, 2)[:, :num_seen]
+        k_PGC, v_PGC = self.cache[:, blocks].flatten(1, 2)[:, :num_seen]
         out = F.scaled_dot_product_attention(
             q_HC[None, :, None], k_PGC.transpose(0, 1)[None], v_PGC.transpose(0, 1)[None], enable_gqa=True
         )
@@ -247,9 +247,14 @@ def _check_features(data: Mapping[str, Any]) -> None:
             raise CheckpointError(f"The draft head's config.json: {name} is on, which is not supported.")
     if data.get("hidden_act") not in (None, "silu") or data.get("num_hidden_layers") != 1:
         raise CheckpointError("The draft head's config.json: it must have one layer, and silu for hidden_act.")
-    rope = data.get("rope_scaling")
-    if rope and rope.get("rope_type", rope.get("type")) != "default":
+    rope = _rope_fields(data)
+    if rope.get("rope_type", rope.get("type", "default")) != "default":
         raise CheckpointError("The draft head's config.json: rope_scaling is not supported; it must be null.")
+
+
+def _rope_fields(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """`rope_scaling`, or `rope_parameters` as transformers 5 writes it (theta inside)."""
+    return data.get("rope_scaling") or data.get("rope_parameters") or {}
 
 
 def _number(data: Mapping[str, Any], name: str, default: int | None = None) -> int:

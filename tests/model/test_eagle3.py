@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,18 +17,24 @@ from contracts import Message, Role, SamplingParams, TextChunk
 from model.backend import CpuBackend
 from model.checkpoint import weights_sha256
 from model.config import CheckpointError
-from model.drafting import Grown
 from model.eagle3 import Eagle3Drafter, Eagle3Head, load_head
 from model.engine import Engine
 from model.generator import LocalGenerator
-from model.kernels.build import KernelsUnavailableError
+from model.kernels.build import load_library
 from model.kernels.cpu_decoder import BLOCK_TOKENS, Threads
 from model.modeling import BailingMoeV2ForCausalLM, DecoderLayer
-from model.request import EngineEvent, TokenEvent
 from tests.model.conftest import make_model
+from tests.model.speculation import (
+    GREEDY,
+    SAMPLED,
+    Watched,
+    check_a_crowd_that_cancels,
+    check_reuse_changes_no_draft,
+    list_variants,
+    tokens_of,
+)
 
-GREEDY = SamplingParams(max_tokens=40)
-SAMPLED = SamplingParams(temperature=0.3, top_p=0.9, seed=5, max_tokens=40)
+VARIANTS = list_variants()
 NUM_DRAFT_IDS = 300
 
 
@@ -216,32 +222,14 @@ def expected_draft(head: Eagle3Head, token_ids: Sequence[int], num_draft: int) -
     return draft
 
 
-def make_backend(dtype: torch.dtype = torch.float32) -> CpuBackend:
-    try:
-        return CpuBackend(make_target(dtype), Threads(1))
-    except KernelsUnavailableError as error:
-        pytest.skip(f"needs the C++ kernels: {error}")
+@pytest.fixture(params=VARIANTS)
+def threads(request: pytest.FixtureRequest) -> Threads:
+    return Threads(1, load_library(request.param))
 
 
-class Recording(Eagle3Drafter):
-    """Keeps every draft, with the text it was to follow."""
-
-    drafts: list[tuple[list[int], list[int]]]
-
-    def draft(self, grown: Sequence[Grown]) -> list[list[int]]:
-        drafts = super().draft(grown)
-        self.drafts += [(list(part.token_ids), draft) for part, draft in zip(grown, drafts, strict=True) if draft]
-        return drafts
-
-
-def make_drafter(folder: Path, backend: CpuBackend, dtype: torch.dtype = torch.float32) -> Recording:
-    drafter = Recording(load_head(folder, TARGET.config).head, backend, make_target(dtype))
-    drafter.drafts = []
-    return drafter
-
-
-def tokens_of(events: Iterator[EngineEvent]) -> list[int]:
-    return [event.token_id for event in events if isinstance(event, TokenEvent) and event.token_id is not None]
+def make_drafter(folder: Path, backend: CpuBackend, dtype: torch.dtype = torch.float32) -> Watched:
+    drafter = Eagle3Drafter(load_head(folder, TARGET.config).head, backend, make_target(dtype))
+    return Watched(drafter, drafter.cache)
 
 
 def make_prompt(length: int, seed: int = 0) -> list[int]:
@@ -250,7 +238,7 @@ def make_prompt(length: int, seed: int = 0) -> list[int]:
 
 def test_the_drafts_are_the_definitions(folder: Path) -> None:
     """Through chunks of the prompt, right drafts and wrong ones."""
-    backend = make_backend()
+    backend = CpuBackend(TARGET, Threads(1))
     drafter = make_drafter(folder, backend)
     engine = Engine(backend, [], prefill_chunk=32, max_draft=3, drafters=[drafter])
     tokens_of(engine.stream(make_prompt(70), replace(GREEDY, max_tokens=20)))
@@ -263,8 +251,10 @@ def test_the_drafts_are_the_definitions(folder: Path) -> None:
 
 @pytest.mark.parametrize("params", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_text_is_the_same_with_and_without(folder: Path, dtype: torch.dtype, params: SamplingParams) -> None:
-    backend = make_backend(dtype)
+def test_the_text_is_the_same_with_and_without(
+    folder: Path, threads: Threads, dtype: torch.dtype, params: SamplingParams
+) -> None:
+    backend = CpuBackend(make_target(dtype), threads)
     plain = Engine(backend, [])
     drafting = Engine(backend, [], max_draft=6, drafters=[make_drafter(folder, backend, dtype)])
     for seed in range(5):
@@ -276,26 +266,17 @@ def test_the_text_is_the_same_with_and_without(folder: Path, dtype: torch.dtype,
     assert drafting.check_integrity() == []
 
 
-def test_reused_blocks_change_no_draft(folder: Path) -> None:
-    backend, prompt = make_backend(), make_prompt(3 * BLOCK_TOKENS - 5)
-    drafter = make_drafter(folder, backend)
-    engine = Engine(backend, [], max_draft=3, drafters=[drafter])
-    tokens_of(engine.stream(prompt, GREEDY))
-    expected = drafter.drafts
-    drafter.drafts = []
-    tokens_of(engine.stream(prompt, GREEDY))
-    assert drafter.drafts == expected
-    drafter.drafts = []
-    engine.forget_prefixes()
-    parted = [*prompt[:BLOCK_TOKENS], (prompt[BLOCK_TOKENS] + 1) % 400, *prompt[BLOCK_TOKENS + 1 :]]
-    tokens_of(engine.stream(parted, replace(GREEDY, max_tokens=1)))
-    drafter.drafts = []
-    tokens_of(engine.stream(prompt, GREEDY))
-    assert drafter.drafts == expected
+def test_chunks_and_reused_blocks_change_no_draft(folder: Path) -> None:
+    backend = CpuBackend(TARGET, Threads(1))
+    check_reuse_changes_no_draft(backend, make_drafter(folder, backend), make_prompt(3 * BLOCK_TOKENS - 5))
+
+
+def test_clients_that_cancel_and_too_few_blocks_leave_books_and_text_in_order(folder: Path) -> None:
+    backend = CpuBackend(TARGET, Threads(1))
+    check_a_crowd_that_cancels(backend, make_drafter(folder, backend), [make_prompt(40, seed) for seed in range(3)])
 
 
 def test_the_generator_drafts_by_it_and_says_so(checkpoint: Path, tmp_path: Path) -> None:
-    make_backend()  # skips where there are no kernels
     config = json.loads((checkpoint / "config.json").read_text())
     assert config["hidden_size"] == 64
     head = write_head(tmp_path / "head", vocab_size=config["vocab_size"])

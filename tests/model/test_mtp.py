@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -13,24 +13,26 @@ from contracts import SamplingParams
 from model.backend import CpuBackend
 from model.block_pool import BlockPool
 from model.checkpoint import load_model
-from model.drafting import Grown
 from model.engine import Engine
-from model.kernels import build
-from model.kernels.build import KernelsUnavailableError, best_variant, load_library
+from model.kernels.build import load_library
 from model.kernels.cpu_decoder import BLOCK_TOKENS, CpuDecoder, Threads
 from model.modeling import BailingMoeV2ForCausalLM, DecoderLayer, MTPLayer
 from model.mtp import MtpDrafter
-from model.request import EngineEvent, TokenEvent
+from model.prompt_lookup import PromptLookup
 from tests.model.conftest import make_model
 from tests.model.goldens import LOCAL, load_goldens
+from tests.model.speculation import (
+    GREEDY,
+    SAMPLED,
+    Watched,
+    check_a_crowd_that_cancels,
+    check_reuse_changes_no_draft,
+    list_variants,
+    tokens_of,
+)
 
 SHARE = 0.01  # what the layers of a foretelling model add, against its embeddings
-GREEDY = SamplingParams(max_tokens=40)
-SAMPLED = SamplingParams(temperature=0.3, top_p=0.9, seed=5, max_tokens=40)
-try:
-    VARIANTS = list(build.VARIANTS)[list(build.VARIANTS).index(best_variant()) :]
-except KernelsUnavailableError as error:
-    pytest.skip(f"needs the C++ kernels: {error}", allow_module_level=True)
+VARIANTS = list_variants()
 
 
 @pytest.fixture(scope="module", params=VARIANTS)
@@ -115,23 +117,6 @@ def test_a_draft_goes_on_from_the_layers_own_state(threads: Threads) -> None:
 # --- what the engine gets ---------------------------------------------------------------------------------------
 
 
-class Recording(MtpDrafter):
-    """Keeps every draft, with the text it was to follow."""
-
-    def __init__(self, backend: CpuBackend) -> None:
-        super().__init__(backend)
-        self.drafts: list[tuple[list[int], list[int]]] = []
-
-    def draft(self, grown: Sequence[Grown]) -> list[list[int]]:
-        drafts = super().draft(grown)
-        self.drafts += [(list(part.token_ids), draft) for part, draft in zip(grown, drafts, strict=True) if draft]
-        return drafts
-
-
-def tokens_of(events: Iterator[EngineEvent]) -> list[int]:
-    return [event.token_id for event in events if isinstance(event, TokenEvent) and event.token_id is not None]
-
-
 def make_prompts(count: int) -> list[list[int]]:
     chance = random.Random(4)
     return [[chance.randrange(400) for _ in range(20 + 9 * number)] for number in range(count)]
@@ -153,6 +138,23 @@ def test_the_text_is_the_same_with_and_without(threads: Threads, dtype: torch.dt
     assert drafting.check_integrity() == []
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_text_is_the_same_where_prompt_and_layer_take_turns(threads: Threads, dtype: torch.dtype) -> None:
+    backend = CpuBackend(make_foretelling_model(dtype), threads)
+    drafting = Engine(backend, [], max_draft=6, drafters=[PromptLookup(), MtpDrafter(backend)])
+    for params in (GREEDY, SAMPLED):
+        for prompt in make_prompts(3):
+            prompt += [token_id for token_id in prompt[5:15] for _ in range(2)]
+            expected = tokens_of(Engine(backend, []).stream(prompt, params))
+            drafting.forget_prefixes()  # they share a cache
+            assert tokens_of(drafting.stream(prompt, params)) == expected
+    assert all(draft.num_accepted > 0 for draft in drafting.load.drafts)
+
+
+def watch(backend: CpuBackend) -> Watched:
+    return Watched(MtpDrafter(backend), backend.decoder.cache[backend.config.num_hidden_layers])
+
+
 def test_sampled_pairs_follow_the_models_probabilities() -> None:
     """Two tokens of each seed, the second drafted; chi-square against the exact softmax, 35 degrees, 1 in 10^4."""
     model, prompt, temperature = make_foretelling_model(vocab_size=6), [2, 5, 0, 3], 5.0
@@ -161,7 +163,7 @@ def test_sampled_pairs_follow_the_models_probabilities() -> None:
         logits = model(texts).logits / temperature
     expected = 2000 * logits[0, -2].softmax(-1)[:, None] * logits[:, -1].softmax(-1)
     assert expected.min() > 5
-    backend = CpuBackend(model, Threads(2))
+    backend = CpuBackend(model, Threads(1))
     engine = Engine(backend, [], max_draft=1, drafters=[MtpDrafter(backend)])
     counts = torch.zeros(6, 6)
     for seed in range(2000):
@@ -180,7 +182,7 @@ def foretelling() -> CpuBackend:
 
 def test_the_drafts_are_the_definitions_whatever_was_accepted_before(foretelling: CpuBackend) -> None:
     """Right and wrong drafts on the way leave the layer's keys and values as a whole pass would."""
-    drafter = Recording(foretelling)
+    drafter = watch(foretelling)
     engine = Engine(foretelling, [], max_draft=3, drafters=[drafter])
     tokens_of(engine.stream(make_prompts(1)[0], replace(GREEDY, max_tokens=24)))
     model = make_foretelling_model()
@@ -190,27 +192,8 @@ def test_the_drafts_are_the_definitions_whatever_was_accepted_before(foretelling
     assert engine.load.num_drafted > engine.load.num_accepted > 0
 
 
-def drafts_of(
-    backend: CpuBackend, prompt: list[int], chunk: int, *before: list[int]
-) -> list[tuple[list[int], list[int]]]:
-    drafter = Recording(backend)
-    engine = Engine(backend, [], chunk, max_draft=4, drafters=[drafter])
-    for other in before:
-        tokens_of(engine.stream(other, replace(GREEDY, max_tokens=3)))
-    drafter.drafts.clear()
-    tokens_of(engine.stream(prompt, replace(GREEDY, max_tokens=40)))
-    assert len(drafter.drafts) > 5
-    return drafter.drafts
-
-
 def test_chunks_and_reused_blocks_change_no_draft(foretelling: CpuBackend) -> None:
-    prompt = make_prompts(8)[7]
-    expected = drafts_of(foretelling, prompt, 256)
-    assert drafts_of(foretelling, prompt, 7) == expected
-    assert drafts_of(foretelling, prompt, 256, prompt[:-1]) == expected  # all but the last block is reused
-    # The same first block, but another token after it: what the layer keeps of its last token is another.
-    parted = [*prompt[:BLOCK_TOKENS], (prompt[BLOCK_TOKENS] + 1) % 400, *prompt[BLOCK_TOKENS + 1 :]]
-    assert drafts_of(foretelling, prompt, 256, parted) == expected
+    check_reuse_changes_no_draft(foretelling, watch(foretelling), make_prompts(8)[7])
 
 
 def test_a_block_is_known_by_the_token_after_it_too_where_that_counts() -> None:
@@ -226,28 +209,7 @@ def test_a_block_is_known_by_the_token_after_it_too_where_that_counts() -> None:
 
 def test_clients_that_cancel_and_too_few_blocks_leave_books_and_text_in_order() -> None:
     backend = CpuBackend(make_foretelling_model(), Threads(2))
-    prompts = [prompt[: BLOCK_TOKENS - 3] for prompt in make_prompts(4)[1:]]
-    params = replace(SAMPLED, max_tokens=60)
-    alone = [tokens_of(Engine(backend, []).stream(prompt, params)) for prompt in prompts]
-    backend.num_blocks = 6  # each answer grows to 3
-    engine = Engine(backend, [], prefill_chunk=8, max_draft=9, drafters=[MtpDrafter(backend)])
-    streams = [engine.stream(prompt, params) for prompt in prompts]
-    for _ in range(12):
-        extra = engine.stream(prompts[0], params)
-        for _ in range(4):
-            next(extra)
-        extra.close()  # most often with a draft under way
-        assert engine.check_integrity() == []
-    texts: list[list[int]] = [[] for _ in prompts]
-    for _ in range(200):
-        for text, stream in zip(texts, streams, strict=True):
-            event = next(stream, None)
-            if isinstance(event, TokenEvent) and event.token_id is not None:
-                text.append(event.token_id)
-    assert texts == alone
-    assert engine.load.num_accepted > 0
-    assert engine.check_integrity() == []
-    assert engine.num_blocks_in_use == 0
+    check_a_crowd_that_cancels(backend, MtpDrafter(backend), make_prompts(4)[1:])
 
 
 def test_a_wrong_weight_of_the_layer_shows(threads: Threads) -> None:
