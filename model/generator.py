@@ -88,9 +88,9 @@ class LocalGenerator:
         """Loads a checkpoint folder. dtype: what to compute in, "f32" or "bf16", by default f32 for a small model and
         bf16, or as stored, for a large one; or "nf4" or "int8", to quantize plain weights. threads: by default as
         many as prove best, one per core at most. kernels: see model.backend.make_backend. draft_head: folder of an
-        EAGLE-3 head, which then drafts in place of the checkpoint's own MTP layer. Raises CheckpointError naming what is
-        wrong with a folder, ValueError for an unknown precision, KernelsUnavailableError, LoadCancelled once `cancel` is
-        set."""
+        EAGLE-3 head, which then drafts in place of the checkpoint's own MTP layer. Raises CheckpointError naming what
+        is wrong with a folder, ValueError for an unknown precision, KernelsUnavailableError, LoadCancelled once
+        `cancel` is set."""
         folder = Path(folder)
         find_precision(dtype)
         torch.set_num_threads(threads or os.cpu_count() or 1)

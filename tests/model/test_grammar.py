@@ -273,7 +273,7 @@ def test_drafts_change_no_text_under_a_constraint(temperature: float) -> None:
             expected = events_of(plain, params, prompt)
             drafting.forget_prefixes()
             assert events_of(drafting, params, prompt) == expected
-    assert drafting.num_drafted >= drafting.num_accepted > 0
+    assert drafting.load.num_drafted >= drafting.load.num_accepted > 0
     assert drafting.check_integrity() == []
 
 

@@ -90,7 +90,7 @@ def test_drafts_change_none_of_them() -> None:
     for seed in range(8):
         params = replace(ASKED, temperature=0.3, seed=seed, max_tokens=60)
         assert events_of(drafting, params) == events_of(Engine(backend, ()), params)
-    assert drafting.num_accepted > 0
+    assert drafting.load.num_accepted > 0
 
 
 # --- as text ----------------------------------------------------------------------------------------------------
