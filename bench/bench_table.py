@@ -440,4 +440,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except SideEndedError as error:
+        sys.exit(str(error))

@@ -31,6 +31,7 @@ class Side:
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
         """Starts it and waits until it is ready. Raises SideEndedError."""
+        self._command = command
         self._process = subprocess.Popen(
             command,
             cwd=ROOT,
@@ -40,6 +41,8 @@ class Side:
             text=True,
             start_new_session=True,
         )
+        # Two sides take most of the memory: should it run out, they end, and not what others do here.
+        Path(f"/proc/{self._process.pid}/oom_score_adj").write_text("1000", encoding="ascii")
         self.hello = self._read()
         self.has_priority = False
         self.cores_of_others: list[float] = []  # that other programs kept busy, a turn
@@ -48,11 +51,16 @@ class Side:
     def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
         """Gives it its turn and waits for the answer. Raises SideEndedError."""
         assert self._process.stdin is not None
+        if self._process.poll() is not None:
+            raise self._explain()
         self.has_priority = set_priority(self._process.pid, RAISED)
         started, busy, own = time.perf_counter(), busy_seconds(), cpu_seconds(self._process.pid)
         self._process.send_signal(signal.SIGCONT)
-        self._process.stdin.write(json.dumps({"do": do, **arguments}) + "\n")
-        self._process.stdin.flush()
+        try:
+            self._process.stdin.write(json.dumps({"do": do, **arguments}) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise self._explain() from None
         answer = self._read()
         others = (busy_seconds() - busy) - (cpu_seconds(self._process.pid) - own)
         self.cores_of_others.append(max(0.0, others / (time.perf_counter() - started)))
@@ -63,16 +71,21 @@ class Side:
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGCONT)
             self._process.kill()
-        self._process.wait()
+        with self._process:  # closes the pipes
+            pass
 
     def _read(self) -> dict[str, Any]:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            status = self._process.wait()
-            raise SideEndedError(f"{' '.join(self._process.args[:3])} … ended with status {status}")  # type: ignore[index]
+            raise self._explain()
         answer: dict[str, Any] = json.loads(line)
         return answer
+
+    def _explain(self) -> SideEndedError:
+        status = self._process.wait()
+        reason = ": the memory may have run out" if status == -signal.SIGKILL else ""
+        return SideEndedError(f"{' '.join(map(str, self._command))} ended with status {status}{reason}.")
 
     def _rest(self) -> None:
         self._process.send_signal(signal.SIGSTOP)
