@@ -50,6 +50,10 @@ class Backend(Protocol):
         """Logits [those wanted, V] f32 on the CPU, in the order of slices and of their tokens."""
         ...
 
+    def copy_block(self, source: int, target: int) -> None:
+        """Makes a block hold the keys and values of another. Not to be called during a pass."""
+        ...
+
 
 class CpuBackend:
     """The C++ kernels. fewer: threads that steps are computed with instead where those are faster, as beside a busy
@@ -95,6 +99,9 @@ class CpuBackend:
             observer(out.topk_ids[self._first_moe :], out.router_logits[self._first_moe :], ends)
         return out.logits
 
+    def copy_block(self, source: int, target: int) -> None:
+        self._decoder.cache[:, :, target] = self._decoder.cache[:, :, source]
+
 
 class TorchBackend:
     """The plain decoder, a sequence after the other: where there are no kernels, and what they are held against."""
@@ -125,6 +132,9 @@ class TorchBackend:
                 if part.num_logits:
                     logits.append(out.logits[0].cpu())
         return torch.cat(logits) if logits else torch.empty(0, self.config.vocab_size)
+
+    def copy_block(self, source: int, target: int) -> None:
+        self._cache[:, :, target] = self._cache[:, :, source]
 
 
 class _PagedCache:

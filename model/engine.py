@@ -25,7 +25,7 @@ from torch import Tensor
 
 from contracts import Constraint, ConstraintError, GenerationError, PrefillProgress, Queued, SamplingParams
 from model.backend import Backend, Slice
-from model.block_pool import BlockPool, OutOfBlocksError
+from model.block_pool import START, BlockPool, OutOfBlocksError
 from model.drafting import Drafter, Grown, Pace
 from model.kernels.cpu_decoder import BLOCK_TOKENS
 from model.prompt_lookup import PromptLookup
@@ -258,7 +258,9 @@ class Engine:
                 self._make_room(request, end)
         for request in answers:
             request.draft = request.draft[: self._max_draft // len(answers)]  # there may be more answers by now
-        return [(request, _slice(request, end)) for request, end in ends.items() if request in self._running]
+        batch = [(request, _slice(request, end)) for request, end in ends.items() if request in self._running]
+        assert all(self._pool.is_writable(block) for _, part in batch for block in _list_written(part))
+        return batch
 
     def _admit(self) -> None:
         """Lets in those who wait, while there are blocks for their first chunk; tells the others their place."""
@@ -268,14 +270,25 @@ class Engine:
             if self._running and needed + len(self._running) > self._pool.num_available:
                 break
             self._waiting.popleft()
-            self._pool.hash_blocks(request.token_ids, request.hashes)
-            request.blocks = self._pool.take_prefix(request.hashes, len(request.token_ids))
-            request.num_cached = len(request.blocks) * BLOCK_TOKENS
+            self._take_known(request)
             self._running.append(request)
         for place, request in enumerate(self._waiting, 1):
             if place != request.place:
                 request.place = place
                 request.events.append(Queued(place))
+
+    def _take_known(self, request: _Request) -> None:
+        """Gives a request what is computed of its tokens: whole blocks as they are, and a copy of the block in which
+        it parts from a known text. A key depends on the tokens before it only, so the copy is what it would compute."""
+        self._pool.hash_blocks(request.token_ids, request.hashes)
+        request.blocks = self._pool.take_prefix(request.hashes, len(request.token_ids))
+        request.num_cached = start = len(request.blocks) * BLOCK_TOKENS
+        end = min(start + BLOCK_TOKENS, len(request.token_ids) - 1)  # the last token's logits must be computed
+        wanted = request.token_ids[start : end + self._pool.num_ahead]
+        if fork := self._pool.fork(_digest_before(request, len(request.blocks)), wanted):
+            self._backend.copy_block(fork.source, fork.block)
+            request.blocks.append(fork.block)
+            request.num_cached += fork.num_tokens
 
     def _make_room(self, request: _Request, num_tokens: int) -> None:
         """Blocks for so many tokens; if there are none, the youngest gives its own up and begins again later."""
@@ -313,9 +326,7 @@ class Engine:
         return max(min(limit, len(request.blocks) * BLOCK_TOKENS - len(request.token_ids)), 0)
 
     def _put_off(self, request: _Request) -> None:
-        self._running.remove(request)
-        self._pool.free(request.blocks)
-        request.blocks, request.num_cached, request.draft = [], 0, []
+        self._give_back(request)
         self._waiting.appendleft(request)
 
     def _take_results(self, batch: Sequence[tuple[_Request, Slice]], logits: Tensor) -> list[tuple[_Request, Grown]]:
@@ -331,7 +342,7 @@ class Engine:
                 row += part.num_logits
             self._pool.hash_blocks(request.token_ids, request.hashes)
             for number in range(first_full, min(request.num_cached // BLOCK_TOKENS, len(request.hashes))):
-                self._pool.remember(request.hashes[number], request.blocks[number])
+                self._remember(request, number)
             num_kept = min(request.num_cached, len(request.token_ids) - 1) - part.first_position
             known = Grown(request.key, request.token_ids, part.first_position, first_row, num_kept, request.blocks, 0)
             grown.append((request, known))
@@ -381,10 +392,27 @@ class Engine:
             for drafter in self._drafters:
                 drafter.forget(request.key)
             if request in self._running:
-                self._running.remove(request)
-            self._pool.free(request.blocks)
-            request.blocks = []
+                self._give_back(request)
         self._waiting = deque(request for request in self._waiting if not request.is_over)
+
+    def _give_back(self, request: _Request) -> None:
+        """Its blocks; they stay known, also the last one, as far as it was computed."""
+        self._running.remove(request)
+        if request.num_cached % BLOCK_TOKENS:
+            self._remember(request, request.num_cached // BLOCK_TOKENS)
+        self._pool.free(request.blocks)
+        request.blocks, request.num_cached, request.draft = [], 0, []
+
+    def _remember(self, request: _Request, number: int) -> None:
+        start = number * BLOCK_TOKENS
+        end = min(start + BLOCK_TOKENS, request.num_cached) + self._pool.num_ahead
+        token_ids = request.token_ids[start:end]
+        self._pool.remember(request.blocks[number], _digest_before(request, number), token_ids)
+
+
+def _digest_before(request: _Request, number: int) -> bytes:
+    """Of the tokens before its block of that number."""
+    return request.hashes[number - 1] if number else START
 
 
 def _slice(request: _Request, end: int) -> Slice:
@@ -392,3 +420,9 @@ def _slice(request: _Request, end: int) -> Slice:
     if end == len(request.token_ids):
         new_ids, num_logits = [*new_ids, *request.draft], 1 + len(request.draft)
     return Slice(new_ids, request.num_cached, request.blocks, num_logits)
+
+
+def _list_written(part: Slice) -> Sequence[int]:
+    """The blocks that a pass over the slice writes to."""
+    end = part.first_position + len(part.token_ids)
+    return part.blocks[part.first_position // BLOCK_TOKENS : -(-end // BLOCK_TOKENS)]

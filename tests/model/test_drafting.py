@@ -169,6 +169,9 @@ class Chain:
             rows += list(part.token_ids[len(part.token_ids) - part.num_logits :])
         return self._logits[rows]
 
+    def copy_block(self, source: int, target: int) -> None:
+        """Nothing to copy: the next token depends on the last one alone."""
+
 
 def counting(size: int) -> torch.Tensor:
     """After each token the next higher one, after the last the first."""

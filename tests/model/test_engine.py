@@ -178,6 +178,9 @@ class Recording:
                     row[:] = float("nan")
         return logits
 
+    def copy_block(self, source: int, target: int) -> None:
+        self.inner.copy_block(source, target)
+
 
 def test_a_prompt_that_begins_like_an_earlier_one_is_not_read_again() -> None:
     backend = Recording()
@@ -187,18 +190,58 @@ def test_a_prompt_that_begins_like_an_earlier_one_is_not_read_again() -> None:
     backend.batches.clear()
     events = list(engine.stream(prompt, GREEDY))
     assert events[0] == PrefillProgress(3 * PAGE, 3 * PAGE)
-    assert backend.batches[0][0].first_position == 2 * PAGE  # the last token's logits are always computed
+    assert backend.batches[0][0].first_position == 3 * PAGE - 1  # the last token's logits are always computed
     assert tokens_of(iter(events)) == first
     backend.batches.clear()
     follow_up = [*prompt, *first, 5, 6]
     expected = tokens_of(Engine(BACKENDS["torch"], []).stream(follow_up, GREEDY))
     assert tokens_of(engine.stream(follow_up, GREEDY)) == expected
-    assert backend.batches[0][0].first_position == 3 * PAGE
+    assert backend.batches[0][0].first_position == 3 * PAGE + len(first) - 1  # all but what was sampled last
     engine.forget_prefixes()
     backend.batches.clear()
     list(engine.stream(prompt, GREEDY))
     assert backend.batches[0][0].first_position == 0
     assert engine.check_integrity() == []
+
+
+@pytest.mark.parametrize("common", [1, 31, 32, 33, 70, 95])
+def test_a_prompt_that_parts_from_a_known_one_computes_only_what_differs(backend: Backend, common: int) -> None:
+    watched = Recording(inner=backend)
+    engine = Engine(watched, [])
+    known = [7 * i % 400 for i in range(3 * PAGE)]
+    first = tokens_of(engine.stream(known, GREEDY))
+    other = [*known[:common], *[399 - i for i in range(40)]]
+    watched.batches.clear()
+    said = tokens_of(engine.stream(other, GREEDY))
+    assert watched.batches[0][0].first_position == common
+    assert tokens_of(engine.stream(known, GREEDY)) == first  # the known block was copied, not written to
+    engine.forget_prefixes()
+    assert tokens_of(engine.stream(other, GREEDY)) == said
+    assert engine.check_integrity() == []
+
+
+def test_a_copied_beginning_gives_the_same_numbers_to_the_bit() -> None:
+    kernels = BACKENDS["kernels"]
+    text = [7 * i % 400 for i in range(2 * PAGE)]
+    kernels.forward([Slice(text, 0, [0, 1], 0)])
+    other = [*text[:45], *range(300, 320)]
+    kernels.copy_block(1, 2)
+    copied = kernels.forward([Slice(other[45:], 45, [0, 2, 3], 20)])
+    computed = kernels.forward([Slice(other, 0, [4, 5, 6], 20)])
+    assert torch.equal(copied, computed)
+
+
+def test_texts_that_fork_in_turn_do_not_disturb_each_other(backend: Backend) -> None:
+    prompts = [[*PROMPT, *range(100, 100 + n), 7, n] for n in range(1, 30, 7)]
+    alone = []
+    for prompt in prompts:
+        engine = Engine(backend, [])
+        alone.append(tokens_of(engine.stream(prompt, GREEDY)))
+    engine = Engine(backend, [], prefill_chunk=8)
+    list(engine.stream(prompts[-1], GREEDY))
+    assert run_together(engine, prompts, GREEDY) == alone
+    assert engine.check_integrity() == []
+    assert engine.num_blocks_in_use == 0
 
 
 def run_together(engine: Engine, prompts: list[list[int]], params: SamplingParams) -> list[list[int]]:
