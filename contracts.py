@@ -290,7 +290,8 @@ class SamplingParams:
     """How to choose tokens. temperature 0 is greedy; top_k 0 and top_p 1 switch those filters off.
 
     constraint: what the answer must look like. logprobs: of how many of the likeliest tokens, 0 to 20, the
-    log-probabilities are told beside each chosen token's own; None tells none.
+    log-probabilities are told beside each chosen token's own; None tells none. max_seconds: how long an answer may take
+    from the call on, waiting included; 0 is as long as it takes.
     """
 
     temperature: float = 0.0
@@ -301,6 +302,7 @@ class SamplingParams:
     seed: int | None = None
     constraint: Constraint | None = None
     logprobs: int | None = None
+    max_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,7 +348,7 @@ class TextChunk:
 class GenerationEnd:
     """The last event of every generation."""
 
-    finish_reason: str  # "stop", "length" or "cancelled"
+    finish_reason: str  # "stop", "length", "cancelled", or "deadline" where max_seconds were over
     prompt_tokens: int
     completion_tokens: int
     ttft_s: float

@@ -26,10 +26,10 @@ from app.commands.quantize import quantize
 from app.commands.serve import serve
 from app.config import ROOT, prepare_process, read_settings
 from app.errors import BedsideError, InputError, SettingsError, StorageError
+from app.events import Turn, TurnStatus
 from contracts import Claim, ClaimKind, ContextLengthError, GenerationError, Patient, PatientError
 
 if TYPE_CHECKING:
-    from app.events import Turn
     from app.services import Services
     from retrieval.parsers import ParsedDocument
 
@@ -203,6 +203,8 @@ def _answer_as_text(turn: Turn) -> str:
             lines.append(f"(1 sentence withheld: {reason})")
         else:
             lines.append(f"“{claim.text}”{keys}" if claim.kind is ClaimKind.QUOTE else f"{claim.text}{keys}")
+    if turn.status is TurnStatus.OUT_OF_TIME:
+        lines.append("(The time for an answer was over before it was complete.)")
     cited = {c.key: c for claim in turn.claims for c in claim.citations}
     lines += [f"[{key}] {c.document}, page {c.page}" for key, c in sorted(cited.items())]
     if turn.coverage:

@@ -60,6 +60,7 @@ class Settings:
     threads: int = 0  # compute threads of the model and the embedder; 0: one per core, or fewer where that is faster
     max_upload_mb: int = 50
     max_answer_tokens: int = 512
+    max_answer_seconds: int = 0  # how long an answer may take, waiting included; 0: as long as it takes
     temperature: float = 0.0  # 0 is greedy: the same question gives the same answer
     top_p: float = 1.0
     top_k: int = 0
@@ -73,6 +74,7 @@ class Settings:
             "server_context": (0, 10_000_000),
             "max_upload_mb": (1, 2000),
             "max_answer_tokens": (16, 16384),
+            "max_answer_seconds": (0, 86_400),
             "temperature": (0, 2),
             "top_p": (0.01, 1),
             "top_k": (0, 1_000_000),
@@ -105,6 +107,7 @@ class Settings:
             top_k=self.top_k,
             repetition_penalty=self.repetition_penalty,
             max_tokens=self.max_answer_tokens,
+            max_seconds=self.max_answer_seconds,
         )
 
     @property

@@ -59,6 +59,8 @@ MAX_CANDIDATES = 24  # passages ranked per question before packing
 EMBEDDED_EVIDENCE_TOKENS = 600  # it was trained on some four passages; among more it loses its place
 FOLLOW_UP_WORDS = 5  # a question this short leans on the one before ("and since when?")
 _VERSION = 1  # of the answer record below
+_STATUSES = {"cancelled": TurnStatus.STOPPED, "deadline": TurnStatus.OUT_OF_TIME}
+_ANSWERED = (TurnStatus.DONE, TurnStatus.OUT_OF_TIME)  # what a later question may lean on
 
 
 class Conversation:
@@ -165,7 +167,7 @@ class Conversation:
                 yield ClaimReleased(claim)
         yield from _report(self._watch.look(), alarm)
         usage = Usage(end.prompt_tokens, end.completion_tokens, end.ttft_s, end.tokens_per_s, first_claim_s)
-        status = TurnStatus.STOPPED if end.finish_reason == "cancelled" else TurnStatus.DONE
+        status = _STATUSES.get(end.finish_reason, TurnStatus.DONE)
         yield Finished(status, usage, self._record(messages, passages, params))
 
     def _quote_instead(
@@ -246,7 +248,7 @@ class Conversation:
         for past in self.store.get_turns(turn.conversation_id):
             if past.id == turn.id:
                 break
-            if past.status is TurnStatus.DONE and (answer := answer_text(past)):
+            if past.status in _ANSWERED and (answer := answer_text(past)):
                 pairs.append((past.question, answer))
         return pairs
 

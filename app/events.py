@@ -18,6 +18,7 @@ class TurnStatus(StrEnum):
     RUNNING = "running"
     DONE = "done"
     STOPPED = "stopped"  # by the clinician; what was checked until then stays
+    OUT_OF_TIME = "out of time"  # the answer took as long as it may; what was checked until then stays
     HELD = "held"  # the input check withheld the question; nothing was generated
     FAILED = "failed"  # `error` says why
     INTERRUPTED = "interrupted"  # the program ended in mid-answer; found at the next start

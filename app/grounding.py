@@ -43,7 +43,7 @@ class Grounding:
         return [claim for part in self._splitter.feed(text) for claim in self._release(part)]
 
     def finish(self, finish_reason: str) -> list[Claim]:
-        """The last claims; finish_reason is the generation's: "stop", "length" or "cancelled".
+        """The last claims; finish_reason is the generation's: "stop", "length", "cancelled" or "deadline".
 
         An answer that was cut off loses its unfinished sentence, as half a sentence can say the opposite of the whole.
         One with nothing to show falls back to quotes, unless the clinician stopped it.

@@ -38,7 +38,7 @@ from contracts import (
     TokenLogprob,
 )
 from model.chat_template import ChatTemplate, Neutralizer
-from model.request import check_params, count_new_tokens
+from model.request import check_params, count_new_tokens, find_deadline
 from model.tokenizer import Tokenizer
 
 # RFC 1122, RFC 1918; RFC 4291, RFC 4193.
@@ -96,9 +96,9 @@ class RemoteGenerator:
     def stream(
         self, messages: Sequence[Message], params: SamplingParams, cancel: threading.Event | None = None
     ) -> Iterator[GenerationEvent]:
-        """As contracts.Generator. `cancel` closes the connection at once. Raises GenerationError, while it is listened
-        to, where the server is away, refuses or breaks off; nothing is tried twice. A server that knows no
-        `structured_outputs` may ignore a regular expression."""
+        """As contracts.Generator. `cancel` and the deadline close the connection at once. Raises GenerationError, while
+        it is listened to, where the server is away, refuses or breaks off; nothing is tried twice. A server that knows
+        no `structured_outputs` may ignore a regular expression."""
         check_params(params)
         num_prompt = self.count_prompt_tokens(messages)
         max_new = count_new_tokens(num_prompt, params.max_tokens, self.info.context_length)
@@ -112,34 +112,37 @@ class RemoteGenerator:
             "max_tokens": max_new,
             **_sampling_fields(params),
         }
-        return self._run(body, num_prompt, cancel or threading.Event())
+        return self._run(body, num_prompt, cancel or threading.Event(), find_deadline(params))
 
-    def _run(self, body: Mapping[str, Any], num_prompt: int, cancel: threading.Event) -> Iterator[GenerationEvent]:
+    def _run(
+        self, body: Mapping[str, Any], num_prompt: int, cancel: threading.Event, deadline: float
+    ) -> Iterator[GenerationEvent]:
         answer = _Answer()
         started = time.perf_counter()
         first = last = started
         try:
-            for line in self._post(body, cancel):
+            for line in self._post(body, cancel, deadline):
                 for event in self._read(answer, line):
                     if isinstance(event, TextChunk):
                         last = time.perf_counter()
                         first = last if first == started else first
                     yield event
         except httpx.HTTPError as error:
-            if not cancel.is_set():
+            if not cancel.is_set() and time.monotonic() < deadline:
                 raise self._away(error) from error
-        reason = answer.finish_reason or ("cancelled" if cancel.is_set() else "")
-        if reason not in ("stop", "length", "cancelled"):
+        ours = "cancelled" if cancel.is_set() else "deadline" if time.monotonic() >= deadline else ""
+        reason = answer.finish_reason or ours
+        if reason not in ("stop", "length", "cancelled", "deadline"):
             raise GenerationError(f"The model server at {self._host} broke off its answer; ask again.")
         num_new = answer.usage.get("completion_tokens", answer.num_chunks)
         rate = (num_new - 1) / (last - first) if last > first else 0.0
         yield GenerationEnd(reason, answer.usage.get("prompt_tokens", num_prompt), num_new, first - started, rate)
 
-    def _post(self, body: Mapping[str, Any], cancel: threading.Event) -> Iterator[str]:
-        """The lines of the answer; they end early once `cancel` is set."""
+    def _post(self, body: Mapping[str, Any], cancel: threading.Event, deadline: float) -> Iterator[str]:
+        """The lines of the answer; they end early once `cancel` is set or the time is over."""
         connection = _Connection(self._host)
         with (
-            _hang_up_on(cancel, connection),
+            _hang_up_on(cancel, deadline, connection),
             self._client(_TIMEOUT) as client,
             client.stream(
                 "POST", self._path("chat/completions"), json=body, extensions={"trace": connection.trace}
@@ -149,7 +152,7 @@ class RemoteGenerator:
                 response.read()
                 raise self._refused(response)
             for line in response.iter_lines():
-                if cancel.is_set():
+                if cancel.is_set() or time.monotonic() >= deadline:
                     return
                 yield line
 
@@ -330,12 +333,12 @@ class _Connection:
 
 
 @contextmanager
-def _hang_up_on(cancel: threading.Event, connection: _Connection) -> Iterator[None]:
+def _hang_up_on(cancel: threading.Event, deadline: float, connection: _Connection) -> Iterator[None]:
     is_over = threading.Event()
 
     def watch() -> None:
         while not is_over.is_set():
-            if cancel.wait(_POLL_S):
+            if cancel.wait(_POLL_S) or time.monotonic() >= deadline:
                 connection.hang_up()
                 is_over.wait(_POLL_S)
 

@@ -16,6 +16,7 @@ the routers.
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
@@ -37,6 +38,7 @@ from model.request import (
     TokenEvent,
     check_params,
     count_new_tokens,
+    find_deadline,
 )
 from model.sampler import Matcher, Sampler
 
@@ -55,6 +57,7 @@ class _Request:
     max_new: int
     sampler: Sampler
     cancel: threading.Event
+    deadline: float
     key: int  # as the drafters know it
     paces: list[Pace]  # one for each drafter
     events: deque[EngineEvent | Exception] = field(default_factory=deque)
@@ -138,11 +141,12 @@ class Engine:
         """Yields Queued while others are before it, PrefillProgress per chunk, then a TokenEvent per token; the last
         carries the finish_reason.
 
-        `cancel` is read before every step. Closing the iterator frees the request's blocks. Raises ContextLengthError
-        or ValueError (a ConstraintError among them) at the call, before any work, and EngineBusyError where too many
-        wait.
+        `cancel` and the deadline are read before every step. Closing the iterator frees the request's blocks. Raises
+        ContextLengthError or ValueError (a ConstraintError among them) at the call, before any work, and
+        EngineBusyError where too many wait.
         """
         check_params(params)
+        deadline = find_deadline(params)
         self._check_ids(prompt_ids)
         max_new = count_new_tokens(len(prompt_ids), params.max_tokens, self.context_length)
         if len(self._waiting) >= self._max_waiting:
@@ -150,9 +154,8 @@ class Engine:
         matcher = self._make_matcher(params.constraint)
         sampler = Sampler(params, prompt_ids, self._backend.config.vocab_size, matcher)
         paces = [Pace(self._max_draft) for _ in self._drafters]
-        cancel = cancel or threading.Event()
-        key = next(self._keys)
-        return self._run(_Request(list(prompt_ids), len(prompt_ids), max_new, sampler, cancel, key, paces))
+        token_ids, cancel, key = list(prompt_ids), cancel or threading.Event(), next(self._keys)
+        return self._run(_Request(token_ids, len(token_ids), max_new, sampler, cancel, deadline, key, paces))
 
     def check_integrity(self) -> list[str]:
         """What is wrong with the books of the cache; empty if all is in order. Waits for the step that runs."""
@@ -201,7 +204,7 @@ class Engine:
                 self._changed.wait_for(lambda: bool(request.events) or not self._is_stepping)
                 if request.cancel.is_set() and not request.is_over:
                     request.events.clear()  # what was sampled before Stop but not yet told
-                    self._finish(request, TokenEvent(None, "cancelled"))
+                self._end_if_due(request)
                 if request.events:
                     return request.events.popleft()
                 self._is_stepping = True
@@ -242,8 +245,7 @@ class Engine:
     def _plan(self) -> list[tuple[_Request, Slice]]:
         """Who computes what: every answer its next token, prompts a chunk together, the oldest first."""
         for request in [*self._running, *self._waiting]:
-            if request.cancel.is_set() and not request.is_over:
-                self._finish(request, TokenEvent(None, "cancelled"))
+            self._end_if_due(request)
         self._release_finished()
         self._admit()
         # Answers first; what is left of the step is shared among the prompts, so that a short one passes a long record.
@@ -382,6 +384,15 @@ class Engine:
             self._finish(request, TokenEvent(token_id, "length", score))
         else:
             request.events.append(TokenEvent(token_id, score=score))
+
+    def _end_if_due(self, request: _Request) -> None:
+        """Ends a request that was cancelled or whose time is over."""
+        if request.is_over:
+            return
+        if request.cancel.is_set():
+            self._finish(request, TokenEvent(None, "cancelled"))
+        elif time.monotonic() >= request.deadline:
+            self._finish(request, TokenEvent(None, "deadline"))
 
     def _finish(self, request: _Request, last: EngineEvent | Exception) -> None:
         request.events.append(last)

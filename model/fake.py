@@ -20,7 +20,15 @@ from contracts import (
     TextChunk,
     TokenLogprob,
 )
-from model.request import EngineEvent, EngineLoad, TokenEvent, TokenScore, check_params, count_new_tokens
+from model.request import (
+    EngineEvent,
+    EngineLoad,
+    TokenEvent,
+    TokenScore,
+    check_params,
+    count_new_tokens,
+    find_deadline,
+)
 
 _WORD = re.compile(r"\s*\S+|\s+$")
 TURN_TOKENS = 4  # what a fake turn costs beside its words
@@ -67,8 +75,9 @@ class FakeGenerator:
         check_params(params)
         num_prompt = self.count_prompt_tokens(messages)
         max_new = count_new_tokens(num_prompt, params.max_tokens, self.info.context_length)
+        deadline, cancel = find_deadline(params), cancel or threading.Event()
         words = [self._say(word, params) for word in _WORD.findall(self._next_answer(messages))]
-        return self._run(words, num_prompt, max_new, cancel or threading.Event())
+        return self._run(words, num_prompt, max_new, cancel, deadline)
 
     def _say(self, word: str, params: SamplingParams) -> TextChunk:
         told = () if params.logprobs is None else (TokenLogprob(word, word.encode(), 0.0),)
@@ -82,7 +91,7 @@ class FakeGenerator:
             return self._answers[min(len(self.prompts), len(self._answers)) - 1]
 
     def _run(
-        self, words: Sequence[TextChunk], num_prompt: int, max_new: int, cancel: threading.Event
+        self, words: Sequence[TextChunk], num_prompt: int, max_new: int, cancel: threading.Event, deadline: float
     ) -> Iterator[GenerationEvent]:
         reason = "stop" if len(words) < max_new else "length"
         num_said = 0
@@ -95,6 +104,9 @@ class FakeGenerator:
             # Waiting on the event itself: Stop takes effect at once, whatever the delay.
             if cancel.wait(self._delay_s) if self._delay_s else cancel.is_set():
                 reason = "cancelled"
+                break
+            if time.monotonic() >= deadline:
+                reason = "deadline"
                 break
             num_said += isinstance(event, TextChunk)
             yield event

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from threading import Event
@@ -25,7 +27,7 @@ class TokenScore:
 class TokenEvent:
     """One sampled token, with its score where SamplingParams.logprobs asks for it. The last event of a stream carries
     `finish_reason`: "stop" (its token is an end token, or None where the text is complete under its constraint),
-    "length", or "cancelled" (its token_id is None)."""
+    "length", "cancelled" or "deadline" (its token_id is then None)."""
 
     token_id: int | None
     finish_reason: str | None = None
@@ -109,6 +111,13 @@ def check_params(params: SamplingParams) -> None:
         raise ValueError(f"max_tokens is {params.max_tokens}; it must be at least 1.")
     if params.logprobs is not None and not 0 <= params.logprobs <= MAX_LOGPROBS:
         raise ValueError(f"logprobs is {params.logprobs}; it must lie between 0 and {MAX_LOGPROBS}.")
+    if not params.max_seconds >= 0:
+        raise ValueError(f"max_seconds is {params.max_seconds}; it must be 0 (no limit) or above.")
+
+
+def find_deadline(params: SamplingParams) -> float:
+    """The time.monotonic() at which an answer asked for now must end; infinity if it may take as long as it takes."""
+    return time.monotonic() + params.max_seconds if params.max_seconds else math.inf
 
 
 def count_new_tokens(num_prompt_tokens: int, max_tokens: int, context_length: int) -> int:

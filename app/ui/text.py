@@ -159,6 +159,7 @@ ENGLISH = {
     "turn.held": "This question was not answered",
     "turn.failed": "The answer failed",
     "turn.stopped": "Stopped. What was checked until then stays.",
+    "turn.out_of_time": "The time for an answer was over before it was complete. What was checked until then stays.",
     "turn.interrupted": "The program ended during this answer. Ask again to complete it.",
     "turn.nothing": "Nothing in the answer could be supported by the record.",
     "turn.cite": "Show source {key}: {document}, page {page}",

@@ -162,6 +162,8 @@ def _ending(turn: Turn) -> list[Node]:
             return [_notice("danger", say("turn.failed"), turn.error)]
         case TurnStatus.STOPPED:
             return [node("p", say("turn.stopped"), style="notice plain")]
+        case TurnStatus.OUT_OF_TIME:
+            return [node("p", say("turn.out_of_time"), style="notice plain")]
         case TurnStatus.INTERRUPTED:
             return [node("p", say("turn.interrupted"), style="notice plain")]
         case TurnStatus.DONE if not any(_is_shown(claim) for claim in turn.claims):

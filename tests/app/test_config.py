@@ -51,6 +51,11 @@ def test_a_bad_setting_is_named(environment: dict[str, str], words: list[str]) -
     assert all(word in str(error.value) for word in words)
 
 
+def test_the_longest_time_for_an_answer_reaches_the_model() -> None:
+    assert read_settings({}).sampling.max_seconds == 0
+    assert read_settings({"BEDSIDE_MAX_ANSWER_SECONDS": "90"}).sampling.max_seconds == 90
+
+
 def test_tracing_to_an_outside_server_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LANGSMITH_TRACING", "true")
     with pytest.raises(SettingsError, match="LANGSMITH_TRACING"):

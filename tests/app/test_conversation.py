@@ -180,6 +180,21 @@ def test_stop_ends_writing_and_reading(make_services: Make, add_letter: AddLette
     assert bool(stored.claims) == (prefill_steps == 1)
 
 
+def test_an_answer_that_ran_out_of_time_keeps_what_was_checked_and_says_so(
+    make_services: Make, add_letter: AddLetter
+) -> None:
+    text = "Apixaban 5 mg twice daily [1]. " + "Follow-up in the heart failure clinic in six " * 500
+    services = make_services(FakeGenerator([text], delay_s=0.01, context_length=100_000))
+    conversation = add_letter(services)
+    services.jobs._params = SamplingParams(max_tokens=10_000, max_seconds=1.0)
+    turn = ask(services, conversation, "What is the apixaban dose?")
+    assert turn.status is TurnStatus.OUT_OF_TIME
+    assert [claim.text for claim in turn.claims] == ["Apixaban 5 mg twice daily."]  # without the half sentence
+    services.jobs._params = SamplingParams()
+    follow_up = ask(services, conversation, "And how often?")
+    assert follow_up.record["messages"][2]["text"] == "Apixaban 5 mg twice daily."
+
+
 def test_two_answers_at_once_in_one_conversation_are_refused(make_services: Make, add_letter: AddLetter) -> None:
     services = make_services(FakeGenerator(["The passages do not say."], delay_s=0.05, prefill_steps=20))
     conversation = add_letter(services)

@@ -289,6 +289,20 @@ def test_stop_does_not_wait_for_a_server_that_is_silent(has_tls: bool, tls: ssl.
     assert end.finish_reason == "cancelled"
 
 
+def test_the_deadline_does_not_wait_for_a_server_that_is_silent() -> None:
+    with scripted(None) as server:
+        (end,) = RemoteGenerator(server.url).stream(QUESTION, SamplingParams(max_seconds=0.2))
+        assert server.is_hung_up.wait(30)
+    assert isinstance(end, GenerationEnd)
+    assert end.finish_reason == "deadline"
+
+
+def test_a_deadline_of_the_servers_own_is_an_end_like_any_other() -> None:
+    with scripted(as_stream(piece("Half an ans"), piece("", "deadline"))) as server:
+        text, end = write(RemoteGenerator(server.url))
+    assert (text, end.finish_reason) == ("Half an ans", "deadline")
+
+
 def wait_until_idle(model_server: Any) -> None:
     for _ in range(500):
         if model_server.generator.engine_load.num_blocks_used == 0:

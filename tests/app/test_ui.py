@@ -84,6 +84,7 @@ def test_steps_are_drawn_while_it_runs_and_not_after() -> None:
     ("status", "words"),
     [
         (TurnStatus.STOPPED, "Stopped."),
+        (TurnStatus.OUT_OF_TIME, "The time for an answer was over"),
         (TurnStatus.INTERRUPTED, "The program ended"),
         (TurnStatus.FAILED, "The disk is full."),
         (TurnStatus.HELD, "The disk is full."),

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -89,6 +90,8 @@ def test_prompt_that_does_not_fit_is_refused_before_any_work() -> None:
         ([1], {"top_k": -1}, "top_k"),
         ([1], {"repetition_penalty": 0.0}, "repetition_penalty"),
         ([1], {"max_tokens": 0}, "max_tokens"),
+        ([1], {"max_seconds": -1.0}, "max_seconds"),
+        ([1], {"max_seconds": float("nan")}, "max_seconds"),
     ],
 )
 def test_bad_requests_are_refused_at_the_call(prompt: list[int], params: dict, says: str) -> None:
@@ -112,6 +115,47 @@ def test_stop_is_heard_between_tokens() -> None:
     cancel.set()
     assert isinstance(first, TokenEvent)
     assert list(events) == [TokenEvent(None, "cancelled")]
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The engine's time: a list of one, for the test to set."""
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_an_answer_ends_at_its_deadline_and_keeps_what_was_said(clock: list[float]) -> None:
+    engine = Engine(BACKENDS["torch"], [])
+    events = engine.stream(PROMPT, replace(GREEDY, max_seconds=5))
+    told = [next(events) for _ in range(4)]
+    clock[0] += 4.9
+    told.append(next(events))
+    clock[0] += 0.2
+    assert list(events) == [TokenEvent(None, "deadline")]
+    assert tokens_of(iter(told)) == expected_greedy(4)
+    assert engine.num_blocks_in_use == 0
+
+
+def test_the_deadline_is_heard_between_two_chunks_of_a_prompt(clock: list[float]) -> None:
+    events = Engine(BACKENDS["torch"], [], prefill_chunk=4).stream(PROMPT, replace(GREEDY, max_seconds=5))
+    assert next(events) == PrefillProgress(4, 40)
+    clock[0] += 5
+    assert list(events) == [TokenEvent(None, "deadline")]
+
+
+def test_waiting_counts_and_who_waits_in_vain_leaves_the_queue(clock: list[float]) -> None:
+    engine = Engine(Recording(num_blocks=2), [])
+    prompt = list(range(PAGE + 4))
+    first = engine.stream(prompt, GREEDY)
+    next(first)
+    second = engine.stream(prompt, replace(GREEDY, max_seconds=5))
+    assert next(second) == Queued(1)
+    clock[0] += 5
+    assert len(tokens_of(first)) > 10  # whoever runs the steps ends it for the one that waits
+    assert engine.load.num_waiting == 0
+    assert list(second) == [TokenEvent(None, "deadline")]
+    assert engine.check_integrity() == []
 
 
 def test_closing_early_gives_the_blocks_back(backend: Backend) -> None:
