@@ -5,6 +5,7 @@ Keys and values lie in blocks that the engine hands out by number (model.block_p
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -39,12 +40,15 @@ class Slice:
 
 class Backend(Protocol):
     """`name` is shown to users: which kernels run, and why not better ones. bytes_a_token: of weights, that a step of
-    one token reads."""
+    one token reads. cache_layout: what the bytes of a block mean; where it is the same, of the same weights, block_bytes
+    bytes of one process are good in another."""
 
     config: ModelConfig
     num_blocks: int
     name: str
     bytes_a_token: int
+    cache_layout: str
+    block_bytes: int
 
     def forward(self, batch: Sequence[Slice]) -> Tensor:
         """Logits [those wanted, V] f32 on the CPU, in the order of slices and of their tokens."""
@@ -52,6 +56,14 @@ class Backend(Protocol):
 
     def copy_block(self, source: int, target: int) -> None:
         """Makes a block hold the keys and values of another. Not to be called during a pass."""
+        ...
+
+    def read_blocks(self, blocks: Sequence[int]) -> bytes:
+        """The keys and values of these blocks, block_bytes each, as they lie. No pass may write to them meanwhile."""
+        ...
+
+    def write_blocks(self, blocks: Sequence[int], data: bytes) -> None:
+        """Puts back what `read_blocks` gave. No pass may use the blocks meanwhile."""
         ...
 
 
@@ -76,6 +88,8 @@ class CpuBackend:
         self._model = model
         self.decoder = CpuDecoder(model, threads, self.num_blocks, dtype)
         self._first_moe = self.config.first_k_dense_replace  # every layer from it on is one
+        self.cache_layout = f"{threads.library.build} {_describe_cache(self._decoder.cache, self.config)}"
+        self.block_bytes = self._decoder.cache[:, :, 0].nbytes
 
     def forward(self, batch: Sequence[Slice]) -> Tensor:
         ends = 0
@@ -102,6 +116,12 @@ class CpuBackend:
     def copy_block(self, source: int, target: int) -> None:
         self._decoder.cache[:, :, target] = self._decoder.cache[:, :, source]
 
+    def read_blocks(self, blocks: Sequence[int]) -> bytes:
+        return _read_blocks(self._decoder.cache, blocks)
+
+    def write_blocks(self, blocks: Sequence[int], data: bytes) -> None:
+        _write_blocks(self._decoder.cache, blocks, data)
+
 
 class TorchBackend:
     """The plain decoder, a sequence after the other: where there are no kernels, and what they are held against."""
@@ -122,6 +142,8 @@ class TorchBackend:
             config.head_dim,
         )
         self._cache = lazy_zeros(shape, weight.dtype).to(weight.device)
+        self.cache_layout = f"torch {torch.__version__} {weight.device.type} {_describe_cache(self._cache, config)}"
+        self.block_bytes = self._cache[:, :, 0].nbytes
 
     def forward(self, batch: Sequence[Slice]) -> Tensor:
         logits = []
@@ -135,6 +157,12 @@ class TorchBackend:
 
     def copy_block(self, source: int, target: int) -> None:
         self._cache[:, :, target] = self._cache[:, :, source]
+
+    def read_blocks(self, blocks: Sequence[int]) -> bytes:
+        return _read_blocks(self._cache, blocks)
+
+    def write_blocks(self, blocks: Sequence[int], data: bytes) -> None:
+        _write_blocks(self._cache, blocks, data)
 
 
 class _PagedCache:
@@ -195,3 +223,24 @@ def count_blocks(config: ModelConfig, dtype: torch.dtype) -> int:
     a_token = 2 * config.num_layers * config.num_key_value_heads * config.head_dim * dtype.itemsize
     affordable = MAX_CACHE_BYTES // (a_token * BLOCK_TOKENS)
     return max(a_sequence, min(MAX_SEQUENCES_CACHED * a_sequence, affordable)) + 1
+
+
+# A block is the third index of a cache; what lies in it is the kernels' affair, so that here it is bytes.
+
+
+def _describe_cache(cache: Tensor, config: ModelConfig) -> str:
+    """Of the config a digest: the same weights at other positions or with another routing give other keys."""
+    shape = [*cache.shape[:2], *cache.shape[3:]]
+    digest = hashlib.sha256(repr(config).encode()).hexdigest()
+    return f"{cache.dtype} {'x'.join(map(str, shape))} {digest[:32]}"
+
+
+def _read_blocks(cache: Tensor, blocks: Sequence[int]) -> bytes:
+    chosen = cache[:, :, list(blocks)].movedim(2, 0).contiguous().cpu()
+    return chosen.view(torch.uint8).numpy().tobytes()
+
+
+def _write_blocks(cache: Tensor, blocks: Sequence[int], data: bytes) -> None:
+    flat = torch.frombuffer(bytearray(data), dtype=cache.dtype)
+    chosen = flat.view(len(blocks), *cache.shape[:2], *cache.shape[3:]).movedim(0, 2)
+    cache[:, :, list(blocks)] = chosen.to(cache.device)

@@ -18,7 +18,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import count
 
@@ -111,6 +112,7 @@ class Engine:
         self._is_stepping = False
         self._waiting: deque[_Request] = deque()
         self._running: list[_Request] = []  # oldest first
+        self._lent: list[list[int]] = []  # blocks that are being read or filled from outside
 
     @property
     def context_length(self) -> int:
@@ -161,12 +163,81 @@ class Engine:
         """What is wrong with the books of the cache; empty if all is in order. Waits for the step that runs."""
         with self._changed:
             self._changed.wait_for(lambda: not self._is_stepping)
-            return self._pool.check_integrity([request.blocks for request in self._running])
+            return self._pool.check_integrity([*(request.blocks for request in self._running), *self._lent])
 
     def forget_prefixes(self) -> None:
         """No later request finds what earlier ones put into the cache."""
         with self._changed:
             self._pool.forget_all()
+
+    # --- what is known of a text, for whoever keeps it elsewhere ------------------------------------------------
+
+    @property
+    def cache_layout(self) -> str:
+        """What the bytes of a block mean; see model.backend.Backend."""
+        return self._backend.cache_layout
+
+    @property
+    def block_bytes(self) -> int:
+        return self._backend.block_bytes
+
+    def hash_blocks(self, token_ids: Sequence[int]) -> list[bytes]:
+        """The digests of the full blocks of these tokens, each of its tokens and all before it."""
+        hashes: list[bytes] = []
+        self._pool.hash_blocks(token_ids, hashes)
+        return hashes
+
+    def keep_prefix(self, token_ids: Sequence[int]) -> None:
+        """Gives up the known blocks that these tokens begin with after those of other texts."""
+        hashes = self.hash_blocks(token_ids)
+        with self._changed:
+            self._pool.keep(hashes)
+
+    @contextmanager
+    def hold_prefix(self, token_ids: Sequence[int]) -> Iterator[list[int]]:
+        """The known full blocks that these tokens begin with. They may be read, and stay, while the context lasts."""
+        hashes = self.hash_blocks(token_ids)
+        with self._changed:
+            blocks = self._pool.take_prefix(hashes, len(token_ids) + 1)
+            self._lent.append(blocks)
+        try:
+            yield blocks
+        finally:
+            self._take_back(blocks)
+
+    @contextmanager
+    def fill_prefix(self, token_ids: Sequence[int]) -> Iterator[list[int]]:
+        """Blocks to be filled, all of them, with the keys and values of these tokens, a multiple of BLOCK_TOKENS. They
+        are known once the context ends without an error. Raises OutOfBlocksError if there are too few beside those
+        that the running answers may need next."""
+        hashes = self.hash_blocks(token_ids)
+        with self._changed:
+            if self._pool.num_available < len(hashes) + len(self._running):
+                raise OutOfBlocksError
+            blocks = [self._pool.allocate() for _ in hashes]
+            self._lent.append(blocks)
+        try:
+            yield blocks
+            with self._changed:
+                for number, block in enumerate(blocks):
+                    start = number * BLOCK_TOKENS
+                    parent = hashes[number - 1] if number else START
+                    self._pool.remember(block, parent, token_ids[start : start + BLOCK_TOKENS])
+        finally:
+            self._take_back(blocks)
+
+    def read_blocks(self, blocks: Sequence[int]) -> bytes:
+        """The bytes of blocks that the caller holds."""
+        return self._backend.read_blocks(blocks)
+
+    def write_blocks(self, blocks: Sequence[int], data: bytes) -> None:
+        """Fills blocks that the caller was given to fill."""
+        self._backend.write_blocks(blocks, data)
+
+    def _take_back(self, blocks: list[int]) -> None:
+        with self._changed:
+            self._lent.remove(blocks)
+            self._pool.free(blocks)
 
     def _check_ids(self, prompt_ids: Sequence[int]) -> None:
         if not prompt_ids:

@@ -43,6 +43,7 @@ from model.engine import Engine
 from model.grammar import GrammarCompiler
 from model.modeling import BailingMoeV2ForCausalLM
 from model.mtp import MtpDrafter
+from model.prepared import PromptKeeper
 from model.prompt_lookup import PromptLookup
 from model.quantized import count_parameters, name_quantization
 from model.request import EngineEvent, EngineLoad, TokenScore, TokenStreamer
@@ -137,6 +138,14 @@ class LocalGenerator:
         choice = self.backend.thread_choice if isinstance(self.backend, CpuBackend) else None
         return choice.describe() if choice else ""
 
+    @property
+    def prompt_keeper(self) -> PromptKeeper | None:
+        """Keeps the beginnings of prompts beyond this process; None if the engine cannot."""
+        if not isinstance(self._engine, Engine):
+            return None
+        computed_in = self._info.details.get("computed in", "")
+        return PromptKeeper(self._engine, f"{self._info.weights_sha256} {self._info.precision} {computed_in}")
+
     def router_health(self, lifetime: bool = False) -> RouterSnapshot:
         """How the MoE routers chose lately, or since the model was loaded; see model.router_health."""
         return self._routers.snapshot(lifetime) if self._routers else RouterSnapshot((), 0, 0, False)
@@ -153,6 +162,10 @@ class LocalGenerator:
     def count_prompt_tokens(self, messages: Sequence[Message]) -> int:
         """Tokens of the whole prompt as the chat template renders it."""
         return len(self._template.encode(messages))
+
+    def encode_prompt(self, messages: Sequence[Message]) -> list[int]:
+        """Token ids of the whole prompt, as `stream` puts it before the engine."""
+        return self._template.encode(messages)
 
     def stream(
         self, messages: Sequence[Message], params: SamplingParams, cancel: threading.Event | None = None

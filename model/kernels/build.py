@@ -36,10 +36,11 @@ VARIANTS = {
 
 @dataclass(frozen=True, slots=True)
 class Library:
-    """The compiled kernels: `variant` names the instructions they use."""
+    """The compiled kernels: `variant` names the instructions they use, `build` these very sources and flags."""
 
     handle: ctypes.CDLL
     variant: str
+    build: str
 
 
 class KernelsUnavailableError(ValueError):
@@ -55,8 +56,9 @@ def load_library(variant: str | None = None) -> Library:
     variant = variant or best_variant()
     if variant not in VARIANTS:
         raise KernelsUnavailableError(f"There are no kernels called {variant!r}; there are {', '.join(VARIANTS)}.")
+    path = _build(variant)
     try:
-        return Library(ctypes.CDLL(str(_build(variant))), variant)
+        return Library(ctypes.CDLL(str(path)), variant, path.stem)
     except OSError as error:
         raise KernelsUnavailableError(f"The compiled kernels could not be loaded: {error}.") from error
 

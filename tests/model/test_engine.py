@@ -204,6 +204,8 @@ class Recording:
 
     def __init__(self, num_blocks: int = 0, spoil: int | None = None, inner: Backend = BACKENDS["torch"]) -> None:
         self.inner, self.config, self.name = inner, MODEL.config, "recording"
+        self.cache_layout, self.block_bytes = inner.cache_layout, inner.block_bytes
+        self.read_blocks, self.write_blocks = inner.read_blocks, inner.write_blocks
         self.num_blocks = num_blocks or self.inner.num_blocks
         self.batches: list[list[Slice]] = []
         self.spoil = spoil
