@@ -75,6 +75,13 @@ class Services:
             gc.freeze()
             self._preparing = ""
 
+    def delete_patient(self, patient_id: str) -> None:
+        """Removes a patient with every document, vector, conversation and finding; answers under way are stopped."""
+        for conversation in self.store.list_conversations(patient_id):
+            self.jobs.stop(conversation.id)
+        self.library.delete_patient(patient_id)
+        self.store.delete_patient(patient_id)
+
     def close(self) -> None:
         """Gives the data folder back."""
         self.jobs.close()

@@ -59,7 +59,7 @@ def delete_patient(services: Services, record: PatientRecord) -> None:
     with st.container(horizontal=True):
         if st.button(say("patient.delete"), type="primary", key="patient_delete_confirm"):
             try:
-                services.library.delete_patient(record.id)
+                services.delete_patient(record.id)
             except FAILURES as error:
                 draw_failure(error)
                 return

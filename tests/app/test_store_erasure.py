@@ -215,6 +215,21 @@ def test_a_kill_between_delete_and_scrub_is_made_good_at_the_next_start(
     assert [piece for piece in before if piece in on_disk] == []
 
 
+def test_the_whole_program_forgets_a_deleted_patient(
+    make_services: Callable[[FakeGenerator], Services], add_letter: Callable[[Services], str]
+) -> None:
+    services = make_services(FakeGenerator(["She is allergic to penicillin, which caused a rash [1]."]))
+    conversation_id = add_letter(services)
+    services.jobs.ask(conversation_id, "Which allergies does she have?")
+    services.jobs.wait(conversation_id)
+    (patient,) = services.store.list_patients()
+    services.delete_patient(patient.id)
+    assert services.store.list_patients() == []
+    assert services.store.list_documents() == []
+    assert services.store.get_conversation(conversation_id) is None
+    assert services.store.list_findings() == []
+
+
 def test_the_whole_program_forgets_a_deleted_document(
     make_services: Callable[[FakeGenerator], Services], add_letter: Callable[[Services], str]
 ) -> None:
