@@ -166,7 +166,7 @@ def _temporary_services() -> Iterator[Services]:
     """The whole program over a folder that is removed afterwards."""
     folder = Path(tempfile.mkdtemp(prefix="bedside-"))
     try:
-        settings = replace(read_settings(), data_dir=folder, database_url="", demo=False)
+        settings = replace(read_settings(), data_dir=folder, database_url="", demo=False, prepared_mb=0)
         with show_loading() as on_progress:
             from app.services import build_services
 

@@ -57,6 +57,7 @@ class Settings:
     demo: bool | None = None  # three synthetic patients; unset: only with the embedded model
     host: str = "127.0.0.1"
     port: int = 8501
+    prepared_mb: int = 4096  # of disk for prepared records, all patients together; 0: none are prepared
     threads: int = 0  # compute threads of the model and the embedder; 0: one per core, or fewer where that is faster
     max_upload_mb: int = 50
     max_answer_tokens: int = 512
@@ -72,6 +73,7 @@ class Settings:
             "port": (1, 65535),
             "threads": (0, 1024),
             "server_context": (0, 10_000_000),
+            "prepared_mb": (0, 10_000_000),
             "max_upload_mb": (1, 2000),
             "max_answer_tokens": (16, 16384),
             "max_answer_seconds": (0, 86_400),

@@ -26,6 +26,7 @@ from app.events import (
     Usage,
 )
 from app.grounding import Grounding
+from app.prepared_records import PreparedRecords, Prompts
 from app.router_watch import LASTS, RouterAlarm, RouterWatch
 from app.store import Store
 from contracts import (
@@ -73,12 +74,15 @@ class Conversation:
         generator: Generator,
         safety: SafetyChecker,
         constrains_citations: bool = False,
+        prepared: PreparedRecords | None = None,
     ) -> None:
+        """prepared: where the whole records of patients are kept ready for the model, if they are."""
         self.store = store
         self.retriever = retriever
         self.generator = generator
         self.safety = safety
         self._constrains_citations = constrains_citations
+        self._prepared = prepared
         self._watch = RouterWatch(generator)
 
     def answer(self, turn: Turn, params: SamplingParams, cancel: threading.Event) -> Iterator[ChatEvent]:
@@ -97,9 +101,8 @@ class Conversation:
 
         yield StepStarted(Step.SEARCHING)
         documents = self._documents(patient_id, turn.document_ids)
-        passages, removed = self._without_instructions(
-            self._gather(turn, patient_id, patient, history, documents, params)
-        )
+        gathered = self._gather(turn.question, patient_id, patient, history, documents, params)
+        passages, removed = self._without_instructions(gathered)
         messages, passages = prompt.build(
             turn.question,
             passages,
@@ -108,7 +111,8 @@ class Conversation:
             self._max_prompt_tokens(params),
             self.generator.count_prompt_tokens,
         )
-        yield SourcesFound(_coverage(documents, passages, self._count_passages(patient_id, documents)), removed)
+        coverage = _coverage(documents, passages, self._count_passages(patient_id, documents))
+        yield SourcesFound(coverage, removed)
         if not passages:
             yield ClaimReleased(Claim(_why_nothing(documents), ClaimKind.ABSTENTION))
             yield Finished(TurnStatus.DONE, record=self._record(messages, passages, params))
@@ -117,12 +121,28 @@ class Conversation:
             yield Finished(TurnStatus.STOPPED)
             return
 
-        yield StepStarted(Step.READING, _count(len(passages), "passage"))
-        yield from self._write(turn, messages, passages, patient, params, cancel, started)
+        what = _count(len(passages), "passage")
+        if self._prepared and is_of_whole_record(turn, coverage) and self._prepared.load(patient_id, messages):
+            what += ", prepared"
+        yield StepStarted(Step.READING, what)
+        yield from self._write(turn, what, messages, passages, patient, params, cancel, started)
+
+    def record_prompts(self, patient_id: str, params: SamplingParams) -> Prompts | None:
+        """Two prompts about the whole record that differ in the question alone, so that whatever both begin with, every
+        question about it does; None where there is no record, or it is too long to be put before the model whole."""
+        record = self.store.get_patient(patient_id)
+        documents = self._documents(patient_id, None)
+        everything = self._whole_record("", patient_id, record.patient, [], documents, params) if record else None
+        if not record or not everything:
+            return None
+        passages, _ = self._without_instructions(everything)
+        one, other = (prompt.render(question, passages, [], record.patient) for question in ("A", "Z"))
+        return one, other
 
     def _write(
         self,
         turn: Turn,
+        what: str,
         messages: Sequence[Message],
         passages: Sequence[Passage],
         patient: Patient | None,
@@ -146,7 +166,7 @@ class Conversation:
                 case Queued(place):
                     yield StepStarted(Step.QUEUED, str(place))
                 case PrefillProgress(done, total):
-                    yield StepStarted(Step.READING, _count(len(passages), "passage"), done, total)
+                    yield StepStarted(Step.READING, what, done, total)
                 case TextChunk(text):
                     if not is_writing:
                         is_writing = True
@@ -189,7 +209,7 @@ class Conversation:
 
     def _gather(
         self,
-        turn: Turn,
+        question: str,
         patient_id: str,
         patient: Patient | None,
         history: Sequence[tuple[str, str]],
@@ -197,18 +217,37 @@ class Conversation:
         params: SamplingParams,
     ) -> list[Passage]:
         """Every passage in reading order if the selection fits the context, else the best ones for this question."""
-        ready = [document.id for document in documents if document.status is DocumentStatus.READY]
+        ready = _ready(documents)
         if not ready:
             return []
-        empty = self.generator.count_prompt_tokens(prompt.render(turn.question, [], history, patient))
-        budget = self._max_prompt_tokens(params) - empty
-        if self.generator.info.is_embedded:
-            budget = min(budget, EMBEDDED_EVIDENCE_TOKENS)
-        everything = self.store.list_passages(patient_id, ready)
-        if len(pack(everything, budget, self.generator.count_tokens)) == len(everything):
+        everything = self._whole_record(question, patient_id, patient, history, documents, params)
+        if everything is not None:
             return everything
-        ranked = self.retriever.search(_search_query(turn.question, history), patient_id, ready, MAX_CANDIDATES)
+        budget = self._evidence_tokens(question, history, patient, params)
+        ranked = self.retriever.search(_search_query(question, history), patient_id, ready, MAX_CANDIDATES)
         return pack([scored.passage for scored in ranked], budget, self.generator.count_tokens)
+
+    def _whole_record(
+        self,
+        question: str,
+        patient_id: str,
+        patient: Patient | None,
+        history: Sequence[tuple[str, str]],
+        documents: Sequence[Document],
+        params: SamplingParams,
+    ) -> list[Passage] | None:
+        """Every passage of the documents in reading order; None if they are too many for the context."""
+        everything = self.store.list_passages(patient_id, _ready(documents))
+        budget = self._evidence_tokens(question, history, patient, params)
+        return everything if len(pack(everything, budget, self.generator.count_tokens)) == len(everything) else None
+
+    def _evidence_tokens(
+        self, question: str, history: Sequence[tuple[str, str]], patient: Patient | None, params: SamplingParams
+    ) -> int:
+        """Room for passages."""
+        empty = self.generator.count_prompt_tokens(prompt.render(question, [], history, patient))
+        budget = self._max_prompt_tokens(params) - empty
+        return min(budget, EMBEDDED_EVIDENCE_TOKENS) if self.generator.info.is_embedded else budget
 
     def _without_instructions(self, passages: Sequence[Passage]) -> tuple[list[Passage], tuple[Finding, ...]]:
         """Passages with quarantined sentences blanked, at equal length so that every offset still holds."""
@@ -266,6 +305,11 @@ class Conversation:
         }
 
 
+def is_of_whole_record(turn: Turn, coverage: Coverage) -> bool:
+    """Whether the turn put all that is ready of the patient's record before the model: what a prepared record is of."""
+    return turn.document_ids is None and coverage.whole_record
+
+
 def answer_text(turn: Turn) -> str:
     """The answer as shown: its claims with their [n], without what was withheld."""
     shown = [claim for claim in turn.claims if claim.kind is not ClaimKind.WITHHELD]
@@ -283,6 +327,10 @@ def _report(alarm: RouterAlarm, before: RouterAlarm) -> Iterator[ChatEvent]:
     findings = [finding for finding in alarm.findings if finding.rule != LASTS or not before.findings]
     if findings:
         yield ModelChecked(tuple(findings))
+
+
+def _ready(documents: Sequence[Document]) -> list[str]:
+    return [document.id for document in documents if document.status is DocumentStatus.READY]
 
 
 def _why_nothing(documents: Sequence[Document]) -> str:

@@ -1,7 +1,8 @@
-"""Work that outlives the page: answering a turn, ingesting a document. Knows nothing of Streamlit.
+"""Work that outlives the page: answering a turn, ingesting a document, preparing a record. Knows nothing of Streamlit.
 
 A Streamlit script dies at its next call when a tab closes or a widget is clicked. So the page submits, polls and draws;
 a worker thread works and persists. Stop sets an event that the model reads at every prefill chunk and decode step.
+Records are prepared while nobody waits; a question ends that at once, and it is taken up again behind the answer.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ import random
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from queue import SimpleQueue
 
 from app import prompt
-from app.conversation import Conversation, max_prompt_tokens
+from app.conversation import Conversation, is_of_whole_record, max_prompt_tokens
 from app.errors import BedsideError, InputError
 from app.events import ClaimReleased, Finished, InputChecked, ModelChecked, SourcesFound, Turn, TurnStatus
+from app.prepared_records import PreparedRecords, Prompts
 from app.store import Store
 from contracts import ContextLengthError, DocumentStatus, GenerationError, SamplingParams
 from retrieval.documents import DocumentLibrary
@@ -47,7 +50,12 @@ class Jobs:
     """Submits, polls and stops the work of all conversations and documents. All methods are thread-safe."""
 
     def __init__(
-        self, store: Store, conversation: Conversation, library: DocumentLibrary, params: SamplingParams
+        self,
+        store: Store,
+        conversation: Conversation,
+        library: DocumentLibrary,
+        params: SamplingParams,
+        prepared: PreparedRecords | None = None,
     ) -> None:
         self._store = store
         self._conversation = conversation
@@ -61,6 +69,13 @@ class Jobs:
         self._is_closing = False
         self._worker = threading.Thread(target=self._work_through_queue, name="ingest", daemon=True)
         self._worker.start()
+        self._prepared = prepared
+        self._to_prepare: dict[str, None] = {}  # patients, the latest last
+        self._busy = threading.Event()  # while an answer or a document is under way
+        self._idle = threading.Condition(self._lock)
+        self._preparer = threading.Thread(target=self._prepare_when_idle, name="prepare", daemon=True)
+        if prepared:
+            self._preparer.start()
 
     # --- turns --------------------------------------------------------------------------------------------------
 
@@ -128,6 +143,7 @@ class Jobs:
                 self._store.delete_turns_from(replaces)
             turn = self._store.add_turn(conversation_id, question, document_ids)
             job = self._turns[conversation_id] = _TurnJob(turn)
+            self._note_work()
         # A recorded seed makes a sampled answer repeatable.
         seeded = replace(params, seed=random.randrange(2**31)) if params.seed is None else params
         threading.Thread(target=self._answer, args=(job, seeded), name=f"answer-{turn.id}", daemon=True).start()
@@ -143,8 +159,11 @@ class Jobs:
         except Exception as error:  # noqa: BLE001 - the outermost edge of the worker: logged, shown and stored
             self._fail(job, error)
         finally:
+            if job.turn.coverage and is_of_whole_record(job.turn, job.turn.coverage):
+                self._prepare_record_of(job.turn)
             with self._lock:
                 self._turns.pop(job.turn.conversation_id, None)
+                self._note_work()
             job.done.set()
 
     def _fail(self, job: _TurnJob, error: Exception) -> None:
@@ -168,6 +187,7 @@ class Jobs:
                 return
             self._ingests[document_id] = IngestProgress("waiting")
             self._cancels[document_id] = threading.Event()
+            self._note_work()
         self._queue.put(lambda: self._ingest(document_id))
 
     def ingest_progress(self, document_id: str) -> IngestProgress | None:
@@ -191,19 +211,27 @@ class Jobs:
             job.done.wait()
         self._queue.put(lambda: None)
         self._worker.join()
+        if self._prepared:
+            with self._idle:
+                self._busy.set()
+                self._idle.notify_all()
+            self._preparer.join()
 
     def _ingest(self, document_id: str) -> None:
         def report(step: str, done: int, total: int) -> None:
             self._ingests[document_id] = IngestProgress(step, done, total)
 
         try:
-            self._library.ingest(document_id, report, self._cancels[document_id])
+            document = self._library.ingest(document_id, report, self._cancels[document_id])
+            if document:
+                self.prepare(document.patient_id)
         except Exception as error:  # noqa: BLE001 - the outermost edge of the worker: logged, shown and stored
             self._fail_ingest(document_id, error)
         finally:
             with self._lock:
                 self._ingests.pop(document_id, None)
                 self._cancels.pop(document_id, None)
+                self._note_work()
 
     def _fail_ingest(self, document_id: str, error: Exception) -> None:
         _LOG.exception("document %s could not be read", document_id)
@@ -221,3 +249,48 @@ class Jobs:
                 task()
             except Exception:  # noqa: BLE001 - the outermost edge of the worker: one document must not stop the next
                 _LOG.exception("a background task failed")
+
+    # --- records ------------------------------------------------------------------------------------------------
+
+    def prepare(self, patient_id: str) -> None:
+        """Brings the patient's prepared record up to date when nobody waits: after a document, an answer, or a change
+        of the patient's data. Does nothing where records are not prepared."""
+        with self._idle:
+            self._to_prepare.pop(patient_id, None)
+            self._to_prepare[patient_id] = None
+            self._idle.notify_all()
+
+    def _prepare_record_of(self, turn: Turn) -> None:
+        try:
+            conversation = self._store.get_conversation(turn.conversation_id)
+        except BedsideError:
+            return  # the answer said so already
+        if conversation:
+            self.prepare(conversation.patient_id)
+
+    def _note_work(self) -> None:
+        """Called under the lock whenever an answer or a document begins or ends."""
+        if self._turns or self._ingests:
+            self._busy.set()
+        elif not self._is_closing:
+            self._busy.clear()
+            self._idle.notify_all()
+
+    def _prepare_when_idle(self) -> None:
+        assert self._prepared
+        while True:
+            with self._idle:
+                self._idle.wait_for(lambda: self._is_closing or (self._to_prepare and not self._busy.is_set()))
+                if self._is_closing:
+                    return
+                patient_id, _ = self._to_prepare.popitem()  # the latest: whose next question is likeliest
+            try:
+                is_done = self._prepared.refresh(patient_id, partial(self._record_prompts, patient_id), self._busy)
+            except Exception:  # noqa: BLE001 - the outermost edge of the worker: a record that is not prepared is read
+                _LOG.exception("a record could not be prepared")
+                continue
+            if not is_done:
+                self.prepare(patient_id)
+
+    def _record_prompts(self, patient_id: str) -> Prompts | None:
+        return self._conversation.record_prompts(patient_id, self._params)

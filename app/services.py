@@ -18,10 +18,12 @@ from app.conversation import Conversation
 from app.demo import load_demo_patients
 from app.errors import StorageError
 from app.jobs import Jobs
+from app.prepared_records import FOLDER, PreparedRecords, remove_prepared
 from app.remote_generator import RemoteGenerator
 from app.store import Store
 from contracts import Generator, LoadCancelled, LoadProgress
 from model.generator import LocalGenerator
+from model.router_health import RouterState
 from retrieval.documents import DocumentLibrary
 from retrieval.embedding import MiniLMEmbedder
 from retrieval.index import VectorIndex
@@ -174,10 +176,36 @@ def _compose(
     index = VectorIndex(settings.data_dir / "vectors")
     retriever = HybridRetriever(store, index, embedder)
     max_bytes = settings.max_upload_mb * 1024 * 1024
-    library = DocumentLibrary(store, index, embedder, safety, max_bytes, on_delete=retriever.forget)
-    conversation = Conversation(store, retriever, generator, safety, settings.constrain_citations)
-    jobs = Jobs(store, conversation, library, settings.sampling)
+    prepared = _open_prepared(settings, store, generator)
+    library = DocumentLibrary(
+        store,
+        index,
+        embedder,
+        safety,
+        max_bytes,
+        before_delete=prepared.erase if prepared else None,
+        on_delete=retriever.forget,
+    )
+    conversation = Conversation(store, retriever, generator, safety, settings.constrain_citations, prepared)
+    jobs = Jobs(store, conversation, library, settings.sampling, prepared)
     return Services(settings, store, library, generator, safety, retriever, conversation, jobs, index, lock)
+
+
+def _open_prepared(settings: Settings, store: Store, generator: Generator) -> PreparedRecords | None:
+    """None where no records are prepared, by the settings or because the model runs elsewhere; older ones then go."""
+    folder = settings.data_dir / FOLDER
+    keeper = generator.prompt_keeper if isinstance(generator, LocalGenerator) else None
+    if not isinstance(generator, LocalGenerator) or keeper is None or not settings.prepared_mb:
+        remove_prepared(folder)
+        return None
+
+    def is_sound() -> bool:
+        return not generator.router_health().in_state(RouterState.COLLAPSED)
+
+    max_bytes = settings.prepared_mb * 2**20
+    prepared = PreparedRecords(folder, store.cipher, keeper, generator.encode_prompt, max_bytes, is_sound)
+    prepared.sweep({record.id for record in store.list_patients()})
+    return prepared
 
 
 def _count_threads(settings: Settings) -> int:
@@ -195,3 +223,4 @@ def seed_demo(services: Services) -> None:
         documents = [services.library.add(record.id, file.name, file.read_bytes()) for file in demo.files]
         for document in documents:
             services.library.ingest(document.id)
+        services.jobs.prepare(record.id)

@@ -78,15 +78,19 @@ class DocumentLibrary:
         safety: SafetyChecker,
         max_bytes: int = MAX_BYTES,
         max_pages: int = MAX_PAGES,
+        before_delete: Callable[[str], None] | None = None,
         on_delete: Callable[[], None] = lambda: None,
     ) -> None:
-        """on_delete is called after each deletion, so that whoever keeps passages in memory can drop them."""
+        """before_delete is called with the patient's id once no search finds the document any more and before its rows
+        go, so that whoever keeps something made of it on disk removes that; if it raises, the next start tries again.
+        on_delete is called after each deletion, so that whoever keeps passages in memory can drop them."""
         self._store = store
         self._index = index
         self._embedder = embedder
         self._safety = safety
         self._max_bytes = max_bytes
         self._max_pages = max_pages
+        self._before_delete = before_delete or (lambda patient_id: None)
         self._on_delete = on_delete
         self._lock = threading.Lock()
         self._running: dict[str, _Run] = {}
@@ -168,6 +172,7 @@ class DocumentLibrary:
         except IndexFailure as error:
             # The words must go even if the index is broken; repair() rebuilds it without them.
             logger.warning("Vectors of a deleted document are left for repair: %s", error)
+        self._before_delete(document.patient_id)
         self._store.delete_document(document_id)
         self._on_delete()
 

@@ -39,15 +39,16 @@ class Cipher:
         self._key = key
         self._aes = AESGCM(key)
 
-    def seal(self, plain: bytes) -> bytes:
-        """The value encrypted under a fresh nonce; the same value never looks the same twice."""
+    def seal(self, plain: bytes, context: bytes = b"") -> bytes:
+        """The value encrypted under a fresh nonce; the same value never looks the same twice. context: where it
+        belongs, which is not stored, and without which it does not open."""
         nonce = os.urandom(NONCE_BYTES)
-        return nonce + self._aes.encrypt(nonce, plain, None)
+        return nonce + self._aes.encrypt(nonce, plain, context)
 
-    def open(self, sealed: bytes) -> bytes:
-        """The value again; StorageError if the key is another or a byte was changed."""
+    def open(self, sealed: bytes, context: bytes = b"") -> bytes:
+        """The value again; StorageError if the key or the context is another or a byte was changed."""
         try:
-            return self._aes.decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], None)
+            return self._aes.decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], context)
         except InvalidTag:
             raise StorageError(
                 "The database cannot be decrypted with this key; restore the key file that belongs to it."

@@ -47,6 +47,7 @@ def edit_patient(services: Services, record: PatientRecord) -> None:
         return
     try:
         services.store.update_patient(record.id, patient)
+        services.jobs.prepare(record.id)  # what the model was told of the patient is no longer true
     except FAILURES as error:
         draw_failure(error)
         return
