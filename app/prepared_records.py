@@ -16,7 +16,7 @@ import struct
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from itertools import takewhile
 from pathlib import Path
 from typing import BinaryIO
@@ -57,7 +57,8 @@ class PreparedRecords:
         self._encode = encode
         self._max_bytes = max_bytes
         self._is_sound = is_sound
-        self._files = threading.Lock()  # one reads, writes or erases at a time; a writer lets go when it is asked to
+        self._writing = threading.Lock()  # one writes a draft or erases, so that none is left behind; before _files
+        self._files = threading.Lock()  # one reads, replaces or removes finished files
         self._num_erased: Counter[str] = Counter()  # by patient, so that who prepared before writes nothing after
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         for path in folder.glob(f"*{_UNFINISHED}"):
@@ -108,13 +109,13 @@ class PreparedRecords:
         def must_stop() -> bool:
             return busy.is_set() or self._num_erased[patient_id] != num_erased
 
-        with self._files:
+        with self._writing:
             return self._write(patient_id, token_ids, must_stop)
 
     def erase(self, patient_id: str) -> None:
         """Removes what was prepared of a patient, on disk and in the cache. Raises StorageError if the file stays."""
         self._num_erased[patient_id] += 1  # before the lock: a writer sees it and lets go
-        with self._files:
+        with self._writing, self._files:
             try:
                 _remove(self._path(patient_id))
             except OSError as error:
@@ -135,7 +136,7 @@ class PreparedRecords:
         pairs = zip(*map(self._encode, prompts), strict=False)
         return self._keeper.trim([one for one, _ in takewhile(lambda pair: pair[0] == pair[1], pairs)])
 
-    # --- files, under the lock ------------------------------------------------------------------------------------
+    # --- files ----------------------------------------------------------------------------------------------------
 
     def _restore(self, patient_id: str, prompt_ids: Sequence[int]) -> int:
         path = self._path(patient_id)
@@ -178,24 +179,25 @@ class PreparedRecords:
         draft = self._path(patient_id).with_suffix(_UNFINISHED)
         try:
             descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
-                for frame in self._seal_frames(patient_id, self._keeper.export(token_ids)):
+            with os.fdopen(descriptor, "wb") as file, closing(self._keeper.export(token_ids)) as pieces:
+                for frame in self._seal_frames(patient_id, pieces):
                     if must_stop():
                         return False
                     file.write(frame)
                 file.flush()
                 os.fsync(file.fileno())
-            if must_stop():
-                return False
-            os.replace(draft, self._path(patient_id))
-            sync_folder(self._folder)
+            with self._files:
+                if must_stop():
+                    return False
+                os.replace(draft, self._path(patient_id))
+                sync_folder(self._folder)
+                self._remove_oldest()
         except PreparedError as error:  # other traffic took its blocks meanwhile
             _LOG.info("a prepared record is not kept on disk: %s", error)
         except OSError as error:
             _LOG.warning("a prepared record could not be written: %s", error.strerror)
         finally:
             draft.unlink(missing_ok=True)
-        self._remove_oldest()
         return True
 
     def _remove_oldest(self) -> None:

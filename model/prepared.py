@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from typing import Any
 
@@ -73,8 +73,8 @@ class PromptKeeper:
         }
         return json.dumps(fields, separators=(",", ":")).encode("ascii")
 
-    def export(self, token_ids: Sequence[int]) -> Iterator[bytes]:
-        """The header, then the keys and values in pieces of whole blocks. They are held in the cache meanwhile.
+    def export(self, token_ids: Sequence[int]) -> Generator[bytes, None, None]:
+        """The header, then the keys and values in pieces of whole blocks, which stay in the cache until it is closed.
 
         Raises PreparedError if not all of the tokens are in the cache, or they are not those of whole blocks."""
         header = self.make_header(token_ids)

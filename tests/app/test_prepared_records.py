@@ -406,6 +406,27 @@ def test_preparing_gives_way_and_leaves_nothing_half_done(open_records: Open, tm
     assert prepare(records, busy=busy)
 
 
+@pytest.mark.parametrize("num_frames", [0, 1, 2])
+def test_a_question_ends_the_writing_too(
+    open_records: Open, tmp_path: Path, model: LocalGenerator, num_frames: int
+) -> None:
+    class Asked(threading.Event):
+        num_looks = 0
+
+        def is_set(self) -> bool:
+            self.num_looks += 1
+            return self.num_looks > num_frames
+
+    assert prepare(open_records(max_bytes=1))  # computed, not written
+    keeper = model.prompt_keeper
+    assert keeper
+    records = PreparedRecords(tmp_path, Cipher(KEY), keeper, model.encode_prompt, 2**30)
+    assert not prepare(records, busy=Asked())
+    assert list(tmp_path.iterdir()) == []
+    assert model.engine_load.num_blocks_used == 0
+    assert prepare(records)
+
+
 def test_what_was_erased_meanwhile_is_not_written(open_records: Open, tmp_path: Path) -> None:
     records = open_records()
 
