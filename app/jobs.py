@@ -255,6 +255,8 @@ class Jobs:
     def prepare(self, patient_id: str) -> None:
         """Brings the patient's prepared record up to date when nobody waits: after a document, an answer, or a change
         of the patient's data. Does nothing where records are not prepared."""
+        if self._prepared is None:
+            return
         with self._idle:
             self._to_prepare.pop(patient_id, None)
             self._to_prepare[patient_id] = None
@@ -263,8 +265,9 @@ class Jobs:
     def _prepare_record_of(self, turn: Turn) -> None:
         try:
             conversation = self._store.get_conversation(turn.conversation_id)
-        except BedsideError:
-            return  # the answer said so already
+        except Exception:  # noqa: BLE001 - the edge of the answer's worker, which must come to its end
+            _LOG.exception("a record could not be prepared")
+            return
         if conversation:
             self.prepare(conversation.patient_id)
 

@@ -45,7 +45,7 @@ class ServerMetrics:
         self._prompt_tokens = self._completion_tokens = 0
 
     def count(self, outcome: str) -> None:
-        """outcome: stop, length, cancelled, refused, busy or error."""
+        """outcome: stop, length, cancelled, deadline, refused, busy or error."""
         with self._lock:
             self._outcomes[outcome] += 1
 

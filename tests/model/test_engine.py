@@ -277,6 +277,16 @@ def test_a_copied_beginning_gives_the_same_numbers_to_the_bit() -> None:
     assert torch.equal(copied, computed)
 
 
+def test_writing_to_a_block_that_others_may_read_stops_the_step() -> None:
+    engine = Engine(BACKENDS["torch"], [])
+    events = engine.stream(PROMPT, GREEDY)
+    next(events)
+    (request,) = engine._running
+    engine._pool.remember(request.blocks[-1], request.hashes[0], PROMPT[PAGE:])
+    with pytest.raises(AssertionError):
+        list(events)
+
+
 def test_texts_that_fork_in_turn_do_not_disturb_each_other(backend: Backend) -> None:
     prompts = [[*PROMPT, *range(100, 100 + n), 7, n] for n in range(1, 30, 7)]
     alone = []
