@@ -88,7 +88,7 @@ class CpuBackend:
         self._model = model
         self.decoder = CpuDecoder(model, threads, self.num_blocks, dtype)
         self._first_moe = self.config.first_k_dense_replace  # every layer from it on is one
-        self.cache_layout = f"{threads.library.build} {_describe_cache(self._decoder.cache, self.config)}"
+        self.cache_layout = f"{threads.library.build} {_describe_cache(self._decoder.cache, dtype, self.config)}"
         self.block_bytes = self._decoder.cache[:, :, 0].nbytes
 
     def forward(self, batch: Sequence[Slice]) -> Tensor:
@@ -142,7 +142,9 @@ class TorchBackend:
             config.head_dim,
         )
         self._cache = lazy_zeros(shape, weight.dtype).to(weight.device)
-        self.cache_layout = f"torch {torch.__version__} {weight.device.type} {_describe_cache(self._cache, config)}"
+        self.cache_layout = (
+            f"torch {torch.__version__} {weight.device.type} {_describe_cache(self._cache, weight.dtype, config)}"
+        )
         self.block_bytes = self._cache[:, :, 0].nbytes
 
     def forward(self, batch: Sequence[Slice]) -> Tensor:
@@ -228,11 +230,12 @@ def count_blocks(config: ModelConfig, dtype: torch.dtype) -> int:
 # A block is the third index of a cache; what lies in it is the kernels' affair, so that here it is bytes.
 
 
-def _describe_cache(cache: Tensor, config: ModelConfig) -> str:
-    """Of the config a digest: the same weights at other positions or with another routing give other keys."""
+def _describe_cache(cache: Tensor, dtype: torch.dtype, config: ModelConfig) -> str:
+    """dtype: of the numbers in the cache, whatever tensor holds them. Of the config a digest: the same weights at other
+    positions or with another routing give other keys."""
     shape = [*cache.shape[:2], *cache.shape[3:]]
     digest = hashlib.sha256(repr(config).encode()).hexdigest()
-    return f"{cache.dtype} {'x'.join(map(str, shape))} {digest[:32]}"
+    return f"{dtype} {'x'.join(map(str, shape))} {digest[:32]}"
 
 
 def _read_blocks(cache: Tensor, blocks: Sequence[int]) -> bytes:
