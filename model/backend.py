@@ -40,8 +40,8 @@ class Slice:
 
 class Backend(Protocol):
     """`name` is shown to users: which kernels run, and why not better ones. bytes_a_token: of weights, that a step of
-    one token reads. cache_layout: what the bytes of a block mean; where it is the same, of the same weights, block_bytes
-    bytes of one process are good in another."""
+    one token reads. cache_layout: what the bytes of a block mean: where it is the same, of the same weights, the
+    block_bytes of one process are good in another."""
 
     config: ModelConfig
     num_blocks: int
