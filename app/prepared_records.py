@@ -14,6 +14,7 @@ import os
 import shutil
 import struct
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
@@ -94,13 +95,13 @@ class PreparedRecords:
         path = self._path(patient_id)
         with self._files:
             if token_ids and self._read_stored_header(patient_id) == self._keeper.make_header(token_ids):
-                os.utime(path)
+                _note_use(path)
                 self._keeper.keep(token_ids)
                 return True
             _remove(path)
         if not token_ids:
             return True
-        if self._keeper.count_known(token_ids) < len(token_ids) and not self._keeper.compute(token_ids, busy):
+        if not self._keeper.is_known(token_ids) and not self._keeper.compute(token_ids, busy):
             return False
         if not self._is_sound():
             return True
@@ -142,7 +143,7 @@ class PreparedRecords:
         path = self._path(patient_id)
         with path.open("rb") as file:
             num_tokens = self._keeper.restore(prompt_ids, self._open_frames(patient_id, file))
-        os.utime(path)
+        _note_use(path)
         return num_tokens
 
     def _read_stored_header(self, patient_id: str) -> bytes:
@@ -189,6 +190,7 @@ class PreparedRecords:
             with self._files:
                 if must_stop():
                     return False
+                _note_use(draft)
                 os.replace(draft, self._path(patient_id))
                 sync_folder(self._folder)
                 self._remove_oldest()
@@ -214,6 +216,12 @@ def remove_prepared(folder: Path) -> None:
     """Removes all prepared records of a data folder in which none are wanted."""
     if folder.exists():
         shutil.rmtree(folder)
+
+
+def _note_use(path: Path) -> None:
+    """By our own clock: the file system's may stand still for milliseconds."""
+    now = time.time_ns()
+    os.utime(path, ns=(now, now))
 
 
 def _remove(path: Path) -> None:

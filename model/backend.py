@@ -88,8 +88,8 @@ class CpuBackend:
         self._model = model
         self.decoder = CpuDecoder(model, threads, self.num_blocks, dtype)
         self._first_moe = self.config.first_k_dense_replace  # every layer from it on is one
-        self.cache_layout = f"{threads.library.build} {_describe_cache(self._decoder.cache, dtype, self.config)}"
-        self.block_bytes = self._decoder.cache[:, :, 0].nbytes
+        self.cache_layout = f"{threads.library.build} {_describe_cache(self.decoder.cache, dtype, self.config)}"
+        self.block_bytes = self.decoder.cache[:, :, 0].nbytes
 
     def forward(self, batch: Sequence[Slice]) -> Tensor:
         ends = 0
@@ -114,13 +114,13 @@ class CpuBackend:
         return out.logits
 
     def copy_block(self, source: int, target: int) -> None:
-        self._decoder.cache[:, :, target] = self._decoder.cache[:, :, source]
+        self.decoder.cache[:, :, target] = self.decoder.cache[:, :, source]
 
     def read_blocks(self, blocks: Sequence[int]) -> bytes:
-        return _read_blocks(self._decoder.cache, blocks)
+        return _read_blocks(self.decoder.cache, blocks)
 
     def write_blocks(self, blocks: Sequence[int], data: bytes) -> None:
-        _write_blocks(self._decoder.cache, blocks, data)
+        _write_blocks(self.decoder.cache, blocks, data)
 
 
 class TorchBackend:

@@ -35,8 +35,8 @@ class Fork:
 
 @dataclass(frozen=True, slots=True)
 class _Content:
-    """What a known block holds: tokens, fewer than a block's where a text ended, after the text of digest `parent`; with
-    them the token ahead, where it counts."""
+    """What a known block holds: tokens, fewer than a block's where a text ended, after the text of digest `parent`, and
+    the token ahead where it counts."""
 
     parent: bytes
     token_ids: tuple[int, ...]

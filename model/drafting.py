@@ -57,6 +57,10 @@ class Drafter(Protocol):
         """For each sequence of the last pass at most `limit` tokens that may follow; called once after every pass."""
         ...
 
+    def copy_block(self, source: int, target: int) -> None:
+        """Whatever is kept for the tokens of one block holds for the other's now."""
+        ...
+
     def forget(self, key: int) -> None:
         """The sequence has ended."""
         ...

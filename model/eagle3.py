@@ -201,6 +201,9 @@ class Eagle3Drafter:
             positions, hidden_ND = [positions[row] + 1 for row in going], hidden_ND[going]
             asked = list(range(len(going)))
 
+    def copy_block(self, source: int, target: int) -> None:
+        self.cache[:, target] = self.cache[:, source]
+
     def forget(self, key: int) -> None:
         """Nothing to do: what the head keeps lies in blocks that the engine counts."""
 

@@ -181,6 +181,11 @@ class Engine:
     def block_bytes(self) -> int:
         return self._backend.block_bytes
 
+    @property
+    def num_ahead(self) -> int:
+        """How many tokens after a block its contents depend on, 0 or 1."""
+        return self._pool.num_ahead
+
     def hash_blocks(self, token_ids: Sequence[int]) -> list[bytes]:
         """The digests of the full blocks of these tokens, each of its tokens and all before it."""
         hashes: list[bytes] = []
@@ -207,9 +212,9 @@ class Engine:
 
     @contextmanager
     def fill_prefix(self, token_ids: Sequence[int]) -> Iterator[list[int]]:
-        """Blocks to be filled, all of them, with the keys and values of these tokens, a multiple of BLOCK_TOKENS. They
-        are known once the context ends without an error. Raises OutOfBlocksError if there are too few beside those
-        that the running answers may need next."""
+        """Blocks to be filled, all of them, with the keys and values of these tokens: whole blocks of them, and
+        num_ahead more. They are known once the context ends without an error. Raises OutOfBlocksError if there are too
+        few beside those that the running answers may need next."""
         hashes = self.hash_blocks(token_ids)
         with self._changed:
             if self._pool.num_available < len(hashes) + len(self._running):
@@ -222,7 +227,7 @@ class Engine:
                 for number, block in enumerate(blocks):
                     start = number * BLOCK_TOKENS
                     parent = hashes[number - 1] if number else START
-                    self._pool.remember(block, parent, token_ids[start : start + BLOCK_TOKENS])
+                    self._pool.remember(block, parent, token_ids[start : start + BLOCK_TOKENS + self.num_ahead])
         finally:
             self._take_back(blocks)
 
@@ -359,7 +364,8 @@ class Engine:
         end = min(start + BLOCK_TOKENS, len(request.token_ids) - 1)  # the last token's logits must be computed
         wanted = request.token_ids[start : end + self._pool.num_ahead]
         if fork := self._pool.fork(_digest_before(request, len(request.blocks)), wanted):
-            self._backend.copy_block(fork.source, fork.block)
+            for part in (self._backend, *self._drafters):
+                part.copy_block(fork.source, fork.block)
             request.blocks.append(fork.block)
             request.num_cached += fork.num_tokens
 

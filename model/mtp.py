@@ -41,5 +41,8 @@ class MtpDrafter:
         by_key = {part.key: draft for part, draft in zip(parts, drafts, strict=True)}
         return [by_key.get(part.key, []) for part in grown]
 
+    def copy_block(self, source: int, target: int) -> None:
+        """Nothing to do: the backend copies what the layer keeps."""
+
     def forget(self, key: int) -> None:
         """Nothing to do: what the layer keeps lies in the sequence's blocks."""

@@ -36,8 +36,10 @@ class PromptKeeper:
         self._model = model
 
     def trim(self, token_ids: Sequence[int]) -> list[int]:
-        """The tokens of whole blocks: of these the keys and values can be kept."""
-        return list(token_ids[: len(token_ids) // BLOCK_TOKENS * BLOCK_TOKENS])
+        """The tokens of whole blocks, of which the keys and values can be kept, and the one ahead where it counts."""
+        num_ahead = self._engine.num_ahead
+        num_blocks = max(len(token_ids) - num_ahead, 0) // BLOCK_TOKENS
+        return list(token_ids[: num_blocks * BLOCK_TOKENS + num_ahead]) if num_blocks else []
 
     def count_bytes(self, token_ids: Sequence[int]) -> int:
         """How much their keys and values take."""
@@ -47,6 +49,10 @@ class PromptKeeper:
         """How many of these tokens, in whole blocks, are in the engine's cache."""
         with self._engine.hold_prefix(token_ids) as blocks:
             return len(blocks) * BLOCK_TOKENS
+
+    def is_known(self, token_ids: Sequence[int]) -> bool:
+        """Whether all of these tokens, as `trim` gives them, are in the engine's cache."""
+        return self.count_known(token_ids) == len(token_ids) - self._engine.num_ahead
 
     def compute(self, token_ids: Sequence[int], cancel: threading.Event) -> bool:
         """Reads the tokens into the engine's cache; False if `cancel` was set before the end. What was computed until
@@ -79,7 +85,7 @@ class PromptKeeper:
         Raises PreparedError if not all of the tokens are in the cache, or they are not those of whole blocks."""
         header = self.make_header(token_ids)
         with self._engine.hold_prefix(token_ids) as blocks:
-            if not blocks or len(blocks) * BLOCK_TOKENS != len(token_ids):
+            if not blocks or len(blocks) * BLOCK_TOKENS + self._engine.num_ahead != len(token_ids):
                 raise PreparedError("Not all of the prompt is in the cache.")
             yield header
             step = max(1, PIECE_BYTES // self._engine.block_bytes)
@@ -92,19 +98,21 @@ class PromptKeeper:
 
         Raises PreparedError, and nothing is known of it, unless model, kernels, layout and tokens are the same."""
         token_ids = self._check_header(prompt_ids, next(pieces, b""))
-        if self.count_known(token_ids) == len(token_ids):
-            return len(token_ids)
+        num_tokens = len(token_ids) - self._engine.num_ahead
+        if self.is_known(token_ids):
+            return num_tokens
         try:
             with self._engine.fill_prefix(token_ids) as blocks:
                 self._write(blocks, pieces)
         except OutOfBlocksError:
             return 0
-        return len(token_ids)
+        return num_tokens
 
     def _check_header(self, prompt_ids: Sequence[int], header: bytes) -> Sequence[int]:
         """The exported tokens."""
-        token_ids = prompt_ids[: _count_digests(header) * BLOCK_TOKENS]
-        if not token_ids or self.make_header(token_ids) != header:
+        num_blocks = _count_digests(header)
+        token_ids = prompt_ids[: num_blocks * BLOCK_TOKENS + self._engine.num_ahead]
+        if not num_blocks or self.make_header(token_ids) != header:
             raise PreparedError("The prepared prompt is of another text, model or kernel.")
         return token_ids
 

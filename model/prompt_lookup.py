@@ -30,6 +30,9 @@ class PromptLookup:
     def draft(self, grown: Sequence[Grown]) -> list[list[int]]:
         return [self._find(part) if part.limit else [] for part in grown]
 
+    def copy_block(self, source: int, target: int) -> None:
+        """Nothing to do: only the text is kept."""
+
     def forget(self, key: int) -> None:
         self._index_of.pop(key, None)
 

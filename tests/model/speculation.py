@@ -52,6 +52,9 @@ class Watched:
                 self.held.append(self._cache[:, part.blocks[:num_full]].clone())
         return drafts
 
+    def copy_block(self, source: int, target: int) -> None:
+        self._inner.copy_block(source, target)
+
     def forget(self, key: int) -> None:
         self._inner.forget(key)
 

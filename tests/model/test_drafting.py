@@ -200,6 +200,9 @@ class Guess:
         self.known |= {part.key for part in grown}
         return [[(part.token_ids[-1] + self._step * (i + 1)) % 20 for i in range(part.limit)] for part in grown]
 
+    def copy_block(self, source: int, target: int) -> None:
+        pass
+
     def forget(self, key: int) -> None:
         self.known.discard(key)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -11,13 +12,14 @@ import torch
 
 from contracts import SamplingParams
 from model.backend import CpuBackend
-from model.block_pool import BlockPool
+from model.block_pool import START, BlockPool
 from model.checkpoint import load_model
 from model.engine import Engine
 from model.kernels.build import load_library
 from model.kernels.cpu_decoder import BLOCK_TOKENS, CpuDecoder, Threads
 from model.modeling import BailingMoeV2ForCausalLM, DecoderLayer, MTPLayer
 from model.mtp import MtpDrafter
+from model.prepared import PromptKeeper
 from model.prompt_lookup import PromptLookup
 from tests.model.conftest import make_model
 from tests.model.goldens import LOCAL, load_goldens
@@ -202,7 +204,7 @@ def test_a_block_is_known_by_the_token_after_it_too_where_that_counts() -> None:
         hashes: dict[int, list[bytes]] = {5: [], 6: []}
         for follower, into in hashes.items():
             pool.hash_blocks([1, 2, 3, 4, follower], into)
-        pool.remember(hashes[5][0], pool.allocate())
+        pool.remember(pool.allocate(), START, [1, 2, 3, 4, 5][: 4 + num_ahead])
         assert len(pool.take_prefix(hashes[6], 5)) == num_shared
         assert len(pool.take_prefix(hashes[5], 5)) == 1
 
@@ -225,3 +227,22 @@ def test_a_wrong_weight_of_the_layer_shows(threads: Threads) -> None:
         with torch.no_grad():
             mtp_layer(model).hnorm.weight *= 0.5
     assert drafts[0] != drafts[1]
+
+
+def test_a_prepared_prompt_brings_the_layers_own_keys_along() -> None:
+    prompt = make_prompts(8)[7]
+    engines = [make_engine(CpuBackend(make_foretelling_model(), Threads(2))) for _ in range(2)]
+    keepers = [PromptKeeper(engine, "foretelling") for engine in engines]
+    beginning = keepers[0].trim(prompt)
+    assert len(beginning) % BLOCK_TOKENS == 1  # whole blocks, and the token that the layer looks at ahead
+    assert keepers[0].compute(beginning, threading.Event())
+    pieces = list(keepers[0].export(beginning))
+    assert keepers[1].restore(prompt, iter(pieces)) == len(beginning) - 1
+    texts = [tokens_of(engine.stream(prompt, GREEDY)) for engine in engines]
+    assert texts[0] == texts[1]
+    counts = [engine.load.num_accepted for engine in engines]
+    assert counts[0] == counts[1] > 5
+
+
+def make_engine(backend: CpuBackend) -> Engine:
+    return Engine(backend, [], max_draft=4, drafters=[MtpDrafter(backend)])
