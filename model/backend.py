@@ -70,11 +70,13 @@ class Backend(Protocol):
 class CpuBackend:
     """The C++ kernels. fewer: threads that steps are computed with instead where those are faster, as beside a busy
     program; thread_choice says which they are. last_pass: what the last pass computed, for drafters: the states after
-    the final norm where keeps_hidden is set, and the residual stream before the layers in tap_layers."""
+    the final norm where keeps_hidden is set, and the residual stream before the layers in tap_layers. last_threads:
+    those that it was computed with."""
 
     keeps_hidden = False
     tap_layers: Sequence[int] = ()
     last_pass: Pass
+    last_threads: Threads
 
     def __init__(self, model: BailingMoeV2ForCausalLM, threads: Threads, fewer: Threads | None = None) -> None:
         self.config = model.config
@@ -99,6 +101,7 @@ class CpuBackend:
             wanted.extend(range(ends - part.num_logits, ends))
         choice = self.thread_choice
         with choice.step(ends) if choice else nullcontext(max(self._threads)) as num_threads:
+            self.last_threads = self._threads[num_threads]
             self.last_pass = out = self.decoder.forward(
                 [part.token_ids for part in batch],
                 [part.first_position for part in batch],
@@ -106,7 +109,7 @@ class CpuBackend:
                 wanted,
                 self.keeps_hidden,
                 self.tap_layers,
-                self._threads[num_threads],
+                self.last_threads,
             )
         observer = self._model.router_observer
         if observer is not None and self._first_moe < self.config.num_hidden_layers:

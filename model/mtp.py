@@ -37,6 +37,7 @@ class MtpDrafter:
             hidden_TD,
             [row for part in parts for row in range(part.first_row, part.first_row + part.num_kept)],
             [part.limit for part in parts],
+            self._backend.last_threads,
         )
         by_key = {part.key: draft for part, draft in zip(parts, drafts, strict=True)}
         return [by_key.get(part.key, []) for part in grown]

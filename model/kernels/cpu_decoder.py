@@ -262,12 +262,13 @@ class CpuDecoder:
         hidden_ND: Tensor,
         hidden_rows: Sequence[int],
         num_drafts: Sequence[int],
+        threads: Threads | None = None,
     ) -> list[list[int]]:
         """Drafts by the MTP layer, num_drafts tokens of each sequence, from its last row on.
 
         Of each sequence come the rows that `forward` has computed and the layer has not yet seen, from first_positions
         on: next_ids is the token after each, and hidden_ND [.., D] f32 holds their states after the final norm, in the
-        places hidden_rows.
+        places hidden_rows. threads: as in `forward`.
         """
         assert hidden_ND.is_contiguous()
         flat, positions, starts, tables = _flatten(next_ids, first_positions, block_tables)
@@ -287,7 +288,7 @@ class CpuDecoder:
             num_drafts=_pointer(wanted),
             drafts=_pointer(drafts),
         )
-        self._library.bedside_draft(self._pointer, self._threads.pointer, ctypes.byref(batch))
+        self._library.bedside_draft(self._pointer, (threads or self._threads).pointer, ctypes.byref(batch))
         return [draft[:number] for draft, number in zip(drafts.tolist(), num_drafts, strict=True)]
 
     # --- handing over the weights -------------------------------------------------------------------------------
