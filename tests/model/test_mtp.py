@@ -6,6 +6,7 @@ import random
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +15,10 @@ from contracts import SamplingParams
 from model.backend import CpuBackend
 from model.block_pool import START, BlockPool
 from model.checkpoint import load_model
+
+
+from model.block_pool import BlockPool
+from model.checkpoint import load_model, save_checkpoint
 from model.engine import Engine
 from model.kernels.build import load_library
 from model.kernels.cpu_decoder import BLOCK_TOKENS, CpuDecoder, Threads
@@ -21,6 +26,8 @@ from model.modeling import BailingMoeV2ForCausalLM, DecoderLayer, MTPLayer
 from model.mtp import MtpDrafter
 from model.prepared import PromptKeeper
 from model.prompt_lookup import PromptLookup
+from model.quantize.source import QuantizeOptions
+from model.quantize.stream import quantize_checkpoint
 from tests.model.conftest import make_model
 from tests.model.goldens import LOCAL, load_goldens
 from tests.model.speculation import (
@@ -151,6 +158,25 @@ def test_the_text_is_the_same_where_prompt_and_layer_take_turns(threads: Threads
             drafting.forget_prefixes()  # they share a cache
             assert tokens_of(drafting.stream(prompt, params)) == expected
     assert all(draft.num_accepted > 0 for draft in drafting.load.drafts)
+
+
+def test_an_int4_layer_drafts_nearly_as_its_definition_does(threads: Threads, tmp_path: Path) -> None:
+    """The kernels round activations to int8, which may turn a draft but no text."""
+    save_checkpoint(make_foretelling_model(), tmp_path / "plain", torch.float32)
+    options = QuantizeOptions(group_size=32, attention=True, lm_head=True, mtp_projection=True)
+    quantize_checkpoint(tmp_path / "plain", tmp_path / "int4", options)
+    model, defined = (load_model(tmp_path / "int4", torch.float32) for _ in range(2))
+    backend = CpuBackend(model, threads)
+    drafter = watch(backend)
+    engine = Engine(backend, [], max_draft=4, drafters=[drafter])
+    for prompt in make_prompts(3):
+        expected = tokens_of(Engine(backend, []).stream(prompt, GREEDY))
+        engine.forget_prefixes()  # they share a cache
+        assert tokens_of(engine.stream(prompt, GREEDY)) == expected
+    assert engine.load.num_accepted > 0
+    agrees = [expected_draft(defined, text, 1) == draft[:1] for text, draft in drafter.drafts]
+    assert len(agrees) > 15
+    assert sum(agrees) / len(agrees) > 0.8
 
 
 def watch(backend: CpuBackend) -> Watched:
