@@ -14,10 +14,6 @@ import torch
 from contracts import SamplingParams
 from model.backend import CpuBackend
 from model.block_pool import START, BlockPool
-from model.checkpoint import load_model
-
-
-from model.block_pool import BlockPool
 from model.checkpoint import load_model, save_checkpoint
 from model.engine import Engine
 from model.kernels.build import load_library
