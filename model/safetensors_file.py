@@ -36,6 +36,7 @@ DTYPES: Mapping[str, torch.dtype] = {
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 MAX_HEADER_BYTES = 100_000_000  # the library's own limit
 CHUNK_BYTES = 16 * 2**20
+PADDING = "padding."  # tensors of zeros that put the next one where it belongs
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,18 +124,24 @@ class SafetensorsFile:
 
 class SafetensorsWriter:
     """Writes a file whose tensors are known by dtype and shape beforehand, in any order, a tensor or some rows at a
-    time. The file appears under its name only with `finish`, complete and on the disk; until then it is `.partial`."""
+    time. The file appears under its name only with `finish`, complete and on the disk; until then it is `.partial`.
 
-    def __init__(self, path: Path, tensors: Mapping[str, tuple[torch.dtype, tuple[int, ...]]]) -> None:
+    alignment: None, largest items first, one after the other; or bytes, each tensor in the order given at a multiple of
+    it. `header` is what stands before the tensors.
+    """
+
+    def __init__(
+        self, path: Path, tensors: Mapping[str, tuple[torch.dtype, tuple[int, ...]]], alignment: int | None = None
+    ) -> None:
         self.path = path
         self._partial = path.with_name(f"{path.name}.partial")
-        header, self.tensors, size = _lay_out(tensors)
+        self.header, self.tensors, size = lay_out(tensors, alignment)
         self._missing = {name: info.num_bytes for name, info in self.tensors.items()}
         self._fd = os.open(self._partial, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o644)
         try:
             # Reserved at once, so that a disk without room for the file says so before hours of work.
             os.posix_fallocate(self._fd, 0, size)
-            os.pwrite(self._fd, header, 0)
+            os.pwrite(self._fd, self.header, 0)
         except BaseException:
             self.discard()
             raise
@@ -180,24 +187,31 @@ def _bytes_of(tensor: Tensor) -> memoryview:
     return tensor.reshape(-1).view(torch.uint8).numpy().data
 
 
-def _lay_out(
-    tensors: Mapping[str, tuple[torch.dtype, tuple[int, ...]]],
+def lay_out(
+    tensors: Mapping[str, tuple[torch.dtype, tuple[int, ...]]], alignment: int | None = None
 ) -> tuple[bytes, dict[str, TensorInfo], int]:
     """The header's bytes, each tensor's place, and the file's size. Tensors are aligned to 64 bytes from the start:
-    a header padded with spaces, then largest items first, so that no element straddles its own size."""
-    names = sorted(tensors, key=lambda name: -tensors[name][0].itemsize)
-    places, position = {}, 0
-    for name in names:
-        dtype, shape = tensors[name]
-        num_bytes = math.prod(shape) * dtype.itemsize
-        places[name] = (position, position + num_bytes)
-        position += num_bytes
+    a header padded with spaces, then largest items first, so that no element straddles its own size.
+
+    With an `alignment` they keep their order and each begins at a multiple of it. The format knows no gaps: what lies
+    between are tensors of zeros, PADDING and a number, which are not among the places.
+    """
+    names = list(tensors) if alignment else sorted(tensors, key=lambda name: -tensors[name][0].itemsize)
+    places: dict[str, tuple[int, int]] = {}
+    position = 0
     entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
     for name in names:
         dtype, shape = tensors[name]
+        num_bytes = math.prod(shape) * dtype.itemsize
+        if alignment and (gap := -position % alignment):
+            offsets = [position, position + gap]
+            entries[f"{PADDING}{len(places)}"] = {"dtype": "U8", "shape": [gap], "data_offsets": offsets}
+            position += gap
+        places[name] = (position, position + num_bytes)
         entries[name] = {"dtype": NAMES[dtype], "shape": list(shape), "data_offsets": list(places[name])}
+        position += num_bytes
     text = json.dumps(entries, separators=(",", ":")).encode()
-    text += b" " * (-(len(text) + 8) % 64)
+    text += b" " * (-(len(text) + 8) % (alignment or 64))
     base = len(text) + 8
     infos = {n: TensorInfo(*tensors[n], base + begin, base + end) for n, (begin, end) in places.items()}
     return len(text).to_bytes(8, "little") + text, infos, base + position

@@ -41,16 +41,16 @@ def check_target(source: Path, target: Path) -> None:
         raise ValueError(f"{target} is a file; give a folder that is new or was begun by this command.")
 
 
-def open_journal(target: Path, identity: dict[str, Any], overwrite: bool) -> dict[str, Any]:
+def open_journal(target: Path, identity: dict[str, Any], overwrite: bool, name: str = JOURNAL) -> dict[str, Any]:
     """The journal of this very run, its finished shards verified; a new one for a new or emptied folder."""
     identity = json.loads(json.dumps({"version": 1, **identity}))
     target.mkdir(parents=True, exist_ok=True)
-    path = target / JOURNAL
-    if not path.exists() and any(file.name != f"{JOURNAL}.partial" for file in target.iterdir()):
+    path = target / name
+    if not path.exists() and any(file.name != f"{name}.partial" for file in target.iterdir()):
         raise ValueError(f"{target} is not empty and was not begun by this command; give another folder.")
     if path.exists() and not overwrite:
         journal = read_json(path)
-        if {name: journal.get(name) for name in identity} != identity:
+        if {key: journal.get(key) for key in identity} != identity:
             raise ValueError(
                 f"{target} was begun from another checkpoint or with other options; use --overwrite to start over."
             )
@@ -81,17 +81,16 @@ def finish_folder(
     total = sum(map(layout_bytes, layouts.values()))
     write_json(target / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
     names = [INDEX]
-    for path in sorted(source.folder.iterdir()):
-        if path.is_file() and _is_copied(path):
-            _write(target / path.name, path.read_bytes())
-            names.append(path.name)
+    for path in list_side_files(source.folder):
+        write_bytes(target / path.name, path.read_bytes())
+        names.append(path.name)
     config = read_json(source.folder / "config.json") | {"quantization_config": describe(plan, options, source)}
     text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
     sums = {file: entry["sha256"] for file, entry in done.items()}
     sums |= {name: hash_file(target / name) for name in names}
     sums["config.json"] = hashlib.sha256(text.encode()).hexdigest()
-    _write(target / HASHES, "".join(f"{digest}  {name}\n" for name, digest in sums.items()).encode())
-    _write(target / "config.json", text.encode())
+    write_bytes(target / HASHES, "".join(f"{digest}  {name}\n" for name, digest in sums.items()).encode())
+    write_bytes(target / "config.json", text.encode())
 
 
 def describe(plan: Plan, options: QuantizeOptions, source: Source) -> dict[str, object]:
@@ -118,6 +117,11 @@ def describe(plan: Plan, options: QuantizeOptions, source: Source) -> dict[str, 
     }
 
 
+def list_side_files(folder: Path) -> list[Path]:
+    """What lies beside a checkpoint's weights and config and goes with them: the tokenizer, a licence."""
+    return [path for path in sorted(folder.iterdir()) if path.is_file() and _is_copied(path)]
+
+
 def _is_copied(path: Path) -> bool:
     ours = {"config.json", INDEX, HASHES, JOURNAL}
     is_weights = path.suffix in (".safetensors", ".partial") or path.stat().st_size > MAX_COPIED_BYTES
@@ -125,10 +129,10 @@ def _is_copied(path: Path) -> bool:
 
 
 def write_json(path: Path, value: object) -> None:
-    _write(path, json.dumps(value, indent=1).encode())
+    write_bytes(path, json.dumps(value, indent=1).encode())
 
 
-def _write(path: Path, data: bytes) -> None:
+def write_bytes(path: Path, data: bytes) -> None:
     """All of a file or nothing of it."""
     partial = path.with_name(f"{path.name}.partial")
     try:
