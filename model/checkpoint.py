@@ -12,7 +12,7 @@ import os
 import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -32,6 +32,7 @@ from model.weights import FLOATS, ProgressCallback, Watch, Weights
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 HASHES = "SHA256SUMS"
+PACKED = "packed.json"  # the manifest of a folder that `bedside pack` wrote; see model.packed
 _SHA256 = re.compile("[0-9a-f]{64}")
 PRECISIONS: Mapping[str, torch.dtype] = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 QUANTIZATIONS = ("int4", "fp8", "nf4", "int8")
@@ -79,17 +80,10 @@ def _load(
     always_hash: bool,
 ) -> tuple[BailingMoeV2ForCausalLM, str | None]:
     dtype, quantization = find_precision(dtype)
-    config, sha256 = _read_config(folder), None
-    with ExitStack() as stack:
-        # 1. what is there, and whether it is what the config describes: headers only
-        files = {name: stack.enter_context(SafetensorsFile(folder / name)) for name in list_shards(folder)}
-        weights = Weights(files, _locate_tensors(folder, files))
-        with torch.device("meta"):
-            model = BailingMoeV2ForCausalLM(config)
-        jobs = _plan_matrices(model, weights, _choose_formats(config, quantization))
-        for name, tensor in named_tensors(model):
-            weights.check(name, FLOATS, tuple(tensor.shape))
-        weights.check_all_used()
+    sha256 = None
+    # 1. what is there, and whether it is what the config describes: headers only
+    with open_checkpoint(folder, quantization) as checkpoint:
+        config, model, weights, jobs = checkpoint.config, checkpoint.model, checkpoint.weights, checkpoint.jobs
         _check_precision(folder, quantization, name_quantization(model))
         # 2. whether the bytes are what the publisher wrote
         if always_hash or _read_stated_hashes(folder):
@@ -101,13 +95,43 @@ def _load(
         model.tie_weights()
         prefer_huge_pages((*model.parameters(), *model.buffers()))
         weights.watch = Watch("reading", weights.num_bytes, on_progress, cancel)
-        jobs += [_Job(name, partial(weights.read_into, name, tensor)) for name, tensor in named_tensors(model)]
+        plain = [_Job(name, partial(weights.read_into, name, tensor)) for name, tensor in named_tensors(model)]
         with torch.no_grad():
-            for job in sorted(jobs, key=lambda job: weights.place(job.tensor)):
+            for job in sorted([*jobs, *plain], key=lambda job: weights.place(job.tensor)):
                 job.read()
     for _, matrix in list_matrices(model):
         matrix.simplify()
     return model.eval(), sha256
+
+
+@dataclass(frozen=True, slots=True)
+class OpenCheckpoint:
+    """A folder whose headers fit its config. `model` has no memory yet: it lies on the meta device; `jobs` fill its
+    packed matrices once it has. `formats` are those that its matrices may be stored in."""
+
+    config: ModelConfig
+    model: BailingMoeV2ForCausalLM
+    weights: Weights
+    formats: Sequence[Format]
+    jobs: Sequence[_Job]
+
+
+@contextmanager
+def open_checkpoint(folder: Path, quantization: str | None = None) -> Iterator[OpenCheckpoint]:
+    """Opens a folder's files and holds every tensor's name, dtype and shape against its config, reading headers only;
+    plain weights may be quantized on the fly. Raises CheckpointError naming what does not fit."""
+    config = _read_config(folder)
+    with ExitStack() as stack:
+        files = {name: stack.enter_context(SafetensorsFile(folder / name)) for name in list_shards(folder)}
+        weights = Weights(files, _locate_tensors(folder, files))
+        formats = _choose_formats(config, quantization)
+        with torch.device("meta"):
+            model = BailingMoeV2ForCausalLM(config)
+        jobs = _plan_matrices(model, weights, formats)
+        for name, tensor in named_tensors(model):
+            weights.check(name, FLOATS, tuple(tensor.shape))
+        weights.check_all_used()
+        yield OpenCheckpoint(config, model, weights, formats, jobs)
 
 
 def is_small(model: BailingMoeV2ForCausalLM) -> bool:
@@ -242,6 +266,10 @@ def list_shards(folder: Path) -> list[str]:
         return sorted(names)
     if (folder / WEIGHTS).is_file():
         return [WEIGHTS]
+    if (folder / PACKED).is_file():
+        raise CheckpointError(
+            f"{folder} is packed for the C++ kernels, which alone can run it; give the folder that it was packed from."
+        )
     raise CheckpointError(f"{folder} holds neither {WEIGHTS} nor {INDEX}; give the folder of a complete checkpoint.")
 
 

@@ -366,8 +366,8 @@ class BailingMoeV2ForCausalLM(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """What it computes in. The head may be quantized, the embedding never is."""
-        return self.model.word_embeddings.weight.dtype
+        """What it computes in. The head may be quantized and the embedding stay as stored; a norm never does."""
+        return self.model.norm.weight.dtype
 
     @property
     def device(self) -> torch.device:

@@ -39,6 +39,11 @@ class Matrix(nn.Module):
     def simplify(self) -> None:
         """Drops what the loaded values turned out not to need."""
 
+    @property
+    def label(self) -> str:
+        """The precision as it is shown."""
+        return self.precision
+
     def _hold(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> None:
         self.register_buffer(name, torch.empty(*self.shape[:-2], *shape, dtype=dtype, device="meta"))
 
@@ -103,6 +108,10 @@ class Int4Matrix(Matrix):
             dtype
         )
 
+    @property
+    def label(self) -> str:
+        return _label_int4(self.group_size, self.shape[-1])
+
     def simplify(self) -> None:
         if self.zeros is not None and not self.zeros.any():
             self.zeros = None
@@ -111,6 +120,29 @@ class Int4Matrix(Matrix):
 
     def _plain_order(self) -> Tensor:
         return torch.arange(self.shape[-1], dtype=torch.int32, device=self.packed.device) // self.group_size
+
+
+class TiledInt4Matrix(Matrix):
+    """INT4 in the C++ kernels' own layout, from a packed folder: tiles u8 [*, n] and scales [*, ...], whose order only
+    the kernels know. On the meta device where the kernels read the experts from the disk themselves."""
+
+    precision = "int4"
+    tiles: Tensor
+    scales: Tensor
+
+    def __init__(self, shape: tuple[int, ...], group_size: int, tiles: Tensor, scales: Tensor) -> None:
+        super().__init__(shape)
+        self.group_size = group_size
+        self.register_buffer("tiles", tiles)
+        self.register_buffer("scales", scales)
+
+    @property
+    def label(self) -> str:
+        return _label_int4(self.group_size, self.shape[-1])
+
+    def dequantize(self, expert: int | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Raises ValueError: torch does not know the layout."""
+        raise ValueError("Packed weights are for the C++ kernels alone; load the folder that they were packed from.")
 
 
 class Fp8Matrix(Matrix):
@@ -199,12 +231,13 @@ def name_quantization(model: nn.Module) -> str | None:
     """The precision that most weights have, as "int4 (group 128)", "fp8", "nf4" or "int8"; None for a plain model."""
     sizes: dict[str, int] = {}
     for _, matrix in list_matrices(model):
-        name = matrix.precision
-        if isinstance(matrix, Int4Matrix):
-            name += f" (group {matrix.group_size})" if matrix.num_groups > 1 else " (per row)"
         if not isinstance(matrix, DenseMatrix):
-            sizes[name] = sizes.get(name, 0) + num_weights(matrix)
+            sizes[matrix.label] = sizes.get(matrix.label, 0) + num_weights(matrix)
     return max(sizes, key=lambda name: sizes[name]) if sizes else None
+
+
+def _label_int4(group_size: int, columns: int) -> str:
+    return f"int4 (group {group_size})" if columns > group_size else "int4 (per row)"
 
 
 def num_weights(matrix: Matrix) -> int:
