@@ -18,6 +18,7 @@ from torch import Tensor
 from model.config import ModelConfig
 from model.kernels.build import KernelsUnavailableError, load_library
 from model.kernels.cpu_decoder import BLOCK_TOKENS, CpuDecoder, Pass, Threads, lazy_zeros
+from model.kernels.expert_cache import ExpertCache
 from model.modeling import BailingMoeV2ForCausalLM
 from model.thread_choice import ThreadChoice
 from model.traffic import bytes_a_token
@@ -78,7 +79,14 @@ class CpuBackend:
     last_pass: Pass
     last_threads: Threads
 
-    def __init__(self, model: BailingMoeV2ForCausalLM, threads: Threads, fewer: Threads | None = None) -> None:
+    def __init__(
+        self,
+        model: BailingMoeV2ForCausalLM,
+        threads: Threads,
+        fewer: Threads | None = None,
+        experts: ExpertCache | None = None,
+    ) -> None:
+        """experts: where the routed experts of a model that holds none are read from."""
         self.config = model.config
         self.bytes_a_token = bytes_a_token(model)
         is_exact = model.model.norm.weight.dtype == torch.float32
@@ -88,7 +96,7 @@ class CpuBackend:
         self.thread_choice = ThreadChoice(fewer.num_threads, threads.num_threads) if fewer else None
         self._threads = {pool.num_threads: pool for pool in (threads, fewer) if pool}
         self._model = model
-        self.decoder = CpuDecoder(model, threads, self.num_blocks, dtype)
+        self.decoder = CpuDecoder(model, threads, self.num_blocks, dtype, experts)
         self._first_moe = self.config.first_k_dense_replace  # every layer from it on is one
         self.cache_layout = f"{threads.library.build} {_describe_cache(self.decoder.cache, dtype, self.config)}"
         self.block_bytes = self.decoder.cache[:, :, 0].nbytes
@@ -197,9 +205,12 @@ class _PagedCache:
         """Nothing to do: the engine counts."""
 
 
-def make_backend(model: BailingMoeV2ForCausalLM, num_threads: int | None, kernels: str = "auto") -> Backend:
+def make_backend(
+    model: BailingMoeV2ForCausalLM, num_threads: int | None, kernels: str = "auto", experts: ExpertCache | None = None
+) -> Backend:
     """The best backend for this model here. kernels: "auto", "reference", or a variant of model.kernels.build.
-    num_threads: None lets the C++ kernels choose as they go, between one per core and half as many.
+    num_threads: None lets the C++ kernels choose as they go, between one per core and half as many. experts: where the
+    routed experts of a model that holds none are read from.
 
     Raises KernelsUnavailableError if a variant asked for by name cannot be had; "auto" then serves by torch.
     """
@@ -209,7 +220,7 @@ def make_backend(model: BailingMoeV2ForCausalLM, num_threads: int | None, kernel
         library = load_library(None if kernels == "auto" else kernels)
         threads = Threads(num_threads or os.cpu_count() or 1, library)
         can_choose = num_threads is None and threads.num_threads > 1
-        return CpuBackend(model, threads, Threads(threads.num_threads // 2, library) if can_choose else None)
+        return CpuBackend(model, threads, Threads(threads.num_threads // 2, library) if can_choose else None, experts)
     except KernelsUnavailableError as error:
         if kernels != "auto":
             raise
@@ -225,9 +236,18 @@ def _name_threads(threads: Threads, fewer: Threads | None) -> str:
 def count_blocks(config: ModelConfig, dtype: torch.dtype) -> int:
     """Blocks of the cache: for some sequences of full length, or what fits MAX_CACHE_BYTES; for one at least."""
     a_sequence = -(-config.context_length // BLOCK_TOKENS)
-    a_token = 2 * config.num_layers * config.num_key_value_heads * config.head_dim * dtype.itemsize
-    affordable = MAX_CACHE_BYTES // (a_token * BLOCK_TOKENS)
+    affordable = MAX_CACHE_BYTES // _block_bytes(config, dtype)
     return max(a_sequence, min(MAX_SEQUENCES_CACHED * a_sequence, affordable)) + 1
+
+
+def count_cache_bytes(config: ModelConfig, dtype: torch.dtype) -> int:
+    """What the cache takes in memory once all its blocks were used."""
+    return count_blocks(config, dtype) * _block_bytes(config, dtype)
+
+
+def _block_bytes(config: ModelConfig, dtype: torch.dtype) -> int:
+    a_token = 2 * config.num_layers * config.num_key_value_heads * config.head_dim * dtype.itemsize
+    return a_token * BLOCK_TOKENS
 
 
 # A block is the third index of a cache; what lies in it is the kernels' affair, so that here it is bytes.

@@ -10,6 +10,7 @@ from threading import Event
 from typing import Protocol, runtime_checkable
 
 from contracts import ContextLengthError, GenerationError, PrefillProgress, Queued, SamplingParams
+from model.kernels.expert_cache import ExpertCounts
 
 MAX_LOGPROBS = 20  # as with OpenAI
 
@@ -51,13 +52,14 @@ class DraftCount:
 @dataclass(frozen=True, slots=True)
 class EngineLoad:
     """What an engine has to do at one moment, in requests and in blocks of its KV cache; and what its drafts came to,
-    source by source, in order of preference."""
+    source by source, in order of preference. experts: where they are read from the disk as they are chosen."""
 
     num_running: int = 0
     num_waiting: int = 0
     num_blocks_used: int = 0
     num_blocks: int = 0
     drafts: tuple[DraftCount, ...] = ()
+    experts: ExpertCounts | None = None
 
     @property
     def num_drafted(self) -> int:

@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from model.config import ModelConfig
 from model.huge_pages import prefer_huge_pages
 from model.kernels.build import KernelsUnavailableError, Library, load_library
+from model.kernels.expert_cache import ExpertCache
 from model.modeling import MLP, BailingMoeV2ForCausalLM, DecoderLayer, MoE, MTPLayer
-from model.quantized import DenseMatrix, Int4Matrix, Matrix, QuantizedExperts, list_matrices
+from model.quantized import DenseMatrix, Int4Matrix, Matrix, QuantizedExperts, TiledInt4Matrix, list_matrices
 
 BLOCK_TOKENS = 32
 TILE_ROWS = 16
@@ -141,6 +142,20 @@ class Int4Tiles:
         tiled = padded.view(num_tiles, TILE_ROWS, -1).transpose(1, 2).contiguous()
         self.scales = tiled if tiled.dtype == torch.bfloat16 else tiled.float()
 
+    @classmethod
+    def from_parts(cls, shape: tuple[int, int], group: int, tiles: Tensor, scales: Tensor) -> Int4Tiles:
+        """What was packed before: tiles and scales of a matrix [O, I], as another Int4Tiles of this layout has them."""
+        made = cls.__new__(cls)
+        (made.rows, made.cols), made.group, made.tiles, made.scales = shape, group, tiles, scales
+        return made
+
+
+def name_layout(library: Library | None = None) -> str:
+    """The name of the layout that Int4Tiles has; what was packed in another cannot be read by these kernels."""
+    layout = (library or load_library()).handle.bedside_layout
+    layout.restype = ctypes.c_char_p
+    return bytes(layout()).decode()
+
 
 class CpuDecoder:
     """A model's layers, its MTP layer included, with a cache of `num_blocks` blocks."""
@@ -151,10 +166,12 @@ class CpuDecoder:
         threads: Threads,
         num_blocks: int,
         cache_dtype: torch.dtype = torch.bfloat16,
+        experts: ExpertCache | None = None,
     ) -> None:
         """cache_dtype: float32, exact; bfloat16, half the memory and the reading; or int8 with a scale for each
         position and head, a quarter. INT4 weights are taken from the model, which cannot compute by itself afterwards.
-        Raises KernelsUnavailableError if the model is not for these kernels; it is then untouched."""
+        experts: where the routed experts come from if the model holds none (they lie on the meta device). Raises
+        KernelsUnavailableError if the model is not for these kernels; it is then untouched."""
         check_supported(model)
         self.config = config = model.config
         self._threads = threads
@@ -197,6 +214,9 @@ class CpuDecoder:
             if isinstance(layer, MTPLayer):
                 self._add_mtp(layer)
             self._set_layer(index, layer, cache_dtype)
+        self._experts_read = experts
+        if experts is not None:
+            experts.attach(self._library, self._pointer)
 
     def __del__(self) -> None:
         if getattr(self, "_pointer", None):
@@ -216,7 +236,8 @@ class CpuDecoder:
 
         logit_rows: rows of the flattened tokens to compute logits of, by default each sequence's last. tap_layers: n is
         the residual stream before layer n, 0 the embeddings, num_hidden_layers what the last one leaves. threads: by
-        default those that the weights were packed with; the result is the same with any.
+        default those that the weights were packed with; the result is the same with any. Raises ExpertReadError where
+        experts are read from the disk and could not be; what the cache then holds of these tokens is void.
         """
         config = self.config
         flat, positions, starts, tables = _flatten(input_ids, first_positions, block_tables)
@@ -251,7 +272,10 @@ class CpuDecoder:
             tap_layers=_pointer(taps),
             taps=_pointer(result.taps),
         )
-        self._library.bedside_forward(self._pointer, (threads or self._threads).pointer, ctypes.byref(batch))
+        threads = threads or self._threads
+        if self._library.bedside_forward(self._pointer, threads.pointer, ctypes.byref(batch)):
+            assert self._experts_read is not None
+            raise self._experts_read.error()
         return result
 
     def draft(
@@ -338,6 +362,10 @@ class CpuDecoder:
     def _stack(self, stack: Matrix) -> list[_Matrix]:
         if isinstance(stack, DenseMatrix):
             return [self._matrix(weight) for weight in stack.weight]
+        if isinstance(stack, TiledInt4Matrix):
+            shape = (stack.shape[-2], stack.shape[-1])
+            parts = zip(stack.tiles, stack.scales, strict=True)
+            return [self._matrix(Int4Tiles.from_parts(shape, stack.group_size, *part)) for part in parts]
         assert isinstance(stack, Int4Matrix)
         parts = zip(*_take(stack), strict=True)
         return [self._matrix(Int4Tiles(*part, stack.shape[-1], self._threads)) for part in parts]
@@ -345,6 +373,9 @@ class CpuDecoder:
     def _matrix(self, weight: Tensor | nn.Module | Tiles | Int4Tiles) -> _Matrix:
         if isinstance(weight, Int4Matrix):
             weight = Int4Tiles(*_take(weight), weight.shape[-1], self._threads)
+        if isinstance(weight, TiledInt4Matrix):
+            shape = (weight.shape[0], weight.shape[1])
+            weight = Int4Tiles.from_parts(shape, weight.group_size, weight.tiles, weight.scales)
         held = weight.weight if isinstance(weight, nn.Linear) else weight
         assert isinstance(held, Tensor | Tiles | Int4Tiles)
         return _describe_matrix(held, self._kept)
@@ -391,14 +422,19 @@ def check_supported(model: BailingMoeV2ForCausalLM) -> None:
     if heads_a_group > MAX_HEADS_A_GROUP:
         raise KernelsUnavailableError(f"{heads_a_group} query heads share keys; the kernels take {MAX_HEADS_A_GROUP}")
     for name, matrix in list_matrices(model):
-        if isinstance(matrix, DenseMatrix):
-            continue
-        if not isinstance(matrix, Int4Matrix):
-            raise KernelsUnavailableError(f"no kernels yet for {matrix.precision} ({name})")
-        if matrix.zeros is not None or matrix.g_idx is not None:
-            raise KernelsUnavailableError(f"no kernels yet for zero points or act-order ({name})")
-        if matrix.group_size % 8 or matrix.shape[-1] % matrix.group_size:
-            raise KernelsUnavailableError(f"no kernels yet for groups of {matrix.group_size} columns ({name})")
+        check_matrix(name, matrix)
+
+
+def check_matrix(name: str, matrix: Matrix) -> None:
+    """Raises KernelsUnavailableError saying why these kernels cannot multiply by the matrix."""
+    if isinstance(matrix, DenseMatrix | TiledInt4Matrix):
+        return
+    if not isinstance(matrix, Int4Matrix):
+        raise KernelsUnavailableError(f"no kernels yet for {matrix.precision} ({name})")
+    if matrix.zeros is not None or matrix.g_idx is not None:
+        raise KernelsUnavailableError(f"no kernels yet for zero points or act-order ({name})")
+    if matrix.group_size % 8 or matrix.shape[-1] % matrix.group_size:
+        raise KernelsUnavailableError(f"no kernels yet for groups of {matrix.group_size} columns ({name})")
 
 
 def _take(matrix: Int4Matrix) -> tuple[Tensor, Tensor]:
@@ -445,6 +481,8 @@ def _describe_matrix(weight: Tensor | Tiles | Int4Tiles, kept: list[Any]) -> _Ma
     if isinstance(weight, Int4Tiles):
         kept.append(weight)
         matrix = _Matrix(_INT4, weight.rows, weight.cols, weight.group, _pointer(weight.tiles))
+        if weight.scales.is_meta:
+            return matrix
         setattr(matrix, "scales_bf16" if weight.scales.dtype == torch.bfloat16 else "scales", _pointer(weight.scales))
         return matrix
     tensor = weight.detach().contiguous()
@@ -452,5 +490,6 @@ def _describe_matrix(weight: Tensor | Tiles | Int4Tiles, kept: list[Any]) -> _Ma
     return _Matrix(_KINDS[tensor.dtype], tensor.shape[0], tensor.shape[1], 0, _pointer(tensor))
 
 
-def _pointer(tensor: Tensor) -> int:
-    return tensor.data_ptr()
+def _pointer(tensor: Tensor) -> int | None:
+    """None for what is not in memory: experts that are read as they are chosen."""
+    return None if tensor.is_meta else tensor.data_ptr()

@@ -92,10 +92,12 @@ void Decoder::forward(Pool& pool, const Batch& batch) {
     pool.for_each(thread, T, [&](int t) { embed(batch.ids[t], &residual_[static_cast<size_t>(t) * D]); });
     // 2. the layers
     for (int index = 0; index < config_.num_layers; ++index) {
+      if (residency && residency->has_failed()) return;  // all threads see the same: it changes between barriers only
       tap(pool, thread, batch, index);
       attention_phases(pool, thread, batch, layers_[index]);
       mlp_phases(pool, thread, batch, index);
     }
+    if (residency && residency->has_failed()) return;
     tap(pool, thread, batch, config_.num_layers);
     // 3. the head
     if (batch.hidden) {
@@ -280,6 +282,7 @@ void Decoder::mlp_phases(Pool& pool, int thread, const Batch& batch, int index) 
       if (batch.topk_ids) std::copy_n(topk_ids_.data(), T * K, batch.topk_ids + at * K);
       if (batch.topk_weights) std::copy_n(topk_weights_.data(), T * K, batch.topk_weights + at * K);
     });
+    if (residency) fetch_experts(pool, thread, T, index);
     num_sorted = T * K;
     if (T > 1) {
       pool.for_each(thread, num_sorted, [&](int m) {
@@ -294,6 +297,7 @@ void Decoder::mlp_phases(Pool& pool, int thread, const Batch& batch, int index) 
         [&](int task) {
           const Active& active = active_[task / tiles];
           const Mlp& expert = layer.experts[active.expert];
+          if (residency) residency->wait(index, active.expert);
           const Rows rows = T > 1 ? gathered_.rows(expert.gate, active.begin) : normed_.rows(expert.gate);
           gate_up_tile(expert, task % tiles, rows, active.end - active.begin, inner_.row(active.begin), inner_.stride());
         },
@@ -355,6 +359,41 @@ void Decoder::sort_by_expert(int num_tokens) {
   }
 }
 
+// Orders the chosen experts; while they are read, the next layer's router is applied to the residual stream as it is
+// now, which differs from what it will see by this layer's experts and the next attention only, and its choice ordered.
+void Decoder::fetch_experts(Pool& pool, int thread, int num_tokens, int index) {
+  const int T = num_tokens, D = config_.hidden, K = config_.top_k, E = config_.num_experts;
+  std::vector<int> experts;  // the first thread's alone
+  pool.for_each(thread, 1, [&](int) {
+    for (const Active& active : active_) experts.push_back(active.expert);
+    residency->require(index, experts);
+  });
+  if (index + 1 >= config_.num_layers || !residency->has_layer(index + 1)) return;
+  const Layer& next = layers_[index + 1];
+  pool.for_each(thread, 1, [&](int) {
+    guess_normed_.reserve(T, D);
+    guess_logits_.resize(static_cast<size_t>(T) * E);
+    guess_ids_.resize(static_cast<size_t>(T) * K);
+    guess_weights_.resize(guess_ids_.size());
+  });
+  pool.for_each(thread, T, [&](int t) {
+    rms_norm(&residual_[static_cast<size_t>(t) * D], next.post_norm, config_.eps, D, guess_normed_.row(t));
+  });
+  pool.for_each(thread, next.router.num_tiles(), [&](int tile) {
+    linear_tile(next.router, tile, guess_normed_.rows(next.router), T, {guess_logits_.data(), E});
+  });
+  const Routing routing{E, config_.num_groups, config_.top_groups, K, config_.routed_scale};
+  pool.for_each(thread, T, [&](int t) {
+    route(routing, &guess_logits_[static_cast<size_t>(t) * E], next.expert_bias, &guess_ids_[t * K], &guess_weights_[t * K]);
+  });
+  pool.for_each(thread, 1, [&](int) {
+    std::vector<int> guessed(guess_ids_.begin(), guess_ids_.end());
+    std::sort(guessed.begin(), guessed.end());
+    guessed.erase(std::unique(guessed.begin(), guessed.end()), guessed.end());
+    residency->prefetch(index + 1, guessed);
+  });
+}
+
 }  // namespace bedside
 
 #include "mtp.h"
@@ -409,13 +448,42 @@ void bedside_decoder_add_mtp(void* decoder, const float* embedding_norm, const f
   static_cast<Decoder*>(decoder)->add_mtp({embedding_norm, hidden_norm, final_norm, *join});
 }
 
+// Of experts that cannot be read the drafts are wrong guesses, which cost nothing but time; `forward` will tell.
 void bedside_draft(void* decoder, void* pool, const DraftBatch* batch) {
   static_cast<Decoder*>(decoder)->draft(*static_cast<Pool*>(pool), *batch);
 }
 
-void bedside_forward(void* decoder, void* pool, const Batch* batch) {
-  static_cast<Decoder*>(decoder)->forward(*static_cast<Pool*>(pool), *batch);
+// 0, or 1 where experts could not be read: nothing that was computed counts then.
+int bedside_forward(void* decoder, void* pool, const Batch* batch) {
+  auto* model = static_cast<Decoder*>(decoder);
+  if (model->residency) model->residency->begin_pass();
+  model->forward(*static_cast<Pool*>(pool), *batch);
+  return model->residency && model->residency->has_failed();
 }
+
+// Null where there is no memory for so many slots.
+void* bedside_residency_new(int num_layers, int num_experts, int64_t stride, int num_slots) {
+  auto* residency = new Residency(num_layers, num_experts, stride, num_slots);
+  if (residency->has_memory()) return residency;
+  delete residency;
+  return nullptr;
+}
+void bedside_residency_free(void* residency) { delete static_cast<Residency*>(residency); }
+
+// The layer's experts, whose matrices have no data yet, are read from fd on from `begin`.
+void bedside_residency_set_layer(void* residency, void* decoder, int index, int fd, int64_t begin, const ExpertPlace* places) {
+  auto* model = static_cast<Decoder*>(decoder);
+  std::vector<Matrix*> matrices;
+  for (Mlp& expert : model->layer(index).experts) {
+    for (Matrix* matrix : {&expert.gate, &expert.up, &expert.down}) matrices.push_back(matrix);
+  }
+  model->residency = static_cast<Residency*>(residency);
+  model->residency->set_layer(index, fd, begin, places, matrices.data());
+}
+
+ResidencyCounts bedside_residency_counts(void* residency) { return static_cast<Residency*>(residency)->counts(); }
+
+const char* bedside_layout() { return kLayout; }
 
 void bedside_pack_int4(void* pool, const uint32_t* words, int rows, int cols, uint8_t* out) {
   Pool& threads = *static_cast<Pool*>(pool);

@@ -10,6 +10,7 @@
 
 #include "attention.h"
 #include "linear.h"
+#include "residency.h"
 #include "router.h"
 #include "threads.h"
 
@@ -151,6 +152,7 @@ class Decoder {
   Matrix embedding, head;
   const float* final_norm = nullptr;
   Mtp mtp;
+  Residency* residency = nullptr;  // where experts are read from their files; null where all are in memory
 
   void forward(Pool& pool, const Batch& batch);
   void draft(Pool& pool, const DraftBatch& wanted);
@@ -177,6 +179,7 @@ class Decoder {
   void attention_phases(Pool& pool, int thread, const Batch& batch, Layer& layer);
   void mlp_phases(Pool& pool, int thread, const Batch& batch, int index);
   void sort_by_expert(int num_tokens);
+  void fetch_experts(Pool& pool, int thread, int num_tokens, int index);
   void gate_up_tile(const Mlp& mlp, int tile, const Rows& rows, int num_rows, float* out, long stride);
 
   Config config_;
@@ -189,6 +192,9 @@ class Decoder {
   Activations joined_, normed_, attended_, gathered_, inner_, shared_inner_;
   std::vector<int32_t> topk_ids_, sorted_tokens_;
   std::vector<float> topk_weights_, sorted_weights_;
+  Activations guess_normed_;  // what a layer's router will see, as guessed a layer before
+  std::vector<float> guess_logits_, guess_weights_;
+  std::vector<int32_t> guess_ids_;
   std::vector<Active> active_;
   std::vector<int32_t> active_of_;  // each sorted row's place among them
   std::vector<int32_t> sequence_of_;  // of each token

@@ -356,6 +356,10 @@ inline void prefetch_tiles(const Matrix& w, int first, long num_bytes = kAheadBy
 
 // --- packing ------------------------------------------------------------------------------------------------------
 
+// Names the layout of an INT4 matrix, in both variants. A folder packed under another name is refused: whoever changes
+// what pack_tile writes, or where scales lie, changes the name.
+inline constexpr char kLayout[] = "int4-tiles-16x8";
+
 // 16 rows of a row-major nibble matrix (compressed-tensors: column i in bits 4 (i % 8) of word i / 8) into a tile. Both
 // are as large and lie at the same place, so that `out` may be the matrix itself.
 inline void pack_tile(const uint32_t* words, int rows, int cols, int tile, uint8_t* out) {
