@@ -41,8 +41,12 @@ from model.drafting import MAX_DRAFT, Drafter
 from model.eagle3 import Eagle3Drafter, LoadedHead, load_head
 from model.engine import Engine
 from model.grammar import GrammarCompiler
+from model.kernels.expert_cache import ExpertCache
 from model.modeling import BailingMoeV2ForCausalLM
 from model.mtp import MtpDrafter
+from model.packed.load import PackedModel, load_packed
+from model.packed.manifest import is_packed
+from model.packed.verify import GuardedBackend
 from model.prepared import PromptKeeper
 from model.prompt_lookup import PromptLookup
 from model.quantized import count_parameters, name_quantization
@@ -65,8 +69,11 @@ class LocalGenerator:
         info: ModelInfo,
         routers: RouterHealth | None = None,
         backend: Backend | None = None,
+        experts: ExpertCache | None = None,
     ) -> None:
-        """backend: what the engine computes with, for those who measure it."""
+        """backend: what the engine computes with, for those who measure it. experts: where it reads them from the disk
+        as they are chosen."""
+        self._experts = experts
         self._engine = engine
         self._tokenizer = tokenizer
         self._template = template
@@ -82,16 +89,18 @@ class LocalGenerator:
         threads: int | None = None,
         kernels: str = "auto",
         draft_head: str | Path | None = None,
+        weights: str = "auto",
+        expert_bytes: int | None = None,
         *,
         on_progress: ProgressCallback | None = None,
         cancel: threading.Event | None = None,
     ) -> LocalGenerator:
-        """Loads a checkpoint folder. dtype: what to compute in, "f32" or "bf16", by default f32 for a small model and
-        bf16, or as stored, for a large one; or "nf4" or "int8", to quantize plain weights. threads: by default as
-        many as prove best, one per core at most. kernels: see model.backend.make_backend. draft_head: folder of an
-        EAGLE-3 head, which then drafts in place of the checkpoint's own MTP layer. Raises CheckpointError naming what
-        is wrong with a folder, ValueError for an unknown precision, KernelsUnavailableError, LoadCancelled once
-        `cancel` is set."""
+        """Loads a checkpoint folder, or a packed one. dtype: what to compute in, "f32" or "bf16", by default f32 for a
+        small model and bf16, or as stored, for a large one; or "nf4" or "int8", to quantize plain weights. threads: by
+        default as many as prove best, one per core at most. kernels: see model.backend.make_backend. draft_head: folder
+        of an EAGLE-3 head, which then drafts in place of the checkpoint's own MTP layer. weights, expert_bytes: how a
+        packed folder is held, see model.packed.load. Raises CheckpointError naming what is wrong with a folder,
+        ValueError for an unknown precision, KernelsUnavailableError, LoadCancelled once `cancel` is set."""
         folder = Path(folder)
         find_precision(dtype)
         torch.set_num_threads(threads or os.cpu_count() or 1)
@@ -100,8 +109,12 @@ class LocalGenerator:
         config = ModelConfig.from_hf(folder)
         baseline = read_baseline(folder, config)  # before minutes of reading weights
         head = load_head(draft_head, config) if draft_head else None
-        dtype = dtype or default_dtype(folder)
-        model, sha256 = load_hashed_model(folder, dtype, on_progress=on_progress, cancel=cancel)
+        packed = _load_packed(folder, dtype, kernels, weights, expert_bytes, on_progress, cancel)
+        if packed is not None:
+            model, sha256 = packed.model, packed.manifest.source_sha256
+        else:
+            dtype = dtype or default_dtype(folder)
+            model, sha256 = load_hashed_model(folder, dtype, on_progress=on_progress, cancel=cancel)
         if tokenizer.vocab_size > model.config.vocab_size:
             raise CheckpointError(
                 f"{folder.name}: the tokenizer has {tokenizer.vocab_size:,} tokens, the model only "
@@ -109,19 +122,21 @@ class LocalGenerator:
             )
         routers = RouterHealth(model, baseline)
         model.router_observer = routers.observe
-        backend = make_backend(model, threads, kernels)
+        experts = packed.experts if packed else None
+        backend = make_backend(model, threads, kernels, experts)
         drafters = make_drafters(backend, model, head)
         info = describe_model(folder, model, tokenizer, sha256, backend.name)
-        info = replace(info, details=dict(info.details) | _describe_drafters(drafters, head))
+        held = packed.describe() if packed else {}
+        info = replace(info, details=dict(info.details) | held | _describe_drafters(drafters, head))
         compiler = GrammarCompiler(tokenizer, model.config.vocab_size)
         engine = Engine(
-            backend,
+            GuardedBackend(backend, packed.guard) if packed else backend,
             tokenizer.stop_ids,
             max_draft=MAX_DRAFT if drafters else 0,
             constrain=compiler.compile,
             drafters=drafters,
         )
-        return cls(engine, tokenizer, template, info, routers, backend)
+        return cls(engine, tokenizer, template, info, routers, backend, experts)
 
     @property
     def info(self) -> ModelInfo:
@@ -130,7 +145,8 @@ class LocalGenerator:
     @property
     def engine_load(self) -> EngineLoad:
         """Requests and cache blocks at this moment."""
-        return self._engine.load
+        load = self._engine.load
+        return load if self._experts is None else replace(load, experts=self._experts.counts)
 
     @property
     def threads(self) -> str:
@@ -233,6 +249,31 @@ def make_drafters(backend: Backend, model: BailingMoeV2ForCausalLM, head: Loaded
 def _describe_drafters(drafters: Sequence[Drafter], head: LoadedHead | None) -> dict[str, str]:
     details = {"drafts by": ", ".join(drafter.name for drafter in drafters) or "nothing: torch rounds rows unalike"}
     return details | ({} if head is None else {"draft head": f"{head.name}, sha256 {head.sha256}"})
+
+
+def _load_packed(
+    folder: Path,
+    dtype: str | torch.dtype | None,
+    kernels: str,
+    weights: str,
+    expert_bytes: int | None,
+    on_progress: ProgressCallback | None,
+    cancel: threading.Event | None,
+) -> PackedModel | None:
+    """The model of a packed folder, watched from behind; None for another folder."""
+    if not is_packed(folder):
+        if weights in ("map", "disk"):
+            raise ValueError(
+                f"weights is {weights!r}, which {folder.name} is not packed for: run `bedside pack` first."
+            )
+        return None
+    computed_in, quantization = find_precision(dtype)
+    if quantization is not None:
+        raise CheckpointError(f"{folder.name} is packed as it was stored; leave the precision {quantization!r} out.")
+    packed = load_packed(folder, computed_in, kernels, weights, expert_bytes, on_progress=on_progress, cancel=cancel)
+    if packed.was_trusted and packed.mode != "disk":  # there the disk is the answers'; `bedside doctor` looks
+        packed.guard.verify_in_background()
+    return packed
 
 
 def describe_model(
