@@ -22,6 +22,7 @@ import typer
 from app.commands.bench import bench_app
 from app.commands.evaluate import eval_app
 from app.commands.loading import show_loading
+from app.commands.pack import pack
 from app.commands.quantize import quantize
 from app.commands.serve import serve
 from app.config import ROOT, prepare_process, read_settings
@@ -41,6 +42,7 @@ app = typer.Typer(
 )
 app.add_typer(bench_app, name="bench")
 app.add_typer(eval_app, name="eval")
+app.command()(pack)
 app.command()(quantize)
 app.command()(serve)
 

@@ -26,6 +26,10 @@ PRECISIONS = ("auto", "f32", "bf16", "nf4", "int8")
 # auto: the C++ kernels that suit the processor best, or torch where there is no compiler.
 KERNELS = ("auto", "reference", "avx512", "avx2")
 
+# How a packed folder is held (model.packed.load). auto: mapped, or with its experts on the disk if it is larger than
+# the memory that is free.
+WEIGHTS = ("auto", "map", "copy", "disk")
+
 # Threads that wait by spinning starve the page: beside another job, 2 spinning threads took 1.7-8.4 s to the first
 # token, passive ones 0.4 s. Read by OpenMP when torch is first imported.
 _THREAD_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
@@ -50,6 +54,8 @@ class Settings:
     precision: str = "auto"  # one of PRECISIONS
     kernels: str = "auto"  # one of KERNELS
     draft_head: str = ""  # folder of an EAGLE-3 head made for the checkpoint; empty: its MTP layer, if it has one
+    weights: str = "auto"  # one of WEIGHTS
+    expert_cache_gb: float = 0  # memory for experts that are read from the disk; 0: what is free
     server_url: str = ""  # an OpenAI-compatible server that answers in the checkpoint's place; empty: this process
     server_model: str = ""  # its name there; empty: the only one the server has
     server_context: int = 0  # tokens of its context; 0: what the server says
@@ -72,6 +78,7 @@ class Settings:
         limits: Mapping[str, tuple[float, float]] = {
             "port": (1, 65535),
             "threads": (0, 1024),
+            "expert_cache_gb": (0, 10_000),
             "server_context": (0, 10_000_000),
             "prepared_mb": (0, 10_000_000),
             "max_upload_mb": (1, 2000),
@@ -88,7 +95,8 @@ class Settings:
                 raise SettingsError(f"{key} is {value}; it must lie between {low:g} and {high:g}.")
         if self.precision not in PRECISIONS:
             raise SettingsError(f"precision is {self.precision!r}; use one of {', '.join(PRECISIONS)}.")
-
+        if self.weights not in WEIGHTS:
+            raise SettingsError(f"weights is {self.weights!r}; use one of {', '.join(WEIGHTS)}.")
         if self.kernels not in KERNELS:
             raise SettingsError(f"kernels is {self.kernels!r}; use one of {', '.join(KERNELS)}.")
 
@@ -111,6 +119,11 @@ class Settings:
             max_tokens=self.max_answer_tokens,
             max_seconds=self.max_answer_seconds,
         )
+
+    @property
+    def expert_bytes(self) -> int | None:
+        """Memory for experts that are read from the disk; None: what is free."""
+        return int(self.expert_cache_gb * 1e9) or None
 
     @property
     def _names_embedded_checkpoint(self) -> bool:

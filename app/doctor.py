@@ -81,32 +81,44 @@ def _check_weights(settings: Settings) -> tuple[bool, str]:
 
 
 def _check_memory(settings: Settings) -> tuple[bool, str]:
-    free, needed = psutil.virtual_memory().available, _needed_memory(settings)
+    free, (needed, least) = psutil.virtual_memory().available, _needed_memory(settings)
     message = f"{free / 1e9:.1f} GB free; {needed / 1e9:.1f} GB are needed"
     if free >= needed:
         return True, message
+    if 0 < least <= free:
+        return (
+            True,
+            f"{free / 1e9:.1f} GB free, of {needed / 1e9:.1f}: experts are read from the disk as they are chosen",
+        )
     return False, f"{message}: end other programs, or use a checkpoint of a lower precision (INT4, or precision nf4)"
 
 
-def _needed_memory(settings: Settings) -> float:
+def _needed_memory(settings: Settings) -> tuple[float, float]:
+    """To hold everything; and with the experts on the disk, 0 where they cannot be left there."""
     from app.weight_files import read_weights
 
     if settings.server_url:
-        return MIN_MEMORY_BYTES
+        return MIN_MEMORY_BYTES, 0
     try:
-        weights = read_weights(settings.checkpoint).memory_bytes(settings.precision)
+        files = read_weights(settings.checkpoint)
     except ValueError:  # the line about the weights says what is wrong with them
-        weights = 0
-    return MIN_MEMORY_BYTES + MEMORY_PER_BYTE * weights
+        return MIN_MEMORY_BYTES, 0
+    needed = MIN_MEMORY_BYTES + MEMORY_PER_BYTE * files.memory_bytes(settings.precision)
+    return needed, files.least_bytes and MIN_MEMORY_BYTES + MEMORY_PER_BYTE * files.least_bytes
 
 
 def _check_checkpoint(settings: Settings, on_progress: Callable[[LoadProgress], None] | None) -> tuple[bool, str]:
     from app.measure import ModelBench
     from model.generator import LocalGenerator
+    from model.packed.manifest import is_packed, read_manifest
+    from model.packed.verify import verify_files
 
     has_room, message = _check_memory(settings)
     if not has_room:
         return False, f"not loaded: {message}"
+    if is_packed(settings.checkpoint):  # whatever was verified before: a preflight looks itself
+        files = read_manifest(settings.checkpoint).files
+        verify_files(settings.checkpoint, files, always=True, on_progress=on_progress)
     precision = None if settings.precision == "auto" else settings.precision
     generator = LocalGenerator.load(
         settings.checkpoint,
@@ -114,13 +126,16 @@ def _check_checkpoint(settings: Settings, on_progress: Callable[[LoadProgress], 
         settings.threads or None,
         settings.kernels,
         draft_head=settings.draft_head or None,
+        weights=settings.weights,
+        expert_bytes=settings.expert_bytes,
         on_progress=on_progress,
     )
     ModelBench(generator).time_steps(TRIAL_TOKENS, TRIAL_TOKENS)
     info = generator.info
     threads = f" (threads {generator.threads})" if generator.threads else ""
+    held = f", {info.details['weights']}" if "weights" in info.details else ""
     return True, (
-        f"{info.name}, {info.num_parameters:,} parameters, {info.precision}, {info.kernels}{threads}, "
+        f"{info.name}, {info.num_parameters:,} parameters, {info.precision}{held}, {info.kernels}{threads}, "
         f"{info.context_length:,} tokens of context, sha256 {info.weights_sha256[:16]}"
     )
 

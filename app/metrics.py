@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from contracts import GenerationEnd
+from model.kernels.expert_cache import ExpertCounts
 from model.request import EngineLoad
 from model.router_health import RouterSnapshot
 
@@ -80,12 +81,26 @@ class ServerMetrics:
             _value("requests_waiting", "gauge", "Requests in the queue", load.num_waiting),
             _value("kv_blocks_used", "gauge", "Blocks of the KV cache that requests hold", load.num_blocks_used),
             _value("kv_blocks", "gauge", "Blocks of the KV cache", load.num_blocks),
+            *_describe_experts(load.experts),
             _layers("expert_load_entropy", "Of each MoE layer's expert load; 1 is even", routers, "entropy"),
             _layers("expert_load_busiest", "Share of tokens that chose the layer's busiest expert", routers, "busiest"),
             _layers("experts_dead", "Share of the layer's experts that hardly any token chose", routers, "dead"),
             _layers("experts_flooded", "Share of them with over twice their part of the load", routers, "flooded"),
         ]
         return "\n".join(line for family in families for line in family) + "\n"
+
+
+def _describe_experts(counts: ExpertCounts | None) -> list[list[str]]:
+    """Nothing where all experts are in memory."""
+    if counts is None:
+        return []
+    outcomes = {"hit": counts.hits, "prefetched": counts.prefetched, "miss": counts.misses}
+    samples = [f'bedside_experts_wanted_total{{outcome="{key}"}} {n}' for key, n in outcomes.items()]
+    return [
+        _family("experts_wanted_total", "counter", "Experts that layers chose, by whether they were there", samples),
+        _value("expert_bytes_read_total", "counter", "Read from the disk for experts", counts.bytes_read),
+        _value("expert_slots", "gauge", "Experts that fit into memory", counts.num_slots),
+    ]
 
 
 def _family(name: str, kind: str, meaning: str, samples: Iterable[str]) -> list[str]:

@@ -23,6 +23,7 @@ from app.remote_generator import RemoteGenerator
 from app.store import Store
 from contracts import Generator, LoadCancelled, LoadProgress
 from model.generator import LocalGenerator
+from model.kernels.expert_cache import ExpertCounts
 from model.router_health import RouterState
 from retrieval.documents import DocumentLibrary
 from retrieval.embedding import MiniLMEmbedder
@@ -50,6 +51,11 @@ class Services:
     _index: VectorIndex
     _lock: FileLock
     _preparing: str = ""  # what goes on in the background after the start; "" once it is over
+
+    @property
+    def expert_counts(self) -> ExpertCounts | None:
+        """How often experts were in memory, where they are read from the disk as they are chosen."""
+        return self.generator.engine_load.experts if isinstance(self.generator, LocalGenerator) else None
 
     def status(self) -> dict[str, Any]:
         """{"ready": bool, "message": str}: whether the start's background work (repair, demo records) is over."""
@@ -161,6 +167,8 @@ def _load_generator(
         settings.threads or None,
         settings.kernels,
         settings.draft_head or None,
+        weights=settings.weights,
+        expert_bytes=settings.expert_bytes,
         on_progress=on_progress,
         cancel=cancel,
     )

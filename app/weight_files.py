@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from model.checkpoint import MAX_F32_PARAMETERS, PRECISIONS, list_shards
-from model.config import CheckpointError
+from model.config import CheckpointError, ModelConfig
+from model.packed.manifest import count_held_bytes, is_packed, read_manifest
 from model.safetensors_file import SafetensorsFile, TensorInfo
 
 # A tensor's last name -> the quantization it belongs to.
@@ -25,12 +26,14 @@ _BYTES_PER_WEIGHT = {"f32": 4.0, "bf16": 2.0, "f16": 2.0, "nf4": 0.5 + 4 / 64, "
 
 @dataclass(frozen=True, slots=True)
 class WeightFiles:
-    """precision: f32, bf16, f16, or the quantization; num_values counts stored values, packed ones as they are."""
+    """precision: f32, bf16, f16, or the quantization; num_values counts stored values, packed ones as they are.
+    least_bytes: with how little memory a packed folder runs, its experts on the disk; 0 for another."""
 
     names: tuple[str, ...]
     precision: str
     num_bytes: int
     num_values: int
+    least_bytes: int = 0
 
     def memory_bytes(self, precision: str) -> float:
         """What the weights take in memory under the setting `precision`; packed weights stay packed."""
@@ -43,6 +46,8 @@ class WeightFiles:
 
 def read_weights(folder: Path) -> WeightFiles:
     """Raises CheckpointError that names every missing file, or the first damaged one."""
+    if is_packed(folder):
+        return _read_packed(folder)
     names = list_shards(folder)
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
@@ -56,6 +61,14 @@ def read_weights(folder: Path) -> WeightFiles:
     num_bytes = sum((folder / name).stat().st_size for name in names)
     num_values = sum(math.prod(info.shape) for info in tensors.values())
     return WeightFiles(tuple(names), _find_precision(tensors), num_bytes, num_values)
+
+
+def _read_packed(folder: Path) -> WeightFiles:
+    manifest = read_manifest(folder)
+    names = tuple(name for name in manifest.files if name.endswith(".safetensors"))
+    precision = f"{'int4' if manifest.groups or manifest.has_int4_experts else 'plain weights'}, packed"
+    least = count_held_bytes(manifest, ModelConfig.from_hf(folder))
+    return WeightFiles(names, precision, manifest.num_bytes, 0, least)
 
 
 def _find_precision(tensors: dict[str, TensorInfo]) -> str:

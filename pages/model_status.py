@@ -39,6 +39,10 @@ def main() -> None:
         "model.memory": _describe_memory(),
         "model.drafts": describe_drafts(services.generator),
     }
+    if (counts := services.expert_counts) is not None:
+        facts["model.experts"] = say(
+            "model.experts.value", share=f"{counts.share_in_memory:.0%}", gb=f"{counts.bytes_read / 1e9:,.1f}"
+        )
     with st.container(border=True):
         _draw_facts({say(key): value for key, value in facts.items()}, key="model_facts")
     if info.details:

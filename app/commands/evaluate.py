@@ -44,7 +44,14 @@ def router(
     words = None if text is None else read_text(text)
     with show_loading() as on_progress:
         dtype = None if settings.precision == "auto" else settings.precision
-        generator = LocalGenerator.load(folder, dtype, kernels=settings.kernels, on_progress=on_progress)
+        generator = LocalGenerator.load(
+            folder,
+            dtype,
+            kernels=settings.kernels,
+            weights=settings.weights,
+            expert_bytes=settings.expert_bytes,
+            on_progress=on_progress,
+        )
     prompts = demo_prompts(generator) if text is None else text_prompts(generator, text.name, words or "")
     route_messages(generator, prompts)
     snapshot = generator.router_health(lifetime=True)

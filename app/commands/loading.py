@@ -20,10 +20,12 @@ _ERASE = "\r\x1b[K"
 
 
 @contextmanager
-def show_loading(clock: Callable[[], float] = time.monotonic) -> Iterator[Callable[[LoadProgress], None]]:
+def show_loading(
+    clock: Callable[[], float] = time.monotonic, cancelled: str = "loading was cancelled"
+) -> Iterator[Callable[[LoadProgress], None]]:
     """Gives the callback that draws the line, where standard error is a terminal. The line is gone after the block.
 
-    Ctrl-C within the block ends the command with one line and exit status 130.
+    Ctrl-C within the block ends the command with one line, which says what was `cancelled`, and exit status 130.
     """
     next_at, is_drawn = clock() + PATIENCE_S, False
 
@@ -42,7 +44,7 @@ def show_loading(clock: Callable[[], float] = time.monotonic) -> Iterator[Callab
             if is_drawn:
                 typer.echo(_ERASE, err=True, nl=False)
     except KeyboardInterrupt:
-        typer.echo("bedside: loading was cancelled.", err=True)
+        typer.echo(f"bedside: {cancelled}.", err=True)
         raise typer.Exit(CANCELLED) from None
 
 

@@ -35,6 +35,8 @@ def serve(
                 settings.threads or None,
                 settings.kernels,
                 settings.draft_head or None,
+                weights=settings.weights,
+                expert_bytes=settings.expert_bytes,
                 on_progress=on_progress,
             )
         hosts = _LOOPBACK if host in _LOOPBACK else ("*",)

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from ctypes import Structure, c_int32, c_int64, c_void_p
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from contracts import GenerationError
 
@@ -57,6 +57,12 @@ class ExpertCounts:
     bytes_read: int = 0
     num_slots: int = 0
 
+    @property
+    def share_in_memory(self) -> float:
+        """Of the experts wanted, those that nobody had to wait long for; 1 before the first."""
+        found = self.hits + self.prefetched
+        return found / (found + self.misses) if found + self.misses else 1.0
+
 
 class _Place(Structure):
     _fields_ = [("data", c_int64), ("scales", c_int64), ("scales_bf16", c_int32), ("unused", c_int32)]
@@ -77,6 +83,8 @@ class ExpertCache:
     def __init__(self, files: Mapping[int, ExpertFile], num_experts: int, num_bytes: int) -> None:
         """files: by layer. num_bytes: how much memory the experts may take. Raises GenerationError if that is less than
         one layer's, which a long prompt may choose all of."""
+        self._pointer, self._library = c_void_p(), cast(Any, None)
+        self._fds: dict[int, int] = {}
         strides = {file.stride for file in files.values()}
         assert len(strides) == 1, "the experts of all layers are of one size"
         self.stride = strides.pop()
@@ -90,13 +98,11 @@ class ExpertCache:
         self._num_experts = num_experts
         self.files = files
         self._fds = {layer: _open_direct(file.path) for layer, file in files.items()}
-        self._pointer = c_void_p()
-        self._library: Any = None
 
     def __del__(self) -> None:
         if self._library is not None and self._pointer:
             self._library.bedside_residency_free(self._pointer)
-        for fd in getattr(self, "_fds", {}).values():
+        for fd in self._fds.values():
             os.close(fd)
 
     def attach(self, library: ctypes.CDLL, decoder: c_void_p) -> None:

@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from model.checkpoint import PACKED
-from model.config import CheckpointError
+from model.config import CheckpointError, ModelConfig
+from model.safetensors_file import DTYPES
 
 FORMAT = "bedside-packed"
 VERSION = 1
@@ -69,10 +71,30 @@ class Manifest:
         """Of all weights."""
         return sum(file.num_bytes for name, file in self.files.items() if name.endswith(".safetensors"))
 
+    @property
+    def has_int4_experts(self) -> bool:
+        return any(matrix.group for matrices in self.experts.values() for matrix in matrices)
+
     def to_json(self) -> str:
         data = asdict(self) | {"format": FORMAT, "version": VERSION}
         del data["sha256"]
         return json.dumps(data, indent=1)
+
+
+def expert_stride(matrices: Sequence[ExpertMatrix]) -> int:
+    """Bytes of one expert of a layer, whole pages."""
+    end = max(
+        part.offset + math.prod(part.shape) * DTYPES[part.dtype].itemsize
+        for matrix in matrices
+        for part in matrix.parts
+    )
+    return -(-end // PAGE) * PAGE
+
+
+def count_held_bytes(manifest: Manifest, config: ModelConfig) -> int:
+    """The least memory that the weights run in: all but the routed experts, and one layer's of these."""
+    layers = [config.num_experts * expert_stride(matrices) for matrices in manifest.experts.values()]
+    return manifest.num_bytes - sum(layers) + max(layers, default=0)
 
 
 def experts_name(layer: int) -> str:

@@ -6,12 +6,14 @@ with which the same command goes on after an interruption.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import math
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,7 +27,16 @@ from model.formats import find_format
 from model.kernels.build import KernelsUnavailableError
 from model.kernels.cpu_decoder import Int4Tiles, Threads, check_matrix, check_supported, name_layout
 from model.modeling import BailingMoeV2ForCausalLM, MoE
-from model.packed.manifest import PAGE, PROJECTIONS, ExpertMatrix, Manifest, PackedFile, Part, experts_name
+from model.packed.manifest import (
+    PAGE,
+    PROJECTIONS,
+    ExpertMatrix,
+    Manifest,
+    PackedFile,
+    Part,
+    expert_stride,
+    experts_name,
+)
 from model.packed.verify import verify_files
 from model.quantize.folder import (
     check_space,
@@ -100,7 +111,6 @@ def pack_checkpoint(
     source_folder: str | Path,
     target_folder: str | Path,
     *,
-    num_threads: int | None = None,
     overwrite: bool = False,
     on_progress: ProgressCallback | None = None,
     cancel: threading.Event | None = None,
@@ -118,8 +128,9 @@ def pack_checkpoint(
         sha256 = weights_sha256(source_folder, on_progress=on_progress, cancel=cancel)
         name = source_folder.resolve().name
         side_files = [source_folder / "config.json", *list_side_files(source_folder)]
-        packer = Packer(source, Threads(num_threads or os.cpu_count() or 1))
-        return packer.write(target, name, sha256, side_files, overwrite, on_progress, cancel)
+        with _one_thread() as threads:
+            packer = Packer(source, threads)
+            return packer.write(target, name, sha256, side_files, overwrite, on_progress, cancel)
 
 
 def _require_support(folder: Path, model: BailingMoeV2ForCausalLM) -> None:
@@ -167,7 +178,7 @@ class Packer:
         """name and sha256 tell what is packed; side_files are copied. As `pack_checkpoint`."""
         layout = name_layout(self._threads.library)
         sizes = {file: lay_out(_shapes(entries), PAGE)[2] for file, entries in self._plan.items()}
-        with writing_to(target):
+        with writing_to(target), _locked(target):
             if overwrite:
                 (target / PACKED).unlink(missing_ok=True)  # from now on the folder is not whole
             identity = {"source": name, "sha256": sha256, "layout": layout, "sizes": sizes}
@@ -265,7 +276,7 @@ class Packer:
                 offset += -(-math.prod(part_shape) * dtype.itemsize // ALIGNMENT) * ALIGNMENT
             matrices.append(ExpertMatrix(group, tuple(parts)))
         self._experts[layer] = tuple(matrices)
-        stride = -(-offset // PAGE) * PAGE
+        stride = expert_stride(matrices)
 
         def write(put: Callable[[Tensor, int], None]) -> None:
             for expert in range(config.num_experts):
@@ -324,6 +335,31 @@ class Packer:
                 position = info.end
             writer.finish()
         return digest.hexdigest()
+
+
+@contextmanager
+def _one_thread() -> Iterator[Threads]:
+    """A matrix is too small for several threads to be worth their meeting, torch's or ours."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield Threads(1)
+    finally:
+        torch.set_num_threads(num_threads)
+
+
+@contextmanager
+def _locked(target: Path) -> Iterator[None]:
+    """Raises ValueError where another process is writing the same folder."""
+    target.mkdir(parents=True, exist_ok=True)
+    fd = os.open(target, os.O_RDONLY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise ValueError(f"Another process is packing into {target}; wait for it, or end it.") from error
+    finally:
+        os.close(fd)
 
 
 def _read_back(target: Path, file: str, digest: str, journal: dict[str, Any]) -> None:
