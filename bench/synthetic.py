@@ -1,6 +1,8 @@
 """Checkpoints of real shapes and random weights, written shard by shard: what size, speed and memory are measured on.
 
-    .venv/bin/python -m bench.synthetic ling-mini-2.0 FOLDER [--format bf16|int4]
+    .venv/bin/python -m bench.synthetic ling-mini-2.0 FOLDER [--format bf16|int4|packed] [--layers N]
+
+packed: what `bedside pack` would write of an INT4 copy with its attention and head in INT4 too, but without the copy.
 
 Shapes as published (Ling-flash-2.0 is AntAngelMed's architecture). The embedded model's tokenizer is put beside them,
 so that every command of the program accepts the folder; what such a model says is noise.
@@ -10,18 +12,25 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import shutil
+import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bench.report import ROOT
 from model.checkpoint import INDEX, named_tensors
 from model.config import ModelConfig
-from model.modeling import BailingMoeV2ForCausalLM
+from model.kernels.cpu_decoder import Int4Tiles, Threads
+from model.modeling import BailingMoeV2ForCausalLM, Experts
+from model.packed.pack import Packer
+from model.packed.verify import remember_digest
+from model.quantized import Int4Matrix, QuantizedExperts
 from model.safetensors_file import SafetensorsWriter
 
 EMBEDDED = ROOT / "model" / "embedded"
@@ -98,6 +107,77 @@ def write_checkpoint(config: ModelConfig, folder: Path, form: str = "bf16") -> N
     (folder / "config.json").write_text(json.dumps(config.to_hf(), indent=2) + "\n", encoding="utf-8")
 
 
+class RandomSource:
+    """An INT4 checkpoint that is never written: what a Packer asks for, and its tiles are drawn."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        self.config, self.dtype = config, torch.bfloat16
+        with torch.device("meta"):
+            self.model = BailingMoeV2ForCausalLM(config)
+        for name, module in list(self.model.named_modules()):
+            if isinstance(module, nn.Linear):
+                self.model.set_submodule(name, _plan_int4((module.out_features, module.in_features)))
+            elif isinstance(module, Experts):
+                experts, hidden, width = module.down_proj.shape
+                shapes = ((experts, width, hidden), (experts, width, hidden), (experts, hidden, width))
+                matrices = [_plan_int4(shape) for shape in shapes]
+                self.model.set_submodule(name, QuantizedExperts(*matrices))
+        self._shapes = {name: tuple(tensor.shape) for name, tensor in named_tensors(self.model)}
+        self._generator = torch.Generator().manual_seed(0)
+        # Nibbles from 1 to 15 stand for -7 to 7. With a mean other than zero all tokens would choose the same experts.
+        low, high = torch.randint(1, 16, (2, 4 * NUM_VALUES), dtype=torch.uint8, generator=self._generator)
+        self.bytes = low | (high << 4)
+
+    def stored_dtype(self, name: str) -> torch.dtype:
+        return torch.float32 if name.endswith("expert_bias") else torch.bfloat16
+
+    def read_plain(self, name: str) -> Tensor:
+        if len(self._shapes[name]) == 1:
+            return torch.full(self._shapes[name], 0.0 if name.endswith("expert_bias") else 1.0)
+        floats = torch.empty(self._shapes[name], dtype=torch.bfloat16)
+        return floats.normal_(std=self.config.initializer_range, generator=self._generator)
+
+    def read_int4(self, name: str, shape: tuple[int, int]) -> Int4Matrix:
+        raise NotImplementedError("tiles are drawn, not packed")
+
+    def draw_bytes(self, num_bytes: int) -> Tensor:
+        start = int(torch.randint(len(self.bytes) - num_bytes, (1,), generator=self._generator))
+        return self.bytes[start : start + num_bytes]
+
+
+class RandomPacker(Packer):
+    """Writes random tiles, without reading back what no patient depends on."""
+
+    def __init__(self, source: RandomSource, threads: Threads) -> None:
+        super().__init__(source, threads)
+        self._random = source
+
+    def _tile(self, name: str, shape: tuple[int, int]) -> Int4Tiles:
+        tiles, scales = self._measure(_plan_int4(shape))
+        num_values = math.prod(scales[1])
+        drawn = self._random.draw_bytes(num_values).to(scales[0]).view(scales[1]) / 2**19 + 1e-4
+        return Int4Tiles.from_parts(shape, GROUP, self._random.draw_bytes(tiles[1][0]), drawn)
+
+    def _finish_file(self, target: Path, file: str, digest: str, journal: dict[str, Any]) -> None:
+        remember_digest(target / file, digest)
+        journal["shards"][file] = {"sha256": digest}
+
+
+def write_packed(config: ModelConfig, folder: Path) -> None:
+    """Writes the folder that `bedside pack` would, of random INT4 weights."""
+    with tempfile.TemporaryDirectory() as name:
+        side = Path(name)
+        (side / "config.json").write_text(json.dumps(config.to_hf(), indent=2), encoding="utf-8")
+        for file in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
+            shutil.copy(EMBEDDED / file, side)
+        packer = RandomPacker(RandomSource(config), Threads(1))
+        packer.write(folder, folder.name, "0" * 64, sorted(side.iterdir()))
+
+
+def _plan_int4(shape: tuple[int, ...]) -> Int4Matrix:
+    return Int4Matrix(shape, GROUP, torch.bfloat16, has_zeros=False, has_g_idx=False)
+
+
 def _plan_shards(config: ModelConfig, form: str) -> list[Shapes]:
     """The tensors of each shard: those outside the layers first, then a shard a layer."""
     with torch.device("meta"):
@@ -145,9 +225,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("preset", choices=PRESETS)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--format", choices=("bf16", "int4"), default="bf16")
+    parser.add_argument("--format", choices=("bf16", "int4", "packed"), default="bf16")
+    parser.add_argument("--layers", type=int, default=0, help="fewer than the preset has")
     arguments = parser.parse_args()
-    write_checkpoint(PRESETS[arguments.preset], arguments.folder, arguments.format)
+    preset = PRESETS[arguments.preset]
+    config = replace(preset, num_hidden_layers=arguments.layers or preset.num_hidden_layers)
+    if arguments.format == "packed":
+        write_packed(config, arguments.folder)
+    else:
+        write_checkpoint(config, arguments.folder, arguments.format)
 
 
 if __name__ == "__main__":

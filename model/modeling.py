@@ -340,12 +340,19 @@ class MTPLayer(DecoderLayer):
         return self.eh_proj(torch.cat((self.enorm(embed_BSD), self.hnorm(hidden_BSD)), dim=-1))
 
 
+class Embedding(nn.Embedding):
+    def reset_parameters(self) -> None:
+        # A random tensor on the meta device makes torch import its compiler, which takes seconds of every start.
+        if not self.weight.is_meta:
+            super().reset_parameters()
+
+
 class BailingMoeV2Model(nn.Module):
     """Embedding, layers and final norm; holds the MTP layer too, since the checkpoint numbers it among the layers."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.word_embeddings = Embedding(config.vocab_size, config.hidden_size)
         kinds = [DecoderLayer] * config.num_hidden_layers + [MTPLayer] * config.num_nextn_predict_layers
         self.layers = nn.ModuleList(kind(config, index) for index, kind in enumerate(kinds))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
@@ -376,7 +383,7 @@ class BailingMoeV2ForCausalLM(nn.Module):
     def init_weights(self) -> None:
         """Matrices from N(0, initializer_range) by torch's global seed; norms stay 1 and expert_bias 0."""
         for parameter in self.parameters():
-            if parameter.dim() > 1:
+            if parameter.dim() > 1 and not parameter.is_meta:
                 nn.init.normal_(parameter, std=self.config.initializer_range)
 
     def tie_weights(self) -> None:

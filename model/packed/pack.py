@@ -37,7 +37,7 @@ from model.packed.manifest import (
     expert_stride,
     experts_name,
 )
-from model.packed.verify import verify_files
+from model.packed.verify import recall_digest, remember_digest
 from model.quantize.folder import (
     check_space,
     check_target,
@@ -182,7 +182,7 @@ class Packer:
             if overwrite:
                 (target / PACKED).unlink(missing_ok=True)  # from now on the folder is not whole
             identity = {"source": name, "sha256": sha256, "layout": layout, "sizes": sizes}
-            journal = open_journal(target, identity, overwrite, JOURNAL)
+            journal = open_journal(target, identity, overwrite, JOURNAL, _digest_of)
             done = journal["shards"]
             check_space(target, sum(size for file, size in sizes.items() if file not in done))
             watch = Watch("packing", sum(sizes.values()), on_progress, cancel)
@@ -195,7 +195,7 @@ class Packer:
                     digest = self._write_file(target / file, entries, watch)
                     if pending is not None:
                         pending.result()
-                    pending = checker.submit(_read_back, target, file, digest, journal)
+                    pending = checker.submit(self._finish_file, target, file, digest, journal)
                 if pending is not None:
                     pending.result()
             files = {file: PackedFile(sizes[file], done[file]["sha256"]) for file in self._plan}
@@ -203,10 +203,10 @@ class Packer:
                 data = path.read_bytes()
                 write_bytes(target / path.name, data)
                 files[path.name] = PackedFile(len(data), hashlib.sha256(data).hexdigest())
+                remember_digest(target / path.name, files[path.name].sha256)
             dtype = "f32" if self._source.dtype == torch.float32 else "bf16"
             manifest = Manifest(layout, dtype, name, sha256, files, self._groups, self._experts)
             write_bytes(target / PACKED, manifest.to_json().encode())
-        verify_files(target, files)  # remembered from here on, so that the first start need not
         return manifest
 
     # --- what goes where --------------------------------------------------------------------------------------------
@@ -336,6 +336,16 @@ class Packer:
             writer.finish()
         return digest.hexdigest()
 
+    def _finish_file(self, target: Path, file: str, digest: str, journal: dict[str, Any]) -> None:
+        """Notes the file as finished. Raises CheckpointError if the disk gives back something else than was written."""
+        evict(target / file)
+        if hash_file(target / file) != digest:
+            (target / file).unlink()
+            raise CheckpointError(f"{file} does not read back as it was written; check the disk and pack again.")
+        remember_digest(target / file, digest)  # so that not even the first start need hash it
+        journal["shards"][file] = {"sha256": digest}
+        write_json(target / JOURNAL, journal)
+
 
 @contextmanager
 def _one_thread() -> Iterator[Threads]:
@@ -362,14 +372,8 @@ def _locked(target: Path) -> Iterator[None]:
         os.close(fd)
 
 
-def _read_back(target: Path, file: str, digest: str, journal: dict[str, Any]) -> None:
-    """Notes the file as finished. Raises CheckpointError if the disk gives back something else than was written."""
-    evict(target / file)
-    if hash_file(target / file) != digest:
-        (target / file).unlink()
-        raise CheckpointError(f"{file} does not read back as it was written; check the disk and pack again.")
-    journal["shards"][file] = {"sha256": digest}
-    write_json(target / JOURNAL, journal)
+def _digest_of(path: Path) -> str:
+    return recall_digest(path) or hash_file(path)
 
 
 def _shapes(entries: Sequence[_Entry]) -> Mapping[str, Stored]:

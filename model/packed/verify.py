@@ -76,15 +76,24 @@ def verify_files(
         for _ in pool.map(check, wanted):
             pass
     if wanted:
-        _remember(folder, files, found)
+        _remember({folder / name: [*_key(found[name]), files[name].sha256] for name in files})
     return len(wanted) < len(files)
 
 
-def _remember(folder: Path, files: Mapping[str, PackedFile], found: Mapping[str, os.stat_result]) -> None:
+def remember_digest(path: Path, sha256: str) -> None:
+    """Notes that a file was just read, and what its hash was."""
+    _remember({path: [*_key(path.stat()), sha256]})
+
+
+def recall_digest(path: Path) -> str | None:
+    """The SHA-256 of a file that was read before and not touched since; None where that is not known."""
+    *key, sha256 = _read_memory().get(str(path.resolve()), [None])
+    return str(sha256) if sha256 and key == _key(path.stat()) else None
+
+
+def _remember(found: Mapping[Path, list[int | str]]) -> None:
     """A home that cannot be written is no fault: the files are then hashed at each start."""
-    memory = _read_memory()
-    for name, file in files.items():
-        memory[str((folder / name).resolve())] = [*_key(found[name]), file.sha256]
+    memory = _read_memory() | {str(path.resolve()): key for path, key in found.items()}
     path = memory_path()
     partial = path.with_name(f"{path.name}.{os.getpid()}")
     try:
@@ -176,7 +185,7 @@ def _content_key(fd: int) -> tuple[int, int]:
     return found.st_size, found.st_mtime_ns
 
 
-def _read_memory() -> dict[str, list[object]]:
+def _read_memory() -> dict[str, list[int | str]]:
     try:
         memory = json.loads(memory_path().read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,13 @@ def check_target(source: Path, target: Path) -> None:
         raise ValueError(f"{target} is a file; give a folder that is new or was begun by this command.")
 
 
-def open_journal(target: Path, identity: dict[str, Any], overwrite: bool, name: str = JOURNAL) -> dict[str, Any]:
+def open_journal(
+    target: Path,
+    identity: dict[str, Any],
+    overwrite: bool,
+    name: str = JOURNAL,
+    digest_of: Callable[[Path], str] = hash_file,
+) -> dict[str, Any]:
     """The journal of this very run, its finished shards verified; a new one for a new or emptied folder."""
     identity = json.loads(json.dumps({"version": 1, **identity}))
     target.mkdir(parents=True, exist_ok=True)
@@ -55,7 +61,7 @@ def open_journal(target: Path, identity: dict[str, Any], overwrite: bool, name: 
                 f"{target} was begun from another checkpoint or with other options; use --overwrite to start over."
             )
         for file, entry in journal["shards"].items():
-            if not (target / file).is_file() or hash_file(target / file) != entry["sha256"]:
+            if not (target / file).is_file() or digest_of(target / file) != entry["sha256"]:
                 raise CheckpointError(f"{target / file} is not as it was written; use --overwrite to start over.")
         return journal
     # Without its config.json no reader takes the folder for whole, so that goes first.
