@@ -141,6 +141,8 @@ class RandomSource:
         raise NotImplementedError("tiles are drawn, not packed")
 
     def draw_bytes(self, num_bytes: int) -> Tensor:
+        if num_bytes > NUM_VALUES:
+            return torch.cat([self.draw_bytes(NUM_VALUES), self.draw_bytes(num_bytes - NUM_VALUES)])
         start = int(torch.randint(len(self.bytes) - num_bytes, (1,), generator=self._generator))
         return self.bytes[start : start + num_bytes]
 
