@@ -10,6 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from app.metrics import ServerMetrics
+from model.kernels.expert_cache import ExpertCounts
+from model.request import EngineLoad
+from model.router_health import RouterSnapshot
+
 ROOT = Path(__file__).resolve().parents[2]
 EMBEDDED = ROOT / "model" / "embedded"
 
@@ -45,6 +50,16 @@ def test_the_preflight_looks_at_every_byte(tmp_path: Path) -> None:
     result = bedside(tmp_path, "doctor", BEDSIDE_CHECKPOINT=str(target))
     assert result.returncode == 1
     assert "FAIL  checkpoint: packed-00001-of-00005.safetensors is damaged" in result.stdout
+
+
+def test_metrics_count_what_was_read_where_anything_is_read() -> None:
+    routers = RouterSnapshot((), 0, 0, False)
+    assert "expert_bytes_read" not in ServerMetrics().render(EngineLoad(), routers)
+    counts = ExpertCounts(hits=5, prefetched=3, misses=2, bytes_read=77, num_slots=9)
+    text = ServerMetrics().render(EngineLoad(experts=counts), routers)
+    assert 'bedside_experts_wanted_total{outcome="miss"} 2' in text
+    assert "bedside_expert_bytes_read_total 77" in text
+    assert counts.share_in_memory == 0.8
 
 
 @pytest.mark.parametrize(
