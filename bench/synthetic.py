@@ -28,7 +28,7 @@ from model.checkpoint import INDEX, named_tensors
 from model.config import ModelConfig
 from model.kernels.cpu_decoder import Int4Tiles, Threads
 from model.modeling import BailingMoeV2ForCausalLM, Experts
-from model.packed.pack import Packer
+from model.packed.pack import Packer, one_thread
 from model.packed.verify import remember_digest
 from model.quantized import Int4Matrix, QuantizedExperts
 from model.safetensors_file import SafetensorsWriter
@@ -172,8 +172,9 @@ def write_packed(config: ModelConfig, folder: Path) -> None:
         (side / "config.json").write_text(json.dumps(config.to_hf(), indent=2), encoding="utf-8")
         for file in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
             shutil.copy(EMBEDDED / file, side)
-        packer = RandomPacker(RandomSource(config), Threads(1))
-        packer.write(folder, folder.name, "0" * 64, sorted(side.iterdir()))
+        with one_thread() as threads:
+            packer = RandomPacker(RandomSource(config), threads)
+            packer.write(folder, folder.name, "0" * 64, sorted(side.iterdir()))
 
 
 def _plan_int4(shape: tuple[int, ...]) -> Int4Matrix:

@@ -128,7 +128,7 @@ def pack_checkpoint(
         sha256 = weights_sha256(source_folder, on_progress=on_progress, cancel=cancel)
         name = source_folder.resolve().name
         side_files = [source_folder / "config.json", *list_side_files(source_folder)]
-        with _one_thread() as threads:
+        with one_thread() as threads:
             packer = Packer(source, threads)
             return packer.write(target, name, sha256, side_files, overwrite, on_progress, cancel)
 
@@ -348,7 +348,7 @@ class Packer:
 
 
 @contextmanager
-def _one_thread() -> Iterator[Threads]:
+def one_thread() -> Iterator[Threads]:
     """A matrix is too small for several threads to be worth their meeting, torch's or ours."""
     num_threads = torch.get_num_threads()
     torch.set_num_threads(1)
