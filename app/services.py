@@ -24,6 +24,7 @@ from app.store import Store
 from contracts import Generator, LoadCancelled, LoadProgress
 from model.generator import LocalGenerator
 from model.kernels.expert_cache import ExpertCounts
+from model.request import HasEngineLoad
 from model.router_health import RouterState
 from retrieval.documents import DocumentLibrary
 from retrieval.embedding import MiniLMEmbedder
@@ -55,7 +56,7 @@ class Services:
     @property
     def expert_counts(self) -> ExpertCounts | None:
         """How often experts were in memory, where they are read from the disk as they are chosen."""
-        return self.generator.engine_load.experts if isinstance(self.generator, LocalGenerator) else None
+        return self.generator.engine_load.experts if isinstance(self.generator, HasEngineLoad) else None
 
     def status(self) -> dict[str, Any]:
         """{"ready": bool, "message": str}: whether the start's background work (repair, demo records) is over."""

@@ -3,9 +3,9 @@
     .venv/bin/python -m bench.synthetic antangelmed FOLDER --format packed
     .venv/bin/python -m bench.bench_disk --folder FOLDER [--cache-gb 10] [--tokens 48]
 
-Random tokens through random weights choose their experts nearly evenly, the worst case for keeping those most used:
-of a trained model some experts are chosen far more often than others. What the guess of the next layer's choice is
-worth depends on how much a layer changes the residual stream, and is another figure in trained weights.
+Through random weights each token that is a text of its own (`alone`) chooses its experts nearly evenly: the worst case
+for keeping those most used, and far from any real text. In one text (`text`) the states of random weights grow alike
+from layer to layer, and most tokens choose the same experts. A trained model lies between the two.
 """
 
 from __future__ import annotations
@@ -14,20 +14,22 @@ import argparse
 import os
 import random
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from bench.report import peak_rss_mb, print_report
 from model.kernels.cpu_decoder import BLOCK_TOKENS, CpuDecoder, Threads
 from model.kernels.expert_cache import ExpertCounts
 from model.packed.load import load_packed
+from model.quantized import count_parameters
 
 PROMPT_TOKENS = 128
-WARM_TOKENS = 24  # until the room for experts is full
 
 
-def share(part: int, counts: ExpertCounts, before: ExpertCounts) -> float:
-    wanted = sum(getattr(counts, key) - getattr(before, key) for key in ("hits", "prefetched", "misses"))
-    return round(part / max(wanted, 1), 3)
+def share(key: str, counts: ExpertCounts, before: ExpertCounts) -> float:
+    """Of the experts wanted since `before`."""
+    wanted = {name: getattr(counts, name) - getattr(before, name) for name in ("hits", "prefetched", "misses")}
+    return round(wanted[key] / max(sum(wanted.values()), 1), 3)
 
 
 def main() -> None:
@@ -42,7 +44,7 @@ def main() -> None:
     experts, config = loaded.experts, loaded.model.config
     assert experts is not None
     threads = Threads(arguments.threads)
-    num_blocks = -(-(PROMPT_TOKENS + WARM_TOKENS + arguments.tokens) // BLOCK_TOKENS)
+    num_blocks = -(-(PROMPT_TOKENS + arguments.tokens) // BLOCK_TOKENS)
     decoder = CpuDecoder(loaded.model, threads, num_blocks, experts=experts)
     load_s = time.perf_counter() - started
     table, draw = [list(range(num_blocks))], random.Random(0)
@@ -52,33 +54,41 @@ def main() -> None:
         decoder.forward([[draw.randrange(config.vocab_size) for _ in range(num)]], [first], table)
         return time.perf_counter() - begun
 
+    def measure(positions: Sequence[int]) -> dict[str, float]:
+        """Of single tokens at these positions, after as many that warm up."""
+        for position in positions:
+            forward(position, 1)
+        before = experts.counts
+        seconds = sum(forward(position, 1) for position in positions)
+        counts = experts.counts
+        num_bytes, guessed = counts.bytes_read - before.bytes_read, counts.guessed - before.guessed
+        return {
+            "decode_tok_s": round(len(positions) / seconds, 2),
+            "disk_gb_a_token": round(num_bytes / len(positions) / 1e9, 3),
+            "disk_gb_s": round(num_bytes / seconds / 1e9, 2),
+            "hits": share("hits", counts, before),
+            "prefetched": share("prefetched", counts, before),
+            "misses": share("misses", counts, before),
+            "guesses_right": round((counts.guessed_right - before.guessed_right) / max(guessed, 1), 3),
+        }
+
     first_s = forward(0, 1)
     prompt_s = forward(0, PROMPT_TOKENS)
-    for number in range(WARM_TOKENS):
-        forward(PROMPT_TOKENS + number, 1)
-    before = experts.counts
-    first = PROMPT_TOKENS + WARM_TOKENS
-    decode_s = sum(forward(first + number, 1) for number in range(arguments.tokens))
-    counts = experts.counts
-    num_bytes, guessed = counts.bytes_read - before.bytes_read, counts.guessed - before.guessed
+    in_text = measure(range(PROMPT_TOKENS, PROMPT_TOKENS + arguments.tokens))
+    alone = measure([0] * arguments.tokens)
     figures = {
         "folder": arguments.folder.name,
         "layers": config.num_hidden_layers,
-        "parameters": sum(p.numel() for p in loaded.model.parameters()),
+        "parameters": count_parameters(loaded.model),
         "packed_gb": round(loaded.manifest.num_bytes / 1e9, 2),
         "kernels": threads.library.variant,
         "threads": arguments.threads,
-        "experts_in_memory": f"{counts.num_slots} of {config.num_experts * len(experts.files)}",
+        "experts_in_memory": f"{experts.counts.num_slots} of {config.num_experts * len(experts.files)}",
         "load_s": round(load_s, 2),
         "first_token_s": round(first_s, 2),
         "prompt_tok_s": round(PROMPT_TOKENS / prompt_s, 2),
-        "decode_tok_s": round(arguments.tokens / decode_s, 2),
-        "disk_gb_a_token": round(num_bytes / arguments.tokens / 1e9, 3),
-        "disk_gb_s": round(num_bytes / decode_s / 1e9, 2),
-        "hits": share(counts.hits - before.hits, counts, before),
-        "prefetched": share(counts.prefetched - before.prefetched, counts, before),
-        "misses": share(counts.misses - before.misses, counts, before),
-        "guesses_right": round((counts.guessed_right - before.guessed_right) / max(guessed, 1), 3),
+        "alone": alone,
+        "text": in_text,
         "peak_rss_gb": round(peak_rss_mb() * 2**20 / 1e9, 2),
     }
     print_report("disk", figures)

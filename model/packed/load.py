@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -226,8 +226,7 @@ class _Builder:
     def build(self) -> BailingMoeV2ForCausalLM:
         """Raises CheckpointError naming a tensor that is missing or misshapen."""
         with torch.device("meta"):
-            # No layer that predicts the token after next: the kernels do not run it, and it is not packed.
-            model = BailingMoeV2ForCausalLM(replace(self._config, num_nextn_predict_layers=0))
+            model = BailingMoeV2ForCausalLM(self._config)
         for name, module in list(model.named_modules()):
             if isinstance(module, MoE):
                 layer = int(name.split(".")[2])

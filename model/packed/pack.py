@@ -214,18 +214,17 @@ class Packer:
     def _plan_files(self) -> dict[str, list[_Entry]]:
         """A file for what lies outside the layers, then one a layer, the experts last in each."""
         config, model = self._source.config, self._source.model
-        by_layer: dict[int, list[_Entry]] = {layer: [] for layer in range(-1, config.num_hidden_layers)}
+        by_layer: dict[int, list[_Entry]] = {layer: [] for layer in range(-1, config.num_layers)}
         for name, tensor in named_tensors(model):
-            if (layer := _layer_of(name)) in by_layer and ".mlp.experts." not in name:
-                by_layer[layer].append(self._plan_plain(name, tuple(tensor.shape)))
+            if ".mlp.experts." not in name:
+                by_layer[_layer_of(name)].append(self._plan_plain(name, tuple(tensor.shape)))
         for name, matrix in list_matrices(model):
-            if (layer := _layer_of(name)) in by_layer and ".mlp.experts." not in name:
+            if ".mlp.experts." not in name:
                 assert isinstance(matrix, Int4Matrix)
-                by_layer[layer] += self._plan_int4(name, matrix)
-        for layer in range(config.num_hidden_layers):
-            mlp = model.model.layers[layer].mlp
-            if isinstance(mlp, MoE):
-                by_layer[layer].append(self._plan_experts(layer, mlp))
+                by_layer[_layer_of(name)] += self._plan_int4(name, matrix)
+        for layer, module in enumerate(model.model.layers):
+            if isinstance(module.mlp, MoE):
+                by_layer[layer].append(self._plan_experts(layer, module.mlp))
         total = len(by_layer) - 1
         return {f"packed-{layer + 1:05d}-of-{total:05d}.safetensors": found for layer, found in by_layer.items()}
 

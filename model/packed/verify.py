@@ -156,6 +156,7 @@ class GuardedBackend:
 
     def __init__(self, backend: Backend, guard: WeightsGuard) -> None:
         self.config, self.num_blocks, self.name = backend.config, backend.num_blocks, backend.name
+        self.bytes_a_token = backend.bytes_a_token
         self._backend, self._guard = backend, guard
 
     def forward(self, batch: Sequence[Slice]) -> Tensor:

@@ -100,6 +100,20 @@ def test_a_packed_folder_gives_the_logits_of_its_source_to_the_bit(tmp_path: Pat
         assert torch.equal(run_packed(tmp_path / "packed", threads, mode), wanted), mode
 
 
+@pytest.mark.parametrize("mode", ["map", "disk"])
+def test_the_mtp_layer_drafts_what_that_of_the_source_does(tmp_path: Path, mode: str) -> None:
+    source, threads, drafts = make_source(tmp_path / "source", "tied, mtp"), Threads(2), []
+    pack_checkpoint(source, tmp_path / "packed")
+    loaded = load_packed(tmp_path / "packed", mode=mode)
+    for model, experts in ((load_model(source), None), (loaded.model, loaded.experts)):
+        decoder = CpuDecoder(model, threads, 2, torch.float32, experts)
+        out = decoder.forward([list(range(20))], [0], [[0, 1]], output_hidden=True)
+        assert out.hidden is not None
+        drafts.append(decoder.draft([list(range(1, 21))], [0], [[0, 1]], out.hidden, list(range(20)), [4]))
+    assert len(drafts[0][0]) == 4
+    assert drafts[1] == drafts[0]
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_room_for_few_experts_changes_nothing_but_what_is_read(source: Path, packed: Path, variant: str) -> None:
     threads, manifest = Threads(2, load_library(variant)), read_manifest(packed)
@@ -340,7 +354,7 @@ def test_damage_without_a_trace_is_found_by_looking_again(nano: Path) -> None:
 
 def test_an_expert_that_cannot_be_read_fails_the_request_and_not_the_program(packed: Path) -> None:
     loaded = load_packed(packed, mode="disk")
-    engine = Engine(CpuBackend(loaded.model, Threads(2), loaded.experts), [1])
+    engine = Engine(CpuBackend(loaded.model, Threads(2), experts=loaded.experts), [1])
     path = packed / "packed-00004-of-00006.safetensors"
     whole = path.read_bytes()
     os.truncate(path, PAGE)
@@ -362,7 +376,7 @@ def test_many_answers_at_once_share_the_slots(packed: Path, source: Path) -> Non
     wanted = [generate(Engine(CpuBackend(load_model(source), Threads(1)), [1]), text) for text in texts]
     stride = expert_stride(read_manifest(packed).experts[1])
     loaded = load_packed(packed, mode="disk", expert_bytes=9 * stride)
-    engine = Engine(CpuBackend(loaded.model, Threads(2), loaded.experts), [1])
+    engine = Engine(CpuBackend(loaded.model, Threads(2), experts=loaded.experts), [1])
     got: dict[int, list[int | None]] = {}
     clients = [
         threading.Thread(target=lambda n=n, text=text: got.__setitem__(n, generate(engine, text)))
