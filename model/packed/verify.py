@@ -157,11 +157,21 @@ class GuardedBackend:
     def __init__(self, backend: Backend, guard: WeightsGuard) -> None:
         self.config, self.num_blocks, self.name = backend.config, backend.num_blocks, backend.name
         self.bytes_a_token = backend.bytes_a_token
+        self.cache_layout, self.block_bytes = backend.cache_layout, backend.block_bytes
         self._backend, self._guard = backend, guard
 
     def forward(self, batch: Sequence[Slice]) -> Tensor:
         self._guard.check()
         return self._backend.forward(batch)
+
+    def copy_block(self, source: int, target: int) -> None:
+        self._backend.copy_block(source, target)
+
+    def read_blocks(self, blocks: Sequence[int]) -> bytes:
+        return self._backend.read_blocks(blocks)
+
+    def write_blocks(self, blocks: Sequence[int], data: bytes) -> None:
+        self._backend.write_blocks(blocks, data)
 
 
 def _stat(path: Path, file: PackedFile) -> os.stat_result:
