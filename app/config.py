@@ -26,6 +26,9 @@ PRECISIONS = ("auto", "f32", "bf16", "nf4", "int8")
 # auto: the C++ kernels that suit the processor best, or torch where there is no compiler.
 KERNELS = ("auto", "reference", "avx512", "avx2")
 
+# What keys and values are stored as. auto: f32 for a model computed in f32, else bf16.
+KV_CACHES = ("auto", "f32", "bf16", "int8")
+
 # How a packed folder is held (model.packed.load). auto: mapped, or with its experts on the disk if it is larger than
 # the memory that is free.
 WEIGHTS = ("auto", "map", "copy", "disk")
@@ -53,6 +56,7 @@ class Settings:
     checkpoint: Path = EMBEDDED_CHECKPOINT  # folder of a Hugging Face checkpoint
     precision: str = "auto"  # one of PRECISIONS
     kernels: str = "auto"  # one of KERNELS
+    kv_cache: str = "auto"  # one of KV_CACHES
     draft_head: str = ""  # folder of an EAGLE-3 head made for the checkpoint; empty: its MTP layer, if it has one
     weights: str = "auto"  # one of WEIGHTS
     expert_cache_gb: float = 0  # memory for experts that are read from the disk; 0: what is free
@@ -99,6 +103,8 @@ class Settings:
             raise SettingsError(f"weights is {self.weights!r}; use one of {', '.join(WEIGHTS)}.")
         if self.kernels not in KERNELS:
             raise SettingsError(f"kernels is {self.kernels!r}; use one of {', '.join(KERNELS)}.")
+        if self.kv_cache not in KV_CACHES:
+            raise SettingsError(f"kv_cache is {self.kv_cache!r}; use one of {', '.join(KV_CACHES)}.")
 
     @property
     def uses_embedded_model(self) -> bool:
@@ -121,9 +127,17 @@ class Settings:
         )
 
     @property
-    def expert_bytes(self) -> int | None:
-        """Memory for experts that are read from the disk; None: what is free."""
-        return int(self.expert_cache_gb * 1e9) or None
+    def load_options(self) -> dict[str, Any]:
+        """How a checkpoint is loaded: keyword arguments of model.generator.LocalGenerator.load."""
+        return {
+            "dtype": None if self.precision == "auto" else self.precision,
+            "threads": self.threads or None,
+            "kernels": self.kernels,
+            "cache": self.kv_cache,
+            "draft_head": self.draft_head or None,
+            "weights": self.weights,
+            "expert_bytes": int(self.expert_cache_gb * 1e9) or None,
+        }
 
     @property
     def _names_embedded_checkpoint(self) -> bool:

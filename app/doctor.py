@@ -119,17 +119,7 @@ def _check_checkpoint(settings: Settings, on_progress: Callable[[LoadProgress], 
     if is_packed(settings.checkpoint):  # whatever was verified before: a preflight looks itself
         files = read_manifest(settings.checkpoint).files
         verify_files(settings.checkpoint, files, always=True, on_progress=on_progress)
-    precision = None if settings.precision == "auto" else settings.precision
-    generator = LocalGenerator.load(
-        settings.checkpoint,
-        precision,
-        settings.threads or None,
-        settings.kernels,
-        draft_head=settings.draft_head or None,
-        weights=settings.weights,
-        expert_bytes=settings.expert_bytes,
-        on_progress=on_progress,
-    )
+    generator = LocalGenerator.load(settings.checkpoint, **settings.load_options, on_progress=on_progress)
     ModelBench(generator).time_steps(TRIAL_TOKENS, TRIAL_TOKENS)
     info = generator.info
     threads = f" (threads {generator.threads})" if generator.threads else ""

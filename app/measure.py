@@ -56,11 +56,7 @@ class ModelBench:
         """The checkpoint of the settings. Raises InputError where a server answers in its place."""
         if settings.server_url:
             raise InputError("The model of a server cannot be measured from here; unset BEDSIDE_SERVER_URL.")
-        dtype = None if settings.precision == "auto" else settings.precision
-        generator = LocalGenerator.load(
-            settings.checkpoint, dtype, settings.threads or None, settings.kernels, on_progress=on_progress
-        )
-        return cls(generator)
+        return cls(LocalGenerator.load(settings.checkpoint, **settings.load_options, on_progress=on_progress))
 
     def decode(self, context: int, num_tokens: int) -> dict[str, Any]:
         """One stream behind a prompt of `context` tokens: tokens/s, and what of the bandwidth it uses."""

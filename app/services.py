@@ -161,18 +161,8 @@ def _load_generator(
 ) -> Generator:
     if settings.server_url:
         return connect_server(settings)
-    precision = None if settings.precision == "auto" else settings.precision
-    generator = LocalGenerator.load(
-        settings.checkpoint,
-        precision,
-        settings.threads or None,
-        settings.kernels,
-        settings.draft_head or None,
-        weights=settings.weights,
-        expert_bytes=settings.expert_bytes,
-        on_progress=on_progress,
-        cancel=cancel,
-    )
+    options = settings.load_options
+    generator = LocalGenerator.load(settings.checkpoint, **options, on_progress=on_progress, cancel=cancel)
     if cancel is not None and cancel.is_set():
         raise LoadCancelled("Loading was cancelled.")
     return generator

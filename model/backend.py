@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Protocol
@@ -17,13 +17,19 @@ from torch import Tensor
 
 from model.config import ModelConfig
 from model.kernels.build import KernelsUnavailableError, load_library
-from model.kernels.cpu_decoder import BLOCK_TOKENS, CpuDecoder, Pass, Threads, lazy_zeros
+from model.kernels.cpu_decoder import BLOCK_TOKENS, CpuDecoder, Pass, Threads, lazy_zeros, token_bytes
 from model.kernels.expert_cache import ExpertCache
 from model.modeling import BailingMoeV2ForCausalLM
 from model.thread_choice import ThreadChoice
 from model.traffic import bytes_a_token
 
 REFERENCE = "torch reference"
+CACHES: Mapping[str, torch.dtype | None] = {
+    "auto": None,
+    "f32": torch.float32,
+    "bf16": torch.bfloat16,
+    "int8": torch.int8,
+}
 MAX_CACHE_BYTES = 2 * 2**30
 MAX_SEQUENCES_CACHED = 8
 
@@ -52,7 +58,7 @@ class Backend(Protocol):
     block_bytes: int
 
     def forward(self, batch: Sequence[Slice]) -> Tensor:
-        """Logits [those wanted, V] f32 on the CPU, in the order of slices and of their tokens."""
+        """Logits [those wanted, V] f32 on the CPU, in the order of slices and of their tokens; until the next call."""
         ...
 
     def copy_block(self, source: int, target: int) -> None:
@@ -85,12 +91,12 @@ class CpuBackend:
         threads: Threads,
         fewer: Threads | None = None,
         experts: ExpertCache | None = None,
+        cache: str = "auto",
     ) -> None:
-        """experts: where the routed experts of a model that holds none are read from."""
+        """experts: where the routed experts of a model that holds none are read from. cache: see make_backend."""
         self.config = model.config
         self.bytes_a_token = bytes_a_token(model)
-        is_exact = model.model.norm.weight.dtype == torch.float32
-        dtype = torch.float32 if is_exact else torch.bfloat16
+        dtype = find_cache_dtype(cache, model.model.norm.weight.dtype)
         self.num_blocks = count_blocks(model.config, dtype)
         self.name = f"C++ {threads.library.variant}, {_name_threads(threads, fewer)}"
         self.thread_choice = ThreadChoice(fewer.num_threads, threads.num_threads) if fewer else None
@@ -100,6 +106,7 @@ class CpuBackend:
         self._first_moe = self.config.first_k_dense_replace  # every layer from it on is one
         self.cache_layout = f"{threads.library.build} {_describe_cache(self.decoder.cache, dtype, self.config)}"
         self.block_bytes = self.decoder.cache[:, :, 0].nbytes
+        self._logits = torch.empty(0, self.config.vocab_size)  # kept: fresh memory for 32 answers costs 3 ms of a step
 
     def forward(self, batch: Sequence[Slice]) -> Tensor:
         ends = 0
@@ -107,6 +114,9 @@ class CpuBackend:
         for part in batch:
             ends += len(part.token_ids)
             wanted.extend(range(ends - part.num_logits, ends))
+        if len(wanted) > len(self._logits):
+            self._logits = torch.empty(len(wanted), self.config.vocab_size)
+        observer = self._model.router_observer
         choice = self.thread_choice
         with choice.step(ends) if choice else nullcontext(max(self._threads)) as num_threads:
             self.last_threads = self._threads[num_threads]
@@ -118,8 +128,9 @@ class CpuBackend:
                 self.keeps_hidden,
                 self.tap_layers,
                 self.last_threads,
+                observer is not None,
+                self._logits[: len(wanted)],
             )
-        observer = self._model.router_observer
         if observer is not None and self._first_moe < self.config.num_hidden_layers:
             observer(out.topk_ids[self._first_moe :], out.router_logits[self._first_moe :], ends)
         return out.logits
@@ -137,7 +148,9 @@ class CpuBackend:
 class TorchBackend:
     """The plain decoder, a sequence after the other: where there are no kernels, and what they are held against."""
 
-    def __init__(self, model: BailingMoeV2ForCausalLM, why: str = "") -> None:
+    def __init__(self, model: BailingMoeV2ForCausalLM, why: str = "", cache: str = "auto") -> None:
+        if CACHES[cache] not in (None, model.model.norm.weight.dtype):
+            raise ValueError(f"Only the C++ kernels store keys and values as {cache}; leave the cache on auto. {why}")
         self.config = config = model.config
         self.bytes_a_token = bytes_a_token(model)
         weight = model.model.norm.weight
@@ -206,25 +219,39 @@ class _PagedCache:
 
 
 def make_backend(
-    model: BailingMoeV2ForCausalLM, num_threads: int | None, kernels: str = "auto", experts: ExpertCache | None = None
+    model: BailingMoeV2ForCausalLM,
+    num_threads: int | None,
+    kernels: str = "auto",
+    experts: ExpertCache | None = None,
+    cache: str = "auto",
 ) -> Backend:
     """The best backend for this model here. kernels: "auto", "reference", or a variant of model.kernels.build.
     num_threads: None lets the C++ kernels choose as they go, between one per core and half as many. experts: where the
-    routed experts of a model that holds none are read from.
+    routed experts of a model that holds none are read from. cache: one of CACHES, what keys and values are stored as;
+    "auto" is f32 for a model computed in f32, else bf16. int8 takes half of that and is read twice as fast.
 
-    Raises KernelsUnavailableError if a variant asked for by name cannot be had; "auto" then serves by torch.
+    Raises KernelsUnavailableError if a variant asked for by name cannot be had, "auto" then serves by torch; ValueError
+    for a cache that torch has not.
     """
+    if cache not in CACHES:
+        raise ValueError(f"The cache is {cache!r}; use one of {', '.join(CACHES)}.")
     if kernels == "reference" or model.model.norm.weight.device.type != "cpu":
-        return TorchBackend(model)
+        return TorchBackend(model, cache=cache)
     try:
         library = load_library(None if kernels == "auto" else kernels)
         threads = Threads(num_threads or os.cpu_count() or 1, library)
         can_choose = num_threads is None and threads.num_threads > 1
-        return CpuBackend(model, threads, Threads(threads.num_threads // 2, library) if can_choose else None, experts)
+        fewer = Threads(threads.num_threads // 2, library) if can_choose else None
+        return CpuBackend(model, threads, fewer, experts, cache)
     except KernelsUnavailableError as error:
         if kernels != "auto":
             raise
-        return TorchBackend(model, str(error))
+        return TorchBackend(model, str(error), cache)
+
+
+def find_cache_dtype(cache: str, computed_in: torch.dtype) -> torch.dtype:
+    """What keys and values are stored as by the C++ kernels, for one of CACHES."""
+    return CACHES[cache] or (torch.float32 if computed_in == torch.float32 else torch.bfloat16)
 
 
 def _name_threads(threads: Threads, fewer: Threads | None) -> str:
@@ -246,8 +273,7 @@ def count_cache_bytes(config: ModelConfig, dtype: torch.dtype) -> int:
 
 
 def _block_bytes(config: ModelConfig, dtype: torch.dtype) -> int:
-    a_token = 2 * config.num_layers * config.num_key_value_heads * config.head_dim * dtype.itemsize
-    return a_token * BLOCK_TOKENS
+    return 2 * config.num_layers * token_bytes(config, dtype) * BLOCK_TOKENS
 
 
 # A block is the third index of a cache; what lies in it is the kernels' affair, so that here it is bytes.

@@ -88,6 +88,7 @@ class LocalGenerator:
         dtype: str | torch.dtype | None = None,
         threads: int | None = None,
         kernels: str = "auto",
+        cache: str = "auto",
         draft_head: str | Path | None = None,
         weights: str = "auto",
         expert_bytes: int | None = None,
@@ -97,9 +98,9 @@ class LocalGenerator:
     ) -> LocalGenerator:
         """Loads a checkpoint folder, or a packed one. dtype: what to compute in, "f32" or "bf16", by default f32 for a
         small model and bf16, or as stored, for a large one; or "nf4" or "int8", to quantize plain weights. threads: by
-        default as many as prove best, one per core at most. kernels: see model.backend.make_backend. draft_head: folder
-        of an EAGLE-3 head, which then drafts in place of the checkpoint's own MTP layer. weights, expert_bytes: how a
-        packed folder is held, see model.packed.load. Raises CheckpointError naming what is wrong with a folder,
+        default as many as prove best, one per core at most. kernels, cache: see model.backend.make_backend. draft_head:
+        folder of an EAGLE-3 head, which then drafts in place of the checkpoint's own MTP layer. weights, expert_bytes:
+        how a packed folder is held, see model.packed.load. Raises CheckpointError naming what is wrong with a folder,
         ValueError for an unknown precision, KernelsUnavailableError, LoadCancelled once `cancel` is set."""
         folder = Path(folder)
         find_precision(dtype)
@@ -123,7 +124,7 @@ class LocalGenerator:
         routers = RouterHealth(model, baseline)
         model.router_observer = routers.observe
         experts = packed.experts if packed else None
-        backend = make_backend(model, threads, kernels, experts)
+        backend = make_backend(model, threads, kernels, experts, cache)
         drafters = make_drafters(backend, model, head)
         info = describe_model(folder, model, tokenizer, sha256, backend.name)
         held = packed.describe() if packed else {}

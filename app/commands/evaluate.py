@@ -42,16 +42,9 @@ def router(
     settings = read_settings()
     folder = checkpoint or settings.checkpoint
     words = None if text is None else read_text(text)
+    options = settings.load_options | {"draft_head": None}  # made for the checkpoint that is set
     with show_loading() as on_progress:
-        dtype = None if settings.precision == "auto" else settings.precision
-        generator = LocalGenerator.load(
-            folder,
-            dtype,
-            kernels=settings.kernels,
-            weights=settings.weights,
-            expert_bytes=settings.expert_bytes,
-            on_progress=on_progress,
-        )
+        generator = LocalGenerator.load(folder, **options, on_progress=on_progress)
     prompts = demo_prompts(generator) if text is None else text_prompts(generator, text.name, words or "")
     route_messages(generator, prompts)
     snapshot = generator.router_health(lifetime=True)
@@ -104,9 +97,9 @@ def needle(
     settings = read_settings()
     folder = checkpoint or settings.checkpoint
     wanted = read_lengths(lengths)
+    options = settings.load_options | {"draft_head": None}
     with show_loading() as on_progress:
-        dtype = None if settings.precision == "auto" else settings.precision
-        generator = LocalGenerator.load(folder, dtype, kernels=settings.kernels, on_progress=on_progress)
+        generator = LocalGenerator.load(folder, **options, on_progress=on_progress)
     results = list(find_needles(generator, wanted, trials, ProgressLine()))
     typer.echo(describe_needles(results))
     if json_output:

@@ -27,18 +27,8 @@ def serve(
 
     settings = read_settings()
     with _bind(host, port) as listener:  # before minutes of reading weights
-        dtype = None if settings.precision == "auto" else settings.precision
         with show_loading() as on_progress:
-            generator = LocalGenerator.load(
-                settings.checkpoint,
-                dtype,
-                settings.threads or None,
-                settings.kernels,
-                settings.draft_head or None,
-                weights=settings.weights,
-                expert_bytes=settings.expert_bytes,
-                on_progress=on_progress,
-            )
+            generator = LocalGenerator.load(settings.checkpoint, **settings.load_options, on_progress=on_progress)
         hosts = _LOOPBACK if host in _LOOPBACK else ("*",)
         app = make_app(generator, settings.sampling, settings.server_key, hosts)
         config = uvicorn.Config(

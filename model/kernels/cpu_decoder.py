@@ -87,8 +87,8 @@ class _DraftBatch(Structure):
 @dataclass(frozen=True, slots=True)
 class Pass:
     """What a pass computed: logits [rows asked for, V] f32; router_logits [L,T,E] f32, topk_ids [L,T,K] i32 and
-    topk_weights [L,T,K] f32 of each layer, zero in dense ones; hidden [T,D] f32 after the final norm, if asked for;
-    taps [N,T,D] f32: the residual stream before each layer asked for."""
+    topk_weights [L,T,K] f32 of each layer, zero in dense ones, without rows where they were not asked for; hidden [T,D]
+    f32 after the final norm, if asked for; taps [N,T,D] f32: the residual stream before each layer asked for."""
 
     logits: Tensor
     router_logits: Tensor
@@ -231,24 +231,28 @@ class CpuDecoder:
         output_hidden: bool = False,
         tap_layers: Sequence[int] = (),
         threads: Threads | None = None,
+        output_router: bool = True,
+        logits_NV: Tensor | None = None,
     ) -> Pass:
         """New tokens of some sequences, each from its first position on; block_tables: each sequence's blocks in order.
 
         logit_rows: rows of the flattened tokens to compute logits of, by default each sequence's last. tap_layers: n is
         the residual stream before layer n, 0 the embeddings, num_hidden_layers what the last one leaves. threads: by
-        default those that the weights were packed with; the result is the same with any. Raises ExpertReadError where
-        experts are read from the disk and could not be; what the cache then holds of these tokens is void.
+        default those that the weights were packed with; the result is the same with any. logits_NV: f32, where the
+        logits go; by default new memory. Raises ExpertReadError where experts are read from the disk and could not be;
+        what the cache then holds of these tokens is void.
         """
         config = self.config
         flat, positions, starts, tables = _flatten(input_ids, first_positions, block_tables)
         T = len(flat)
         rows = (starts[1:] - 1) if logit_rows is None else torch.tensor(logit_rows, dtype=torch.int32)
         L, E, K = config.num_hidden_layers, config.num_experts, config.num_experts_per_tok
+        num_routed = T if output_router else 0
         result = Pass(
-            torch.empty(len(rows), config.vocab_size),
-            torch.zeros(L, T, E),
-            torch.zeros(L, T, K, dtype=torch.int32),
-            torch.zeros(L, T, K),
+            torch.empty(len(rows), config.vocab_size) if logits_NV is None else logits_NV,
+            torch.zeros(L, num_routed, E),
+            torch.zeros(L, num_routed, K, dtype=torch.int32),
+            torch.zeros(L, num_routed, K),
             torch.empty(T, config.hidden_size) if output_hidden else None,
             torch.empty(len(tap_layers), T, config.hidden_size),
         )
@@ -265,9 +269,9 @@ class CpuDecoder:
             logit_rows=_pointer(rows),
             logits=_pointer(result.logits),
             hidden=None if result.hidden is None else _pointer(result.hidden),
-            router_logits=_pointer(result.router_logits),
-            topk_ids=_pointer(result.topk_ids),
-            topk_weights=_pointer(result.topk_weights),
+            router_logits=_pointer(result.router_logits) if output_router else None,
+            topk_ids=_pointer(result.topk_ids) if output_router else None,
+            topk_weights=_pointer(result.topk_weights) if output_router else None,
             num_taps=len(taps),
             tap_layers=_pointer(taps),
             taps=_pointer(result.taps),
