@@ -24,7 +24,16 @@ from torch import Tensor, nn
 from bench.report import print_report
 from bench.synthetic import GROUP, PRESETS
 from model.config import ModelConfig
-from model.kernels.cpu_decoder import BLOCK_TOKENS, CpuDecoder, Int4Tiles, Threads, Tiles, linear_many, read_bytes
+from model.kernels.cpu_decoder import (
+    BLOCK_TOKENS,
+    CpuDecoder,
+    Int4Tiles,
+    Threads,
+    Tiles,
+    linear_many,
+    read_bytes,
+    token_bytes,
+)
 from model.modeling import BailingMoeV2ForCausalLM
 from model.quantization import pack_int4
 
@@ -37,11 +46,18 @@ ROUTER_SPREAD = 0.02
 class RandomDecoder(CpuDecoder):
     """A decoder whose INT4 weights are cut from one block of random bytes on huge pages."""
 
-    def __init__(self, config: ModelConfig, threads: Threads, num_blocks: int, arena: Arena) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        threads: Threads,
+        num_blocks: int,
+        arena: Arena,
+        cache_dtype: torch.dtype = torch.bfloat16,
+    ) -> None:
         self._arena = arena
         with torch.device("meta"):
             model = BailingMoeV2ForCausalLM(config)
-        super().__init__(model, threads, num_blocks)
+        super().__init__(model, threads, num_blocks, cache_dtype)
 
     def _matrix(self, weight: Tensor | nn.Module | Int4Tiles) -> Any:
         # Tokens must choose different experts, as in a real model: so the embedding outweighs what the layers add, and
@@ -134,9 +150,9 @@ def bytes_a_token(config: ModelConfig) -> int:
     return weight_bytes(config, config.num_experts_per_tok)
 
 
-def cache_bytes(config: ModelConfig, num_tokens: int) -> int:
-    """Keys and values of so many tokens in bf16."""
-    return 2 * 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * num_tokens
+def cache_bytes(config: ModelConfig, num_tokens: int, dtype: torch.dtype = torch.bfloat16) -> int:
+    """Keys and values of so many tokens."""
+    return 2 * config.num_hidden_layers * token_bytes(config, dtype) * num_tokens
 
 
 def weight_bytes(config: ModelConfig, experts_a_layer: float) -> int:

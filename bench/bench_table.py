@@ -7,11 +7,12 @@ The peer is not a requirement of the program. It lives in an environment of its 
     python3 -m venv PEER && PEER/bin/pip install numpy gguf
     CMAKE_ARGS="-DGGML_NATIVE=ON" PEER/bin/pip install --no-binary llama-cpp-python llama-cpp-python==0.3.36
 
-FOLDER keeps the random weights, 20 GB for the peer and 9.7 GB for ours; without it nothing is loaded from disk. Both
-sides hold their 16 B weights in memory at once (18 GB), and take turns of a second or so within each round. A figure is
-the median over the rounds, with their range; a ratio is the median of the rounds' ratios and says how many times better
-ours is; a share is ours of the limit, which is the bandwidth of the same minute over the bytes that a step must read.
-The last thing printed is the table, which is also in bench/results/cpu-table.md and, with every round, cpu-table.json.
+FOLDER keeps the random weights, 20 GB for the peer and 8.9 GB for ours, packed; without it nothing is loaded from disk.
+Both sides hold their 16 B weights in memory at once (18 GB), and take turns of a second or so within each round. A
+figure is the median over the rounds, with their range; a ratio is the median of the rounds' ratios and says how many
+times better ours is; a share is ours of the limit, which is the bandwidth of the same minute over the bytes that a step
+must read. The last thing printed is the table, which is also in bench/results/cpu-table.md and, with every round,
+cpu-table.json.
 """
 
 from __future__ import annotations
@@ -23,18 +24,21 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import psutil
+import torch
 
 from bench.bench_cpu import arena_bytes, cache_bytes, weight_bytes
 from bench.report import RESULTS, ROOT, with_origin
 from bench.side import RAISED, Side, SideEndedError, set_priority
-from bench.synthetic import EMBEDDED, PRESETS, write_checkpoint
+from bench.synthetic import EMBEDDED, PRESETS, write_packed
+from model.packed.manifest import is_packed
 
 MINI, LARGE = "ling-mini-2.0", "antangelmed"
 # Layers: the difference of both slices is four MoE layers without the dense one, the embedding and the head.
@@ -192,14 +196,16 @@ class Rounds:
         self._own, self._peer = own, peer
         self.number = 0
 
-    def ask_both(self, do: str, **arguments: Any) -> tuple[dict[str, Any], dict[str, Any] | None, float]:
+    def ask_both(
+        self, do: str, own_only: Mapping[str, Any] = MappingProxyType({}), **arguments: Any
+    ) -> tuple[dict[str, Any], dict[str, Any] | None, float]:
         """Both answers, and the bandwidth, in GB/s, between them."""
         sides = [self._own, self._peer] if self.number % 2 == 0 else [self._peer, self._own]
         answers: dict[Side | None, dict[str, Any]] = {}
         bandwidth = 0.0
         for side in sides:
             if side is not None:
-                answers[side] = side.ask(do, **arguments)
+                answers[side] = side.ask(do, **arguments, **(own_only if side is self._own else {}))
             bandwidth = bandwidth or self._own.ask("bandwidth")["gb_s"]
         return answers[self._own], answers.get(self._peer) if self._peer else None, bandwidth
 
@@ -210,9 +216,17 @@ def measure_model(own: Side, peer: Side | None, num_rounds: int, layers: int) ->
     figures: dict[str, tuple[list[float], list[float], list[float]]] = {}
     rounds = Rounds(own, peer)
 
-    def measure(name: str, num_tokens: int, read: Callable[[float], float] | None, do: str, **arguments: Any) -> None:
-        """read: from the number of experts a layer of a step to the bytes that it reads."""
-        mine, theirs, bandwidth = rounds.ask_both(do, layers=layers, **arguments)
+    def measure(
+        name: str,
+        num_tokens: int,
+        read: Callable[[float], float] | None,
+        do: str,
+        own_only: Mapping[str, Any] = MappingProxyType({}),
+        **arguments: Any,
+    ) -> None:
+        """read: from the number of experts a layer of a step to the bytes that it reads. own_only: arguments that the
+        peer has no word for."""
+        mine, theirs, bandwidth = rounds.ask_both(do, own_only, layers=layers, **arguments)
         ours, others, limits = figures.setdefault(name, ([], [], []))
         ours.append(num_tokens / statistics.median(mine["seconds"]))
         if theirs is not None:
@@ -220,18 +234,21 @@ def measure_model(own: Side, peer: Side | None, num_rounds: int, layers: int) ->
         if read is not None:
             limits.append(num_tokens * bandwidth * 1e9 / read(mine["experts"]))
 
-    def reads(num_cached: int) -> Callable[[float], float]:
-        return lambda experts: weight_bytes(config, experts) + cache_bytes(config, num_cached)
+    def reads(num_cached: int, dtype: torch.dtype = torch.bfloat16) -> Callable[[float], float]:
+        return lambda experts: weight_bytes(config, experts) + cache_bytes(config, num_cached, dtype)
 
     for rounds.number in range(num_rounds):
         say(f"16 B shapes, round {rounds.number + 1} of {num_rounds}")
         measure("short", 1, reads(100), "decode", depth=100, streams=1, steps=STEPS)
         measure("long", 1, reads(2048), "decode", depth=2048, streams=1, steps=LONG_STEPS)
+        int8 = {"cache": "int8"}
+        measure("int8", 1, reads(2048, torch.int8), "decode", int8, depth=2048, streams=1, steps=LONG_STEPS)
         measure("prefill", 512, None, "prefill", tokens=512, repeats=1)
         measure("streams", 32, reads(32 * 100), "decode", depth=100, streams=32, steps=STREAM_STEPS)
     return [
         Row("decode at a context of 100", "tok/s", *figures["short"], min_ratio=2.0, min_share=0.75),
         Row("decode at a context of 2,048", "tok/s", *figures["long"], min_ratio=2.8),
+        Row("the same, keys and values in int8", "tok/s", *figures["int8"], min_ratio=2.8),
         Row("prefill of 512", "tok/s", *figures["prefill"], min_ratio=3.1),
         Row("32 streams together", "tok/s", *figures["streams"], min_ratio=2.9),
     ]
@@ -292,9 +309,9 @@ def measure_slices(own: Side, peer: Side | None, num_rounds: int) -> Row:
 
 def measure_loading(work: Path, peer: Peer | None, num_rounds: int) -> list[Row]:
     """From the start of a process to its first token, with the file in the page cache; and its memory then."""
-    folder = work / f"{MINI}-int4"
-    if not (folder / "config.json").exists():
-        write_checkpoint(PRESETS[MINI], folder, "int4")
+    folder = work / f"{MINI}-packed"
+    if not is_packed(folder):
+        write_packed(PRESETS[MINI], folder)
     files = sorted(folder.glob("*.safetensors"))
     own_bytes = sum(file.stat().st_size for file in files)
     own = [sys.executable, "-m", "bench.table_own", str(folder), "--first-token"]

@@ -27,6 +27,7 @@ from bench.synthetic import PRESETS
 from model.config import ModelConfig
 from model.kernels.cpu_decoder import BLOCK_TOKENS, Threads, read_bytes
 
+CACHES = {"bf16": torch.bfloat16, "int8": torch.int8}
 NUM_BLOCKS = 400  # a prompt of 2,048, 32 streams, and a prompt of 512
 SPARE_TOKENS = 64  # room behind the depth for the steps that are timed
 PREFILL_CHUNK = 512
@@ -40,8 +41,10 @@ class Own:
     def __init__(self, config: ModelConfig, layers: list[int], threads: Threads) -> None:
         self._config, self._threads = config, threads
         self._arena = Arena(arena_bytes(replace(config, num_hidden_layers=max(layers))))
-        self._decoders = {number: self._make_decoder(number) for number in layers}
-        self._tables: dict[tuple[int, int, int], list[list[int]]] = {}
+        self._decoders = {
+            (number, cache): self._make_decoder(number, dtype) for number in layers for cache, dtype in CACHES.items()
+        }
+        self._tables: dict[tuple[int, int, int, str], list[list[int]]] = {}
         self._num_used_blocks = 0
         self._draw = random.Random(0)
 
@@ -60,10 +63,10 @@ class Own:
         """GB/s at which the same threads read the same pages and do nothing else."""
         return READ_BYTES / time_median(lambda: read_bytes(self._arena.bytes[:READ_BYTES], self._threads), 5) / 1e9
 
-    def decode(self, layers: int, depth: int, streams: int, steps: int) -> dict[str, Any]:
+    def decode(self, layers: int, depth: int, streams: int, steps: int, cache: str = "bf16") -> dict[str, Any]:
         """Steps that give each stream one token more; `experts`: how many a layer took in a step, at the mean."""
-        tables = self._open_streams(layers, depth, streams)
-        decoder, first_moe = self._decoders[layers], self._config.first_k_dense_replace
+        tables = self._open_streams(layers, depth, streams, cache=cache)
+        decoder, first_moe = self._decoders[layers, cache], self._config.first_k_dense_replace
         seconds, experts = [], []
         for step in range(min(steps, SPARE_TOKENS)):
             tokens = [self._draw_tokens(1) for _ in tables]
@@ -80,18 +83,20 @@ class Own:
         for _ in range(repeats):
             prompt = self._draw_tokens(tokens)
             started = time.perf_counter()
-            self._decoders[layers].forward([prompt], [0], tables)
+            self._decoders[layers, "bf16"].forward([prompt], [0], tables)
             seconds.append(time.perf_counter() - started)
         return {"seconds": seconds}
 
-    def _make_decoder(self, layers: int) -> RandomDecoder:
+    def _make_decoder(self, layers: int, cache_dtype: torch.dtype) -> RandomDecoder:
         self._arena.used = 0
         config = replace(self._config, num_hidden_layers=layers)
-        return RandomDecoder(config, self._threads, NUM_BLOCKS, self._arena)
+        return RandomDecoder(config, self._threads, NUM_BLOCKS, self._arena, cache_dtype)
 
-    def _open_streams(self, layers: int, depth: int, streams: int, room: int = SPARE_TOKENS) -> list[list[int]]:
+    def _open_streams(
+        self, layers: int, depth: int, streams: int, room: int = SPARE_TOKENS, cache: str = "bf16"
+    ) -> list[list[int]]:
         """Blocks of streams that each hold a prompt of `depth` tokens."""
-        key = layers, depth, streams
+        key = layers, depth, streams, cache
         if key not in self._tables:
             length = -(-(depth + room) // BLOCK_TOKENS)
             first = self._num_used_blocks
@@ -101,7 +106,7 @@ class Own:
             for table in tables:
                 for start in range(0, depth, PREFILL_CHUNK):
                     prompt = self._draw_tokens(min(PREFILL_CHUNK, depth - start))
-                    self._decoders[layers].forward([prompt], [start], [table])
+                    self._decoders[layers, cache].forward([prompt], [start], [table])
             self._tables[key] = tables
         return self._tables[key]
 
@@ -128,7 +133,7 @@ def give_first_token(folder: Path) -> float:
     from contracts import Message, Role, SamplingParams
     from model.generator import LocalGenerator
 
-    generator = LocalGenerator.load(folder, threads=THREADS)
+    generator = LocalGenerator.load(folder, threads=THREADS, weights="map")
     list(generator.stream([Message(Role.USER, "?")], SamplingParams(max_tokens=1)))
     return rss_gb()
 
