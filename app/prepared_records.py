@@ -82,7 +82,7 @@ class PreparedRecords:
                 with suppress(OSError):  # the answer does not hang on it
                     _remove(path)
                 return 0
-        self._keeper.keep(prompt_ids[:num_tokens])
+        self._keeper.keep(prompt_ids[: num_tokens + 1])  # a block may be known by the token after it too
         return num_tokens
 
     def refresh(self, patient_id: str, make_prompts: Callable[[], Prompts | None], busy: threading.Event) -> bool:

@@ -14,9 +14,11 @@ from model.backend import Backend, CpuBackend, Slice, TorchBackend
 from model.engine import Engine
 from model.kernels.build import KernelsUnavailableError
 from model.kernels.cpu_decoder import BLOCK_TOKENS, Threads
+from model.mtp import MtpDrafter
 from model.prepared import PreparedError, PromptKeeper
 from model.request import TokenEvent
 from tests.model.conftest import make_model
+from tests.model.test_mtp import make_foretelling_model
 
 MODEL = make_model()
 GREEDY = SamplingParams(max_tokens=12)
@@ -208,3 +210,30 @@ def test_the_header_tells_nothing_of_the_text() -> None:
     header = json.loads(export_record("torch")[0])
     assert set(header) == {"version", "model", "layout", "digests"}
     assert len(header["digests"]) == len(RECORD) // BLOCK_TOKENS
+
+
+def test_a_drafting_layers_keys_come_along_and_the_token_after_a_block_counts() -> None:
+    """An MTP layer's keys are computed from the next token too: the drafts after a restored record are the same."""
+    counts, texts = [], []
+    pieces: list[bytes] = []
+    for is_restored in (False, True):
+        backend = CpuBackend(make_foretelling_model(), Threads(2))
+        engine = Engine(backend, [], max_draft=4, drafters=[MtpDrafter(backend)])
+        keeper = PromptKeeper(engine, "weights")
+        record = keeper.trim([*RECORD, 7])
+        assert len(record) == len(RECORD) + 1
+        assert len(keeper.trim(RECORD)) == len(RECORD) - BLOCK_TOKENS + 1
+        prompt = [*record, *range(30, 50)]
+        if is_restored:
+            with pytest.raises(PreparedError, match="another"):
+                keeper.restore([*RECORD, 8, *range(30, 50)], iter(pieces))
+            assert keeper.restore(prompt, iter(pieces)) == len(RECORD)
+        else:
+            assert keeper.compute(record, NEVER)
+            pieces = list(keeper.export(record))
+        texts.append(tokens_of(engine, prompt))
+        counts.append((engine.load.num_drafted, engine.load.num_accepted))
+        assert engine.check_integrity() == []
+    assert texts[0] == texts[1]
+    assert counts[0] == counts[1]
+    assert counts[0][1] > 0
