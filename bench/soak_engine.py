@@ -1,9 +1,11 @@
-"""Many clients at once for a long time: they ask, cancel, leave and ask too much; the books must be in order.
+"""Many clients at once for a long time: they ask, cancel, leave, run out of time and ask too much; the books must be in
+order.
 
     .venv/bin/python -m bench.soak_engine --minutes 30 --clients 32
 
-The embedded model answers. Checked: `check_integrity()` every few seconds, no block held at the end, resident memory
-flat after the first tenth, every greedy answer of a repeated prompt the same as the first.
+The embedded model answers, with drafts. Some prompts are beginnings of others, so that blocks are shared and copied.
+Checked: `check_integrity()` every few seconds, no block held at the end, resident memory flat after the first tenth,
+every greedy answer of a repeated prompt the same as the first.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ class Soak:
     def __init__(self, engine: Engine, vocab_size: int, until: float) -> None:
         self.engine, self.vocab_size, self.until = engine, vocab_size, until
         self.outcomes: Counter[str] = Counter()
-        self.first_answers: dict[int, list[int]] = {}
+        self.first_answers: dict[tuple[int, int], list[int]] = {}
         self.problems: list[str] = []
         self._lock = threading.Lock()
 
@@ -55,12 +57,15 @@ class Soak:
         number = chance.randrange(NUM_PROMPTS)
         words = random.Random(number)
         prompt = [words.randrange(5, self.vocab_size) for _ in range(words.choice((20, 100, 400, 1200)))]
-        fate = chance.choices(("listens", "cancels", "leaves", "asks too much"), (6, 2, 2, 1))[0]
+        length = len(prompt)
+        prompt = prompt[: chance.choice((length, length, length - 1, length // 2, length // 3))]
+        fate = chance.choices(("listens", "cancels", "leaves", "runs out of time", "asks too much"), (6, 2, 2, 1, 1))[0]
         if fate == "asks too much":
             prompt = prompt * (self.engine.context_length // len(prompt) + 1)
         cancel = threading.Event()
         try:
-            events = self.engine.stream(prompt, SamplingParams(max_tokens=24), cancel)
+            limit_s = chance.uniform(0.05, 1) if fate == "runs out of time" else 0
+            events = self.engine.stream(prompt, SamplingParams(max_tokens=24, max_seconds=limit_s), cancel)
         except ContextLengthError:
             return "too long, refused"
         except EngineBusyError:
@@ -71,6 +76,8 @@ class Soak:
         for count, event in enumerate(events):
             if isinstance(event, TokenEvent) and event.token_id is not None:
                 tokens.append(event.token_id)
+            if isinstance(event, TokenEvent) and event.finish_reason == "deadline":
+                return "out of time"
             if count == stop_after and fate == "cancels":
                 cancel.set()
             if count == stop_after and fate == "leaves":
@@ -78,13 +85,14 @@ class Soak:
                 return "left"
         if cancel.is_set():
             return "cancelled"
-        self._compare(number, tokens)
+        self._compare((number, len(prompt)), tokens)
         return "answered"
 
-    def _compare(self, number: int, tokens: list[int]) -> None:
+    def _compare(self, prompt: tuple[int, int], tokens: list[int]) -> None:
+        """prompt: its number and how much of it was asked."""
         with self._lock:
-            if self.first_answers.setdefault(number, tokens) != tokens:
-                self.problems.append(f"prompt {number} was answered in two ways")
+            if self.first_answers.setdefault(prompt, tokens) != tokens:
+                self.problems.append(f"prompt {prompt} was answered in two ways")
 
 
 def main() -> None:
@@ -95,7 +103,7 @@ def main() -> None:
     arguments = parser.parse_args()
     model = load_model(EMBEDDED, torch.float32)
     backend = make_backend(model, arguments.threads)
-    engine = Engine(backend, (), max_waiting=arguments.clients // 2)
+    engine = Engine(backend, (), max_waiting=arguments.clients // 2, max_draft=2 * arguments.clients)
     seconds = arguments.minutes * 60
     soak = Soak(engine, model.config.vocab_size, time.monotonic() + seconds)
     clients = [threading.Thread(target=soak.run_client, args=(seed,)) for seed in range(arguments.clients)]
@@ -117,6 +125,8 @@ def main() -> None:
         "outcomes": dict(sorted(soak.outcomes.items())),
         "problems": len(soak.problems),
         "first_problems": sorted(set(soak.problems))[:5],
+        "drafted": engine.load.num_drafted,
+        "accepted": engine.load.num_accepted,
         "rss_mb_settled": round(settled[0], 1),
         "rss_mb_end": round(settled[-1], 1),
         "rss_growth_mb": round(settled[-1] - settled[0], 1),
