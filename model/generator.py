@@ -158,7 +158,8 @@ class LocalGenerator:
     @property
     def prompt_keeper(self) -> PromptKeeper | None:
         """Keeps the beginnings of prompts beyond this process; None if the engine cannot."""
-        if not isinstance(self._engine, Engine):
+        # A draft head has keys of its own outside the cache: without them it would draft nonsense after a kept prompt.
+        if not isinstance(self._engine, Engine) or "draft head" in self._info.details:
             return None
         computed_in = self._info.details.get("computed in", "")
         return PromptKeeper(self._engine, f"{self._info.weights_sha256} {self._info.precision} {computed_in}")
