@@ -6,7 +6,7 @@ Knows nothing of Streamlit and of threads; what it needs of the layers arrives i
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from time import perf_counter
 from typing import Any
@@ -37,6 +37,7 @@ from contracts import (
     DocumentStatus,
     Finding,
     GenerationEnd,
+    GenerationError,
     Generator,
     Message,
     Passage,
@@ -48,7 +49,10 @@ from contracts import (
     SafetyChecker,
     SamplingParams,
     TextChunk,
+    Verdict,
 )
+from model.packed.verify import WeightsChangedError
+from model.sampler import SamplerError
 from retrieval.packing import pack
 
 NO_DOCUMENTS = "There is no document to search, so there is no answer to give. Upload a document first."
@@ -60,6 +64,11 @@ MAX_CANDIDATES = 24  # passages ranked per question before packing
 EMBEDDED_EVIDENCE_TOKENS = 600  # it was trained on some four passages; among more it loses its place
 FOLLOW_UP_WORDS = 5  # a question this short leans on the one before ("and since when?")
 _VERSION = 1  # of the answer record below
+# Faults of the model itself that end an answer, and the rule that a finding of each is kept under.
+_FAULTS: Mapping[type[GenerationError], str] = {
+    SamplerError: "model-output-not-finite",
+    WeightsChangedError: "model-weights-changed",
+}
 _STATUSES = {"cancelled": TurnStatus.STOPPED, "deadline": TurnStatus.OUT_OF_TIME}
 _ANSWERED = (TurnStatus.DONE, TurnStatus.OUT_OF_TIME)  # what a later question may lean on
 
@@ -125,7 +134,11 @@ class Conversation:
         if self._prepared and is_of_whole_record(turn, coverage) and self._prepared.load(patient_id, messages):
             what += ", prepared"
         yield StepStarted(Step.READING, what)
-        yield from self._write(turn, what, messages, passages, patient, params, cancel, started)
+        try:
+            yield from self._write(turn, what, messages, passages, patient, params, cancel, started)
+        except tuple(_FAULTS) as error:  # the turn fails, and what was wrong with the model stays with it
+            yield ModelChecked((Finding(_FAULTS[type(error)], Verdict.HOLD, 0, 0, str(error)),))
+            raise
 
     def record_prompts(self, patient_id: str, params: SamplingParams) -> Prompts | None:
         """Two prompts about the whole record that differ in the question alone, so that whatever both begin with, every

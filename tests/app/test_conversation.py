@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from app.config import Settings
 from app.conversation import NO_DOCUMENTS, STILL_READING
@@ -227,3 +229,19 @@ def test_a_model_that_fails_gives_a_failed_turn_and_the_next_question_works(
     assert failed.status is TurnStatus.FAILED
     assert "NaN" not in failed.error
     assert ask(services, conversation, "What is the apixaban dose?").status is TurnStatus.DONE
+
+
+def test_numbers_that_are_none_fail_the_answer_and_leave_a_finding(
+    make_services: Make, add_letter: AddLetter, tmp_path: Path
+) -> None:
+    folder = tmp_path / "broken"
+    shutil.copytree(EMBEDDED, folder)
+    weights = load_file(folder / "model.safetensors")
+    weights["model.norm.weight"][7] = float("nan")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    services = make_services(LocalGenerator.load(folder, threads=1))
+    turn = ask(services, add_letter(services), "What is the apixaban dose?")
+    assert turn.status is TurnStatus.FAILED
+    assert "not finite" in turn.error
+    assert [finding.rule for finding in turn.model_findings] == ["model-output-not-finite"]
+    assert not turn.claims
