@@ -43,6 +43,7 @@ def test_int4_errs_by_the_rounding_of_activations_alone(
 ) -> None:
     packed, scales, weight = make_int4(rows, cols, group, torch.bfloat16 if rows % 2 else torch.float32)
     x = torch.randn(num_tokens, cols)
+    x[:, 1] = 1  # or its rounding to 0 would hide what is spoilt
     spoilt = packed.clone()
     spoilt[0, 0] ^= 0x80  # the second column of the first row moves by 8
     got = linear(Int4Tiles(packed, scales, cols, threads), x, threads).double()
