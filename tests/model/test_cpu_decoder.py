@@ -159,7 +159,7 @@ def test_a_bf16_cache_rounds_keys_and_values_alone(threads: Threads) -> None:
         wanted = model(ids).logits[0]
     out = CpuDecoder(model, threads, 2).forward(ids.tolist(), [0], [[1, 0]], list(range(50)))
     error = (out.logits - wanted).abs().max() / wanted.std()
-    assert 1e-5 < error < 0.05
+    assert 1e-5 < error < 0.08
 
 
 def test_the_hidden_state_is_that_after_the_final_norm(threads: Threads) -> None:

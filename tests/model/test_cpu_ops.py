@@ -21,11 +21,6 @@ from tests.model.conftest import make_config, make_model
 VARIANTS = list(build.VARIANTS)[list(build.VARIANTS).index(best_variant()) :]
 
 
-@pytest.fixture(autouse=True)
-def seed() -> None:
-    torch.manual_seed(0)
-
-
 @pytest.fixture(params=VARIANTS)
 def library(request: pytest.FixtureRequest) -> Library:
     return load_library(request.param)
