@@ -4,10 +4,13 @@ namespace bedside {
 namespace {
 
 constexpr long kRunBytes = 64 << 10;
+constexpr int kMaxScattered = 64;  // tokens; with more of them the work counts, and must be shared out finely
 
 // y = x W^T as a phase; `idle` as in Pool::for_each.
 // So many tiles of each of several matrices one after the other: some tens of KB of each, and work for every thread.
-int tiles_a_run(const Matrix& w, int num_threads) {
+// Where some tokens share many experts, that are read for little work, a thread's whole share: 8 % of a step of 32.
+int tiles_a_run(const Matrix& w, int num_threads, int num_tokens) {
+  if (num_tokens > 1 && num_tokens <= kMaxScattered) return (w.num_tiles() + num_threads - 1) / num_threads;
   const int tiles = static_cast<int>(kRunBytes / std::max(1, kTile * w.cols / 2));
   return std::clamp(w.num_tiles() / (4 * num_threads), 1, std::max(tiles, 1));
 }
@@ -26,7 +29,6 @@ void linear_phase(Pool& pool, int thread, const Matrix& w, const Rows& rows, int
 
 void Decoder::prepare(const Batch& batch, int num_threads) {
   const int T = batch.num_tokens, D = config_.hidden, C = config_.head_dim, half = config_.rotary_dim / 2;
-  const int heads_a_group = config_.num_heads / config_.num_kv_heads;
   if (T > num_rows_) {
     num_rows_ = T;
     int inner = 0, shared = 0;
@@ -317,7 +319,7 @@ void Decoder::mlp_phases(Pool& pool, int thread, const Batch& batch, int index) 
       shared_inner_.finish_row(m - num_sorted, layer.mlp.down, 0, T);
     }
   });
-  const int run = tiles_a_run(down, pool.num_threads());
+  const int run = tiles_a_run(down, pool.num_threads(), T);
   pool.for_each(
       thread, (down.num_tiles() + run - 1) / run,
       [&](int task) {
