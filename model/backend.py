@@ -47,13 +47,14 @@ class Slice:
 
 class Backend(Protocol):
     """`name` is shown to users: which kernels run, and why not better ones. bytes_a_token: of weights, that a step of
-    one token reads. cache_layout: what the bytes of a block mean: where it is the same, of the same weights, the
-    block_bytes of one process are good in another."""
+    one token reads. cache_dtype: of keys and values. cache_layout: what the bytes of a block mean: where it is the
+    same, of the same weights, the block_bytes of one process are good in another."""
 
     config: ModelConfig
     num_blocks: int
     name: str
     bytes_a_token: int
+    cache_dtype: torch.dtype
     cache_layout: str
     block_bytes: int
 
@@ -96,7 +97,7 @@ class CpuBackend:
         """experts: where the routed experts of a model that holds none are read from. cache: see make_backend."""
         self.config = model.config
         self.bytes_a_token = bytes_a_token(model)
-        dtype = find_cache_dtype(cache, model.model.norm.weight.dtype)
+        self.cache_dtype = dtype = find_cache_dtype(cache, model.model.norm.weight.dtype)
         self.num_blocks = count_blocks(model.config, dtype)
         self.name = f"C++ {threads.library.variant}, {_name_threads(threads, fewer)}"
         self.thread_choice = ThreadChoice(fewer.num_threads, threads.num_threads) if fewer else None
@@ -165,6 +166,7 @@ class TorchBackend:
             config.num_key_value_heads,
             config.head_dim,
         )
+        self.cache_dtype = weight.dtype
         self._cache = lazy_zeros(shape, weight.dtype).to(weight.device)
         self.cache_layout = (
             f"torch {torch.__version__} {weight.device.type} {_describe_cache(self._cache, weight.dtype, config)}"

@@ -127,7 +127,8 @@ class LocalGenerator:
         backend = make_backend(model, threads, kernels, experts, cache)
         drafters = make_drafters(backend, model, head)
         info = describe_model(folder, model, tokenizer, sha256, backend.name)
-        held = packed.describe() if packed else {}
+        held = {"keys and values": str(backend.cache_dtype).removeprefix("torch.")}
+        held |= packed.describe() if packed else {}
         info = replace(info, details=dict(info.details) | held | _describe_drafters(drafters, head))
         compiler = GrammarCompiler(tokenizer, model.config.vocab_size)
         engine = Engine(

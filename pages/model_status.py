@@ -32,7 +32,7 @@ def main() -> None:
         "model.parameters": f"{info.num_parameters:,}" if info.num_parameters else "",  # a server does not say
         "model.precision": info.precision,
         "model.kernels": info.kernels,
-        "model.threads": services.threads,
+        **({"model.threads": services.threads} if services.threads else {}),  # where there is a choice
         "model.context": say("model.context.value", n=f"{info.context_length:,}"),
         "model.hash": info.weights_sha256,
         "model.rules": services.safety.version,

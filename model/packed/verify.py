@@ -157,6 +157,7 @@ class GuardedBackend:
     def __init__(self, backend: Backend, guard: WeightsGuard) -> None:
         self.config, self.num_blocks, self.name = backend.config, backend.num_blocks, backend.name
         self.bytes_a_token = backend.bytes_a_token
+        self.cache_dtype = backend.cache_dtype
         self.cache_layout, self.block_bytes = backend.cache_layout, backend.block_bytes
         self._backend, self._guard = backend, guard
 
