@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from bench.report import print_report
+from bench.report import print_report, read_commit
 from contracts import ContextLengthError, SamplingParams
 from model.backend import make_backend
 from model.checkpoint import load_model
@@ -101,6 +101,7 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
+    commit = read_commit()  # what runs, whatever is committed meanwhile
     model = load_model(EMBEDDED, torch.float32)
     backend = make_backend(model, arguments.threads)
     engine = Engine(backend, (), max_waiting=arguments.clients // 2, max_draft=2 * arguments.clients)
@@ -118,6 +119,7 @@ def main() -> None:
     if engine.num_blocks_in_use:
         soak.problems.append(f"{engine.num_blocks_in_use} blocks are held by nobody")
     figures = {
+        "commit_at_start": commit,
         "minutes": arguments.minutes,
         "clients": arguments.clients,
         "kernels": backend.name,

@@ -29,7 +29,7 @@ from model.kernels.cpu_decoder import BLOCK_TOKENS, Threads, read_bytes
 
 CACHES = {"bf16": torch.bfloat16, "int8": torch.int8}
 MAX_STREAMS = 32
-NUM_BLOCKS = 400  # a prompt of 2,048, 32 streams, and a prompt of 512
+NUM_BLOCKS = 560  # prompts of 100 and 2,048 and 32 streams, twice, and a prompt of 512
 SPARE_TOKENS = 64  # room behind the depth for the steps that are timed
 PREFILL_CHUNK = 512
 THREADS = 2

@@ -36,19 +36,19 @@ struct Matrix {
   int num_groups() const { return cols / group; }
 };
 
-// Tokens are taken in blocks of 16, and what is left in blocks of 8, 4, 2 and 1. Where each of `num` stands:
+// Tokens are taken in blocks of 16 where there are registers for so many sums, one of 8, and what is left at once, so
+// that a few tokens' weights are read from memory without a pause. Where each of `num` stands:
 struct Place {
   int block, width;  // the first token of its block, and how many there are in it
 };
 inline Place place_of(int m, int num) {
   int block = num / kTokensAtOnce * kTokensAtOnce;
   if (m < block) return {m / kTokensAtOnce * kTokensAtOnce, kTokensAtOnce};
-  for (int width = kTokensAtOnce / 2; width > 1; width /= 2) {
-    if ((num - block) < width) continue;
-    if (m < block + width) return {block, width};
-    block += width;
+  if (num - block >= 8) {
+    if (m < block + 8) return {block, 8};
+    block += 8;
   }
-  return {block, 1};
+  return {block, num - block};
 }
 
 // Activations of some tokens: the floats, and for INT4 weights their int8 image in groups of columns. The image lies as
@@ -300,7 +300,8 @@ inline void tile_block(const Matrix& w, int tile, const Rows& rows, int m0, f32x
   }
 }
 
-// Calls take(m, first row, values) for every token of the tile.
+// Calls take(m, values) for every token of the tile. The blocks are those of place_of; plain weights, which have no
+// image, are multiplied with 4 tokens of a block at a time.
 template <typename Take>
 inline void for_tile(const Matrix& w, int tile, const Rows& rows, int num_rows, Take&& take) {
   f32x16 out[kTokensAtOnce];
@@ -310,7 +311,8 @@ inline void for_tile(const Matrix& w, int tile, const Rows& rows, int num_rows, 
     if (w.kind == kInt4 || M <= 4) {
       tile_block<M>(w, tile, rows, m, out);
     } else {
-      for (int part = 0; part < M; part += 4) tile_block<4>(w, tile, rows, m + part, out + part);
+      for (int part = 0; part + 4 <= M; part += 4) tile_block<4>(w, tile, rows, m + part, out + part);
+      if constexpr (M % 4) tile_block<M % 4>(w, tile, rows, m + M / 4 * 4, out + M / 4 * 4);
     }
     for (int i = 0; i < M; ++i) take(m + i, out[i]);
     m += M;
@@ -319,9 +321,15 @@ inline void for_tile(const Matrix& w, int tile, const Rows& rows, int num_rows, 
     while (num_rows - m >= 16) block(std::integral_constant<int, 16>{});
   }
   while (num_rows - m >= 8) block(std::integral_constant<int, 8>{});
-  if (num_rows - m >= 4) block(std::integral_constant<int, 4>{});
-  if (num_rows - m >= 2) block(std::integral_constant<int, 2>{});
-  if (num_rows - m >= 1) block(std::integral_constant<int, 1>{});
+  switch (num_rows - m) {
+    case 1: return block(std::integral_constant<int, 1>{});
+    case 2: return block(std::integral_constant<int, 2>{});
+    case 3: return block(std::integral_constant<int, 3>{});
+    case 4: return block(std::integral_constant<int, 4>{});
+    case 5: return block(std::integral_constant<int, 5>{});
+    case 6: return block(std::integral_constant<int, 6>{});
+    case 7: return block(std::integral_constant<int, 7>{});
+  }
 }
 
 inline void linear_tile(const Matrix& w, int tile, const Rows& rows, int num_rows, const Target& target) {
