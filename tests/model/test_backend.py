@@ -11,9 +11,10 @@ from contracts import SamplingParams
 from model.backend import CACHES, CpuBackend, Slice, make_backend
 from model.drafting import MAX_DRAFT
 from model.engine import Engine
+from model.kernels.cpu_decoder import token_bytes
 from model.prepared import PromptKeeper
 from model.request import TokenEvent
-from tests.model.conftest import make_model
+from tests.model.conftest import make_config, make_model
 
 PROMPT = torch.randint(0, 400, (75,), generator=torch.Generator().manual_seed(3)).tolist() * 2
 GREEDY = SamplingParams(max_tokens=40)
@@ -73,3 +74,11 @@ def test_logits_are_good_until_the_next_pass_and_then_overwritten() -> None:
 def test_a_cache_that_cannot_be_had_is_named(kernels: str, cache: str, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         make_backend(make_model(), 1, kernels, cache=cache)
+
+
+def test_what_a_token_of_antangelmed_takes() -> None:
+    config = make_config(num_hidden_layers=32, num_key_value_heads=4, head_dim=128)
+    sizes = {cache: 2 * config.num_layers * token_bytes(config, dtype) for cache, dtype in CACHES.items() if dtype}
+    assert sizes["bf16"] == 64 * 1024
+    assert sizes["f32"] == 2 * sizes["bf16"]
+    assert 0.5 < sizes["int8"] / sizes["bf16"] < 0.52  # a scale for each head beside the bytes
