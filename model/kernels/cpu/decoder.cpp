@@ -1,4 +1,7 @@
+// The layers of a pass in their order; see decoder.h.
 #include "decoder.h"
+
+#include "phases.h"
 
 namespace bedside {
 namespace {
@@ -6,23 +9,12 @@ namespace {
 constexpr long kRunBytes = 64 << 10;
 constexpr int kMaxScattered = 64;  // tokens; with more of them the work counts, and must be shared out finely
 
-// y = x W^T as a phase; `idle` as in Pool::for_each.
 // So many tiles of each of several matrices one after the other: some tens of KB of each, and work for every thread.
 // Where some tokens share many experts, that are read for little work, a thread's whole share: 8 % of a step of 32.
 int tiles_a_run(const Matrix& w, int num_threads, int num_tokens) {
   if (num_tokens > 1 && num_tokens <= kMaxScattered) return (w.num_tiles() + num_threads - 1) / num_threads;
   const int tiles = static_cast<int>(kRunBytes / std::max(1, kTile * w.cols / 2));
   return std::clamp(w.num_tiles() / (4 * num_threads), 1, std::max(tiles, 1));
-}
-
-void prefetch_share(const Pool& pool, int thread, const Matrix& w) {
-  prefetch_tiles(w, pool.share_begin(thread, w.num_tiles()));
-}
-
-template <typename Idle = void (*)()>
-void linear_phase(Pool& pool, int thread, const Matrix& w, const Rows& rows, int num_rows, const Target& target,
-                  Idle&& idle = [] {}) {
-  pool.for_each(thread, w.num_tiles(), [&](int tile) { linear_tile(w, tile, rows, num_rows, target); }, idle);
 }
 
 }  // namespace
@@ -397,146 +389,3 @@ void Decoder::fetch_experts(Pool& pool, int thread, int num_tokens, int index) {
 }
 
 }  // namespace bedside
-
-#include "mtp.h"
-
-// --- the door for Python ------------------------------------------------------------------------------------------
-
-using namespace bedside;
-
-extern "C" {
-
-struct LayerWeights {
-  Matrix qkv, dense, router, gate, up, down;
-  const float *input_norm, *post_norm, *query_norm, *key_norm, *expert_bias;
-  const Matrix* experts;  // [num_experts, 3]: gate, up, down
-  int32_t num_experts, cache_kind;
-  uint8_t *keys, *values;
-};
-
-void* bedside_pool_new(int num_threads) { return new Pool(num_threads); }
-void bedside_pool_free(void* pool) { delete static_cast<Pool*>(pool); }
-
-void* bedside_decoder_new(const Config* config, const float* inv_freq, const Matrix* embedding, const Matrix* head,
-                          const float* final_norm) {
-  auto* decoder = new Decoder(*config, inv_freq);
-  decoder->embedding = *embedding;
-  decoder->head = *head;
-  decoder->final_norm = final_norm;
-  return decoder;
-}
-void bedside_decoder_free(void* decoder) { delete static_cast<Decoder*>(decoder); }
-
-void bedside_decoder_set_layer(void* decoder, const Config* config, int index, const LayerWeights* w) {
-  Layer& layer = static_cast<Decoder*>(decoder)->layer(index);
-  layer.input_norm = w->input_norm;
-  layer.post_norm = w->post_norm;
-  layer.query_norm = w->query_norm;
-  layer.key_norm = w->key_norm;
-  layer.qkv = w->qkv;
-  layer.dense = w->dense;
-  layer.router = w->router;
-  layer.expert_bias = w->expert_bias;
-  layer.mlp = {w->gate, w->up, w->down};
-  layer.experts.resize(w->num_experts);
-  for (int e = 0; e < w->num_experts; ++e) {
-    layer.experts[e] = {w->experts[3 * e], w->experts[3 * e + 1], w->experts[3 * e + 2]};
-  }
-  layer.cache = {w->keys, w->values, static_cast<CacheKind>(w->cache_kind), config->num_kv_heads, config->head_dim};
-}
-
-void bedside_decoder_add_mtp(void* decoder, const float* embedding_norm, const float* hidden_norm,
-                             const float* final_norm, const Matrix* join) {
-  static_cast<Decoder*>(decoder)->add_mtp({embedding_norm, hidden_norm, final_norm, *join});
-}
-
-// Of experts that cannot be read the drafts are wrong guesses, which cost nothing but time; `forward` will tell.
-void bedside_draft(void* decoder, void* pool, const DraftBatch* batch) {
-  static_cast<Decoder*>(decoder)->draft(*static_cast<Pool*>(pool), *batch);
-}
-
-// 0, or 1 where experts could not be read: nothing that was computed counts then.
-int bedside_forward(void* decoder, void* pool, const Batch* batch) {
-  auto* model = static_cast<Decoder*>(decoder);
-  if (model->residency) model->residency->begin_pass();
-  model->forward(*static_cast<Pool*>(pool), *batch);
-  return model->residency && model->residency->has_failed();
-}
-
-// Null where there is no memory for so many slots.
-void* bedside_residency_new(int num_layers, int num_experts, int64_t stride, int num_slots) {
-  auto* residency = new Residency(num_layers, num_experts, stride, num_slots);
-  if (residency->has_memory()) return residency;
-  delete residency;
-  return nullptr;
-}
-void bedside_residency_free(void* residency) { delete static_cast<Residency*>(residency); }
-
-// The layer's experts, whose matrices have no data yet, are read from fd on from `begin`.
-void bedside_residency_set_layer(void* residency, void* decoder, int index, int fd, int64_t begin, const ExpertPlace* places) {
-  auto* model = static_cast<Decoder*>(decoder);
-  std::vector<Matrix*> matrices;
-  for (Mlp& expert : model->layer(index).experts) {
-    for (Matrix* matrix : {&expert.gate, &expert.up, &expert.down}) matrices.push_back(matrix);
-  }
-  model->residency = static_cast<Residency*>(residency);
-  model->residency->set_layer(index, fd, begin, places, matrices.data());
-}
-
-ResidencyCounts bedside_residency_counts(void* residency) { return static_cast<Residency*>(residency)->counts(); }
-
-const char* bedside_layout() { return kLayout; }
-
-void bedside_pack_int4(void* pool, const uint32_t* words, int rows, int cols, uint8_t* out) {
-  Pool& threads = *static_cast<Pool*>(pool);
-  threads.run([&](int thread) {
-    threads.for_each(thread, (rows + kTile - 1) / kTile, [&](int tile) { pack_tile(words, rows, cols, tile, out); });
-  });
-}
-
-// Reads all bytes once and returns their sum in words: the bandwidth that a bench holds the kernels against.
-uint64_t bedside_read(void* pool, const uint64_t* words, long num_words) {
-  Pool& threads = *static_cast<Pool*>(pool);
-  constexpr long kRun = 1 << 17;  // 1 MiB
-  std::atomic<uint64_t> total{0};
-  threads.run([&](int thread) {
-    threads.for_each(thread, static_cast<int>(num_words / kRun), [&](int run) {
-      const __m256i* at = reinterpret_cast<const __m256i*>(words + run * kRun);
-      __m256i sums[4] = {};
-      for (long i = 0; i < kRun / 4; i += 4) {
-        for (int line = 0; line < 2; ++line) {
-          _mm_prefetch(reinterpret_cast<const char*>(at + i) + kPrefetchBytes + line * 64, _MM_HINT_T0);
-        }
-        for (int k = 0; k < 4; ++k) sums[k] = _mm256_add_epi64(sums[k], _mm256_loadu_si256(at + i + k));
-      }
-      uint64_t lanes[16], part = 0;
-      std::memcpy(lanes, sums, sizeof lanes);
-      for (uint64_t lane : lanes) part += lane;
-      total += part;
-    });
-  });
-  return total;
-}
-
-// x [M, cols] f32 -> y [M, rows] f32 by each of some matrices of one shape: for tests and the bench. One job for all, as
-// in a pass: waking the threads takes longer than a small product.
-void bedside_linear(void* pool, const Matrix* matrices, int num_matrices, const float* x, int num_rows, float* y) {
-  Pool& threads = *static_cast<Pool*>(pool);
-  const Matrix& first = *matrices;
-  Activations activations;
-  activations.reserve(num_rows, first.cols);
-  threads.run([&](int thread) {
-    threads.for_each(thread, num_rows, [&](int m) {
-      std::copy_n(x + static_cast<long>(m) * first.cols, first.cols, activations.row(m));
-      activations.finish_row(m, first, 0, num_rows);
-    });
-    for (int i = 0; i < num_matrices; ++i) {
-      float* out = y + static_cast<long>(i) * num_rows * first.rows;
-      linear_phase(threads, thread, matrices[i], activations.rows(first), num_rows, {out, first.rows}, [&] {
-        if (i + 1 < num_matrices) prefetch_share(threads, thread, matrices[i + 1]);
-      });
-    }
-  });
-}
-
-}

@@ -52,7 +52,7 @@ struct Batch {
   float* taps;                  // [num_taps, T, D]
 };
 
-// What drafts are wanted by the MTP layer. T rows of sequences that the decoder has computed; see mtp.h.
+// What drafts are wanted by the MTP layer. T rows of sequences that the decoder has computed; see mtp.cpp.
 struct DraftBatch {
   int32_t num_tokens, num_sequences, max_blocks, max_draft;
   const int32_t* ids;           // [T]: the token after each row

@@ -1,5 +1,6 @@
 // The kernels one by one, for tests and benches: a pass calls them from decoder.cpp.
 #include "decoder.h"
+#include "phases.h"
 
 using namespace bedside;
 
@@ -54,6 +55,51 @@ void bedside_attend(const Cache* cache, const int32_t* block_table, int first_po
       for (int r = 0; r < heads_a_group; ++r) rows.divide(r, C, out + at + static_cast<long>(r) * C);
     }
   }
+}
+
+// Reads all bytes once and returns their sum in words: the bandwidth that a bench holds the kernels against.
+uint64_t bedside_read(void* pool, const uint64_t* words, long num_words) {
+  Pool& threads = *static_cast<Pool*>(pool);
+  constexpr long kRun = 1 << 17;  // 1 MiB
+  std::atomic<uint64_t> total{0};
+  threads.run([&](int thread) {
+    threads.for_each(thread, static_cast<int>(num_words / kRun), [&](int run) {
+      const __m256i* at = reinterpret_cast<const __m256i*>(words + run * kRun);
+      __m256i sums[4] = {};
+      for (long i = 0; i < kRun / 4; i += 4) {
+        for (int line = 0; line < 2; ++line) {
+          _mm_prefetch(reinterpret_cast<const char*>(at + i) + kPrefetchBytes + line * 64, _MM_HINT_T0);
+        }
+        for (int k = 0; k < 4; ++k) sums[k] = _mm256_add_epi64(sums[k], _mm256_loadu_si256(at + i + k));
+      }
+      uint64_t lanes[16], part = 0;
+      std::memcpy(lanes, sums, sizeof lanes);
+      for (uint64_t lane : lanes) part += lane;
+      total += part;
+    });
+  });
+  return total;
+}
+
+// x [M, cols] f32 -> y [M, rows] f32 by each of some matrices of one shape: for tests and the bench. One job for all, as
+// in a pass: waking the threads takes longer than a small product.
+void bedside_linear(void* pool, const Matrix* matrices, int num_matrices, const float* x, int num_rows, float* y) {
+  Pool& threads = *static_cast<Pool*>(pool);
+  const Matrix& first = *matrices;
+  Activations activations;
+  activations.reserve(num_rows, first.cols);
+  threads.run([&](int thread) {
+    threads.for_each(thread, num_rows, [&](int m) {
+      std::copy_n(x + static_cast<long>(m) * first.cols, first.cols, activations.row(m));
+      activations.finish_row(m, first, 0, num_rows);
+    });
+    for (int i = 0; i < num_matrices; ++i) {
+      float* out = y + static_cast<long>(i) * num_rows * first.rows;
+      linear_phase(threads, thread, matrices[i], activations.rows(first), num_rows, {out, first.rows}, [&] {
+        if (i + 1 < num_matrices) prefetch_share(threads, thread, matrices[i + 1]);
+      });
+    }
+  });
 }
 
 }

@@ -1,20 +1,19 @@
 // Drafts by the MTP layer: its keys and values of every token that the model has computed, and from the last of them on
-// some tokens more. Part of decoder.cpp.
+// some tokens more.
 //
 // Row t joins the model's state at t, after the final norm, to the embedding of token t + 1; the layer's own state after
 // its final norm predicts token t + 2, and stands for the model's where the draft goes on. The layer's keys and values
 // of t come from row t alone, so that attention and experts are computed for the rows that a draft starts from.
-#pragma once
-
 #include <algorithm>
 #include <numeric>
 
 #include "decoder.h"
+#include "phases.h"
 
 namespace bedside {
 
 // The layer's input into the residual stream; hidden_rows: where each row's state lies in `hidden`.
-inline void Decoder::join_phases(Pool& pool, int thread, const int32_t* ids, const float* hidden,
+void Decoder::join_phases(Pool& pool, int thread, const int32_t* ids, const float* hidden,
                                  const int32_t* hidden_rows, int num) {
   const int D = config_.hidden;
   pool.for_each(thread, num, [&](int t) {
@@ -28,7 +27,7 @@ inline void Decoder::join_phases(Pool& pool, int thread, const int32_t* ids, con
 }
 
 // From the residual stream after the layer: each row's state, and the likeliest token after it.
-inline void Decoder::guess_phases(Pool& pool, int thread, int num, int32_t* ids) {
+void Decoder::guess_phases(Pool& pool, int thread, int num, int32_t* ids) {
   const int D = config_.hidden;
   pool.for_each(thread, num, [&](int m) {
     float* hidden = &mtp_hidden_[static_cast<size_t>(m) * D];
@@ -43,7 +42,7 @@ inline void Decoder::guess_phases(Pool& pool, int thread, int num, int32_t* ids)
   });
 }
 
-inline void Decoder::draft(Pool& pool, const DraftBatch& wanted) {
+void Decoder::draft(Pool& pool, const DraftBatch& wanted) {
   const int D = config_.hidden, S = wanted.num_sequences;
   Layer& layer = layers_[config_.num_layers];
   // 1. every row's keys and values, and of the last rows their attention
