@@ -144,9 +144,11 @@ class Conversation:
         """Two prompts about the whole record that differ in the question alone, so that whatever both begin with, every
         question about it does; None where there is no record, or it is too long to be put before the model whole."""
         record = self.store.get_patient(patient_id)
-        documents = self._documents(patient_id, None)
-        everything = self._whole_record("", patient_id, record.patient, [], documents, params) if record else None
-        if not record or not everything:
+        if not record:
+            return None
+        ready = _ready(self._documents(patient_id, None))
+        everything = self._whole_record(patient_id, ready, self._evidence_tokens("", [], record.patient, params))
+        if not everything:
             return None
         passages, _ = self._without_instructions(everything)
         one, other = (prompt.render(question, passages, [], record.patient) for question in ("A", "Z"))
@@ -233,25 +235,16 @@ class Conversation:
         ready = _ready(documents)
         if not ready:
             return []
-        everything = self._whole_record(question, patient_id, patient, history, documents, params)
+        budget = self._evidence_tokens(question, history, patient, params)
+        everything = self._whole_record(patient_id, ready, budget)
         if everything is not None:
             return everything
-        budget = self._evidence_tokens(question, history, patient, params)
         ranked = self.retriever.search(_search_query(question, history), patient_id, ready, MAX_CANDIDATES)
         return pack([scored.passage for scored in ranked], budget, self.generator.count_tokens)
 
-    def _whole_record(
-        self,
-        question: str,
-        patient_id: str,
-        patient: Patient | None,
-        history: Sequence[tuple[str, str]],
-        documents: Sequence[Document],
-        params: SamplingParams,
-    ) -> list[Passage] | None:
-        """Every passage of the documents in reading order; None if they are too many for the context."""
-        everything = self.store.list_passages(patient_id, _ready(documents))
-        budget = self._evidence_tokens(question, history, patient, params)
+    def _whole_record(self, patient_id: str, document_ids: Sequence[str], budget: int) -> list[Passage] | None:
+        """Every passage of the documents in reading order; None if they take more than `budget` tokens."""
+        everything = self.store.list_passages(patient_id, document_ids)
         return everything if len(pack(everything, budget, self.generator.count_tokens)) == len(everything) else None
 
     def _evidence_tokens(

@@ -97,14 +97,10 @@ class Arena:
         return self._embedding
 
     def take(self, rows: int, columns: int) -> Int4Tiles:
-        tiles = object.__new__(Int4Tiles)  # packed already, by chance
-        num_bytes = rows * columns // 2
-        tiles.rows, tiles.cols, tiles.group = rows, columns, GROUP
-        tiles.tiles = self.bytes[self.used : self.used + num_bytes]
-        tiles.scales = torch.full((rows // 16, columns // GROUP, 16), 0.001, dtype=torch.bfloat16)
-        self.used += num_bytes
+        begin, self.used = self.used, self.used + rows * columns // 2
         assert self.used <= len(self.bytes)
-        return tiles
+        scales = torch.full((rows // 16, columns // GROUP, 16), 0.001, dtype=torch.bfloat16)
+        return Int4Tiles.from_parts((rows, columns), GROUP, self.bytes[begin : self.used], scales)
 
 
 def _random_tiles() -> Tensor:
