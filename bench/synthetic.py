@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -26,7 +25,6 @@ from torch import Tensor, nn
 from bench.report import ROOT
 from model.checkpoint import INDEX, named_tensors
 from model.config import ModelConfig
-from model.kernels.cpu_decoder import Int4Tiles, Threads
 from model.modeling import BailingMoeV2ForCausalLM, Experts
 from model.packed.pack import Packer, one_thread
 from model.packed.verify import remember_digest
@@ -108,7 +106,7 @@ def write_checkpoint(config: ModelConfig, folder: Path, form: str = "bf16") -> N
 
 
 class RandomSource:
-    """An INT4 checkpoint that is never written: what a Packer asks for, and its tiles are drawn."""
+    """An INT4 checkpoint that is never written: what a Packer asks for is drawn."""
 
     def __init__(self, config: ModelConfig) -> None:
         self.config, self.dtype = config, torch.bfloat16
@@ -126,7 +124,7 @@ class RandomSource:
         self._generator = torch.Generator().manual_seed(0)
         # Nibbles from 1 to 15 stand for -7 to 7. With a mean other than zero all tokens would choose the same experts.
         low, high = torch.randint(1, 16, (2, 4 * NUM_VALUES), dtype=torch.uint8, generator=self._generator)
-        self.bytes = low | (high << 4)
+        self._bytes = low | (high << 4)
 
     def stored_dtype(self, name: str) -> torch.dtype:
         return torch.float32 if name.endswith("expert_bias") else torch.bfloat16
@@ -138,27 +136,21 @@ class RandomSource:
         return floats.normal_(std=self.config.initializer_range, generator=self._generator)
 
     def read_int4(self, name: str, shape: tuple[int, int]) -> Int4Matrix:
-        raise NotImplementedError("tiles are drawn, not packed")
+        matrix = _plan_int4(shape).to_empty(device="cpu")
+        matrix.packed.view(torch.uint8).view(-1).copy_(self._draw_bytes(matrix.packed.nbytes))
+        scales = self._draw_bytes(matrix.scales.numel()).view(matrix.scales.shape)
+        matrix.scales.copy_(scales.to(matrix.scales.dtype) / 2**19 + 1e-4)
+        return matrix
 
-    def draw_bytes(self, num_bytes: int) -> Tensor:
+    def _draw_bytes(self, num_bytes: int) -> Tensor:
         if num_bytes > NUM_VALUES:
-            return torch.cat([self.draw_bytes(NUM_VALUES), self.draw_bytes(num_bytes - NUM_VALUES)])
-        start = int(torch.randint(len(self.bytes) - num_bytes, (1,), generator=self._generator))
-        return self.bytes[start : start + num_bytes]
+            return torch.cat([self._draw_bytes(NUM_VALUES), self._draw_bytes(num_bytes - NUM_VALUES)])
+        start = int(torch.randint(len(self._bytes) - num_bytes, (1,), generator=self._generator))
+        return self._bytes[start : start + num_bytes]
 
 
 class RandomPacker(Packer):
-    """Writes random tiles, without reading back what no patient depends on."""
-
-    def __init__(self, source: RandomSource, threads: Threads) -> None:
-        super().__init__(source, threads)
-        self._random = source
-
-    def _tile(self, name: str, shape: tuple[int, int]) -> Int4Tiles:
-        tiles, scales = self._measure(_plan_int4(shape))
-        num_values = math.prod(scales[1])
-        drawn = self._random.draw_bytes(num_values).to(scales[0]).view(scales[1]) / 2**19 + 1e-4
-        return Int4Tiles.from_parts(shape, GROUP, self._random.draw_bytes(tiles[1][0]), drawn)
+    """Writes random weights, without reading back what no patient depends on."""
 
     def _finish_file(self, target: Path, file: str, digest: str, journal: dict[str, Any]) -> None:
         remember_digest(target / file, digest)
