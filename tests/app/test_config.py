@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from app.config import OFFLINE_ENVIRONMENT, Settings, go_offline, read_settings
+from app.config import KV_CACHES, OFFLINE_ENVIRONMENT, Settings, go_offline, read_settings
 from app.errors import SettingsError
+from model.backend import CACHES
 
 
 def test_defaults_serve_this_machine_only_with_the_embedded_model_in_demo_mode() -> None:
@@ -77,3 +78,7 @@ def test_every_setting_is_in_the_docs() -> None:
     text = (Path(__file__).resolve().parents[2] / "docs" / "settings.md").read_text(encoding="utf-8")
     missing = [field.name for field in fields(Settings) if f"BEDSIDE_{field.name.upper()}" not in text]
     assert not missing
+
+
+def test_the_caches_that_can_be_set_are_those_that_the_backend_has() -> None:
+    assert tuple(CACHES) == KV_CACHES
