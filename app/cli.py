@@ -123,10 +123,24 @@ def run(
 
 
 @app.command()
-def doctor(json_output: JsonFlag = False) -> None:
+def doctor(
+    json_output: JsonFlag = False,
+    plan: Annotated[
+        str, typer.Option(help="Only: what of the checkpoint a card would hold, as 24GB, 24GB@900 (GB/s) or H100.")
+    ] = "",
+    context: Annotated[int, typer.Option(min=1, help="With --plan: tokens of context on the card.")] = 8192,
+    form: Annotated[str, typer.Option("--format", help="With --plan: bf16, fp8, int4, int4-experts, nf4.")] = "auto",
+) -> None:
     """Checks that this machine can serve: each line passes or says what to do."""
+    from app.card_plan import plan_for
     from app.doctor import run_checks
 
+    if plan:
+        found = plan_for(read_settings(), plan, context, form)
+        print("\n".join(found.describe()))
+        if json_output:
+            _print_json(asdict(found))
+        raise typer.Exit(int(bool(found.problem)))
     with show_loading() as on_progress:
         checks = run_checks(read_settings(), on_progress)
     for check in checks:

@@ -52,6 +52,7 @@ def _model_checks(
     return [
         ("weights", _check_weights),
         ("memory", _check_memory),
+        ("card", _check_card),
         ("checkpoint", partial(_check_checkpoint, on_progress=on_progress)),
     ]
 
@@ -91,6 +92,12 @@ def _check_memory(settings: Settings) -> tuple[bool, str]:
             f"{free / 1e9:.1f} GB free, of {needed / 1e9:.1f}: experts are read from the disk as they are chosen",
         )
     return False, f"{message}: end other programs, or use a checkpoint of a lower precision (INT4, or precision nf4)"
+
+
+def _check_card(settings: Settings) -> tuple[bool, str]:
+    from app.card_plan import describe_here
+
+    return True, describe_here(settings)
 
 
 def _needed_memory(settings: Settings) -> tuple[float, float]:
