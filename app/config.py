@@ -26,6 +26,9 @@ PRECISIONS = ("auto", "f32", "bf16", "nf4", "int8")
 # auto: the C++ kernels that suit the processor best, or torch where there is no compiler.
 KERNELS = ("auto", "reference", "avx512", "avx2")
 
+# auto: a CUDA card where there is one, unless a packed folder or C++ kernels are asked for.
+DEVICES = ("auto", "cpu", "cuda")
+
 # What keys and values are stored as. auto: f32 for a model computed in f32, else bf16.
 KV_CACHES = ("auto", "f32", "bf16", "int8")
 
@@ -55,6 +58,7 @@ class Settings:
     database_url: str = ""  # SQLAlchemy URL; empty: SQLite in data_dir
     checkpoint: Path = EMBEDDED_CHECKPOINT  # folder of a Hugging Face checkpoint
     precision: str = "auto"  # one of PRECISIONS
+    device: str = "auto"  # one of DEVICES
     kernels: str = "auto"  # one of KERNELS
     kv_cache: str = "auto"  # one of KV_CACHES
     draft_head: str = ""  # folder of an EAGLE-3 head made for the checkpoint; empty: its MTP layer, if it has one
@@ -101,6 +105,8 @@ class Settings:
             raise SettingsError(f"precision is {self.precision!r}; use one of {', '.join(PRECISIONS)}.")
         if self.weights not in WEIGHTS:
             raise SettingsError(f"weights is {self.weights!r}; use one of {', '.join(WEIGHTS)}.")
+        if self.device not in DEVICES:
+            raise SettingsError(f"device is {self.device!r}; use one of {', '.join(DEVICES)}.")
         if self.kernels not in KERNELS:
             raise SettingsError(f"kernels is {self.kernels!r}; use one of {', '.join(KERNELS)}.")
         if self.kv_cache not in KV_CACHES:
@@ -132,6 +138,7 @@ class Settings:
         return {
             "dtype": None if self.precision == "auto" else self.precision,
             "threads": self.threads or None,
+            "device": self.device,
             "kernels": self.kernels,
             "cache": self.kv_cache,
             "draft_head": self.draft_head or None,

@@ -30,6 +30,7 @@ CACHES: Mapping[str, torch.dtype | None] = {
     "bf16": torch.bfloat16,
     "int8": torch.int8,
 }
+DEVICES = ("auto", "cpu", "cuda")
 MAX_CACHE_BYTES = 2 * 2**30
 MAX_SEQUENCES_CACHED = 8
 
@@ -105,7 +106,7 @@ class CpuBackend:
         self._model = model
         self.decoder = CpuDecoder(model, threads, self.num_blocks, dtype, experts)
         self._first_moe = self.config.first_k_dense_replace  # every layer from it on is one
-        self.cache_layout = f"{threads.library.build} {_describe_cache(self.decoder.cache, dtype, self.config)}"
+        self.cache_layout = f"{threads.library.build} {describe_cache(self.decoder.cache, dtype, self.config)}"
         self.block_bytes = self.decoder.cache[:, :, 0].nbytes
         self._logits = torch.empty(0, self.config.vocab_size)  # kept: fresh memory for 32 answers costs 3 ms of a step
 
@@ -140,10 +141,10 @@ class CpuBackend:
         self.decoder.cache[:, :, target] = self.decoder.cache[:, :, source]
 
     def read_blocks(self, blocks: Sequence[int]) -> bytes:
-        return _read_blocks(self.decoder.cache, blocks)
+        return read_cache_blocks(self.decoder.cache, blocks)
 
     def write_blocks(self, blocks: Sequence[int], data: bytes) -> None:
-        _write_blocks(self.decoder.cache, blocks, data)
+        write_cache_blocks(self.decoder.cache, blocks, data)
 
 
 class TorchBackend:
@@ -169,7 +170,7 @@ class TorchBackend:
         self.cache_dtype = weight.dtype
         self._cache = lazy_zeros(shape, weight.dtype).to(weight.device)
         self.cache_layout = (
-            f"torch {torch.__version__} {weight.device.type} {_describe_cache(self._cache, weight.dtype, config)}"
+            f"torch {torch.__version__} {weight.device.type} {describe_cache(self._cache, weight.dtype, config)}"
         )
         self.block_bytes = self._cache[:, :, 0].nbytes
 
@@ -187,10 +188,10 @@ class TorchBackend:
         self._cache[:, :, target] = self._cache[:, :, source]
 
     def read_blocks(self, blocks: Sequence[int]) -> bytes:
-        return _read_blocks(self._cache, blocks)
+        return read_cache_blocks(self._cache, blocks)
 
     def write_blocks(self, blocks: Sequence[int], data: bytes) -> None:
-        _write_blocks(self._cache, blocks, data)
+        write_cache_blocks(self._cache, blocks, data)
 
 
 class _PagedCache:
@@ -220,24 +221,47 @@ class _PagedCache:
         """Nothing to do: the engine counts."""
 
 
+def choose_device(wanted: str, kernels: str = "auto") -> torch.device:
+    """Where to compute, for one of DEVICES: "auto" takes a CUDA card where there is one and no C++ kernels were asked
+    for by name. Raises ValueError for a card that is not there."""
+    if wanted not in DEVICES:
+        raise ValueError(f"The device is {wanted!r}; use one of {', '.join(DEVICES)}.")
+    has_card = torch.cuda.is_available()
+    if wanted == "cuda" and not has_card:
+        raise ValueError(
+            "The device is 'cuda', but torch finds no CUDA card here; use auto, or install torch for CUDA."
+        )
+    if wanted == "cuda" and kernels not in ("auto", "reference"):
+        raise ValueError(f"The kernels {kernels!r} are the processor's; leave them on auto for a card.")
+    is_card = wanted == "cuda" or (wanted == "auto" and has_card and kernels in ("auto", "reference"))
+    return torch.device("cuda", 0) if is_card else torch.device("cpu")
+
+
 def make_backend(
     model: BailingMoeV2ForCausalLM,
     num_threads: int | None,
     kernels: str = "auto",
     experts: ExpertCache | None = None,
     cache: str = "auto",
+    device: torch.device | None = None,
+    baseline: Mapping[int, Sequence[float]] | None = None,
 ) -> Backend:
     """The best backend for this model here. kernels: "auto", "reference", or a variant of model.kernels.build.
     num_threads: None lets the C++ kernels choose as they go, between one per core and half as many. experts: where the
     routed experts of a model that holds none are read from. cache: one of CACHES, what keys and values are stored as;
-    "auto" is f32 for a model computed in f32, else bf16. int8 takes half of that and is read twice as fast.
+    "auto" is f32 for a model computed in f32, else bf16. int8 takes half of that and is read twice as fast. device: by
+    default where the model lies; on a card, experts that it has no room for stay with the processor, by the loads of
+    `baseline` the least chosen ones.
 
     Raises KernelsUnavailableError if a variant asked for by name cannot be had, "auto" then serves by torch; ValueError
     for a cache that torch has not.
     """
     if cache not in CACHES:
         raise ValueError(f"The cache is {cache!r}; use one of {', '.join(CACHES)}.")
-    if kernels == "reference" or model.model.norm.weight.device.type != "cpu":
+    device = device or model.device
+    if device.type != "cpu":
+        return _make_card_backend(model, kernels, cache, device, baseline)
+    if kernels == "reference":
         return TorchBackend(model, cache=cache)
     try:
         library = load_library(None if kernels == "auto" else kernels)
@@ -249,6 +273,25 @@ def make_backend(
         if kernels != "auto":
             raise
         return TorchBackend(model, str(error), cache)
+
+
+def _make_card_backend(
+    model: BailingMoeV2ForCausalLM,
+    kernels: str,
+    cache: str,
+    device: torch.device,
+    baseline: Mapping[int, Sequence[float]] | None,
+) -> Backend:
+    from model.gpu_backend import GpuBackend, choose_hot, load_ops
+
+    why = ""
+    if kernels == "auto":
+        try:
+            ops = load_ops()
+            return GpuBackend(model, device, cache, hot=choose_hot(model, device, baseline), ops=ops)
+        except KernelsUnavailableError as error:
+            why = str(error)
+    return TorchBackend(model.to(device), why, cache)
 
 
 def find_cache_dtype(cache: str, computed_in: torch.dtype) -> torch.dtype:
@@ -281,7 +324,7 @@ def _block_bytes(config: ModelConfig, dtype: torch.dtype) -> int:
 # A block is the third index of a cache; what lies in it is the kernels' affair, so that here it is bytes.
 
 
-def _describe_cache(cache: Tensor, dtype: torch.dtype, config: ModelConfig) -> str:
+def describe_cache(cache: Tensor, dtype: torch.dtype, config: ModelConfig) -> str:
     """dtype: of the numbers in the cache, whatever tensor holds them. Of the config a digest: the same weights at other
     positions or with another routing give other keys."""
     shape = [*cache.shape[:2], *cache.shape[3:]]
@@ -289,12 +332,12 @@ def _describe_cache(cache: Tensor, dtype: torch.dtype, config: ModelConfig) -> s
     return f"{dtype} {'x'.join(map(str, shape))} {digest[:32]}"
 
 
-def _read_blocks(cache: Tensor, blocks: Sequence[int]) -> bytes:
+def read_cache_blocks(cache: Tensor, blocks: Sequence[int]) -> bytes:
     chosen = cache[:, :, list(blocks)].movedim(2, 0).contiguous().cpu()
     return chosen.view(torch.uint8).numpy().tobytes()
 
 
-def _write_blocks(cache: Tensor, blocks: Sequence[int], data: bytes) -> None:
+def write_cache_blocks(cache: Tensor, blocks: Sequence[int], data: bytes) -> None:
     flat = torch.frombuffer(bytearray(data), dtype=cache.dtype)
     chosen = flat.view(len(blocks), *cache.shape[:2], *cache.shape[3:]).movedim(0, 2)
     cache[:, :, list(blocks)] = chosen.to(cache.device)

@@ -61,12 +61,13 @@ def load_model(
 def load_hashed_model(
     folder: str | Path,
     dtype: torch.dtype | str | None = None,
+    device: str | torch.device = "cpu",
     *,
     on_progress: ProgressCallback | None = None,
     cancel: threading.Event | None = None,
 ) -> tuple[BailingMoeV2ForCausalLM, str]:
-    """`load_model` on the CPU, and `weights_sha256` of what was loaded, for which the files are hashed once."""
-    model, sha256 = _load(Path(folder), dtype, "cpu", on_progress, cancel, always_hash=True)
+    """`load_model`, and `weights_sha256` of what was loaded, for which the files are hashed once."""
+    model, sha256 = _load(Path(folder), dtype, device, on_progress, cancel, always_hash=True)
     assert sha256 is not None
     return model, sha256
 

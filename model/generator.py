@@ -26,7 +26,7 @@ from contracts import (
     TextChunk,
     TokenLogprob,
 )
-from model.backend import REFERENCE, Backend, CpuBackend, make_backend
+from model.backend import REFERENCE, Backend, CpuBackend, choose_device, make_backend
 from model.chat_template import ChatTemplate
 from model.checkpoint import (
     PRECISIONS,
@@ -39,7 +39,8 @@ from model.checkpoint import (
 from model.config import CheckpointError, ModelConfig
 from model.drafting import MAX_DRAFT, Drafter
 from model.eagle3 import Eagle3Drafter, LoadedHead, load_head
-from model.engine import Engine
+from model.engine import PREFILL_CHUNK, Engine
+from model.gpu_backend import GpuBackend, has_room
 from model.grammar import GrammarCompiler
 from model.kernels.expert_cache import ExpertCache
 from model.modeling import BailingMoeV2ForCausalLM
@@ -92,6 +93,7 @@ class LocalGenerator:
         draft_head: str | Path | None = None,
         weights: str = "auto",
         expert_bytes: int | None = None,
+        device: str = "auto",
         *,
         on_progress: ProgressCallback | None = None,
         cancel: threading.Event | None = None,
@@ -100,10 +102,12 @@ class LocalGenerator:
         small model and bf16, or as stored, for a large one; or "nf4" or "int8", to quantize plain weights. threads: by
         default as many as prove best, one per core at most. kernels, cache: see model.backend.make_backend. draft_head:
         folder of an EAGLE-3 head, which then drafts in place of the checkpoint's own MTP layer. weights, expert_bytes:
-        how a packed folder is held, see model.packed.load. Raises CheckpointError naming what is wrong with a folder,
-        ValueError for an unknown precision, KernelsUnavailableError, LoadCancelled once `cancel` is set."""
+        how a packed folder is held, see model.packed.load. device: see model.backend.choose_device; a packed folder is
+        the processor's. Raises CheckpointError naming what is wrong with a folder, ValueError for an unknown precision
+        or a card that is not there, KernelsUnavailableError, LoadCancelled once `cancel` is set."""
         folder = Path(folder)
         find_precision(dtype)
+        place = choose_device("cpu" if is_packed(folder) and device == "auto" else device, kernels)
         torch.set_num_threads(threads or os.cpu_count() or 1)
         tokenizer = Tokenizer.load(folder)
         template = ChatTemplate.load(folder, tokenizer)
@@ -114,8 +118,9 @@ class LocalGenerator:
         if packed is not None:
             model, sha256 = packed.model, packed.manifest.source_sha256
         else:
-            dtype = dtype or default_dtype(folder)
-            model, sha256 = load_hashed_model(folder, dtype, on_progress=on_progress, cancel=cancel)
+            dtype = dtype or (torch.bfloat16 if place.type == "cuda" else default_dtype(folder))
+            where = place if has_room(place, folder) else "cpu"
+            model, sha256 = load_hashed_model(folder, dtype, where, on_progress=on_progress, cancel=cancel)
         if tokenizer.vocab_size > model.config.vocab_size:
             raise CheckpointError(
                 f"{folder.name}: the tokenizer has {tokenizer.vocab_size:,} tokens, the model only "
@@ -124,7 +129,7 @@ class LocalGenerator:
         routers = RouterHealth(model, baseline)
         model.router_observer = routers.observe
         experts = packed.experts if packed else None
-        backend = make_backend(model, threads, kernels, experts, cache)
+        backend = make_backend(model, threads, kernels, experts, cache, place, baseline)
         drafters = make_drafters(backend, model, head)
         info = describe_model(folder, model, tokenizer, sha256, backend.name)
         held = {"keys and values": str(backend.cache_dtype).removeprefix("torch.")}
@@ -134,6 +139,7 @@ class LocalGenerator:
         engine = Engine(
             GuardedBackend(backend, packed.guard) if packed else backend,
             tokenizer.stop_ids,
+            prefill_chunk=backend.prefill_chunk if isinstance(backend, GpuBackend) else PREFILL_CHUNK,
             max_draft=MAX_DRAFT if drafters else 0,
             constrain=compiler.compile,
             drafters=drafters,
@@ -250,7 +256,9 @@ def make_drafters(backend: Backend, model: BailingMoeV2ForCausalLM, head: Loaded
 
 
 def _describe_drafters(drafters: Sequence[Drafter], head: LoadedHead | None) -> dict[str, str]:
-    details = {"drafts by": ", ".join(drafter.name for drafter in drafters) or "nothing: torch rounds rows unalike"}
+    details = {
+        "drafts by": ", ".join(drafter.name for drafter in drafters) or "nothing: these kernels round rows unalike"
+    }
     return details | ({} if head is None else {"draft head": f"{head.name}, sha256 {head.sha256}"})
 
 

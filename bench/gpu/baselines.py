@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
+from torch.nn.functional import linear
 
 from bench.gpu.clock import Clock
 from model.config import ModelConfig
@@ -21,15 +21,15 @@ def time_eager_moe(clock: Clock, config: ModelConfig, num_tokens: int) -> float:
         moe = MoE(config).to(torch.bfloat16).requires_grad_(False)
     for parameter in moe.parameters():
         parameter.normal_(std=0.02)
-    x_TD = torch.randn(num_tokens, config.hidden_size, device=clock.device, dtype=torch.bfloat16)
-    return clock.time_eager([lambda: moe(x_TD[None])])
+    x = torch.randn(1, num_tokens, config.hidden_size, device=clock.device, dtype=torch.bfloat16)
+    return clock.time_eager([lambda: moe(x)])
 
 
 def time_bf16(clock: Clock, rows: int, columns: int, num_tokens: int) -> float:
     sets = clock.num_sets(rows * columns * 2)
     weights = [torch.randn(rows, columns, device=clock.device, dtype=torch.bfloat16) for _ in range(sets)]
     x = torch.randn(num_tokens, columns, device=clock.device, dtype=torch.bfloat16)
-    return clock.time([lambda w=w: F.linear(x, w) for w in weights])
+    return clock.time([lambda w=w: linear(x, w) for w in weights])
 
 
 def time_torch_int4(clock: Clock, rows: int, columns: int, num_tokens: int) -> float:

@@ -115,17 +115,17 @@ TINY = Sizes(contexts=(40, 96), batches=(1, 2), tokens=24, prompts=(40, 96))
 
 def list_op_cases(config: ModelConfig, sizes: Sizes) -> dict[str, Case]:
     """By key: what bench.gpu.ops runs under it."""
-    D, C, V = config.hidden_size, config.head_dim, config.vocab_size
-    qkv_rows = (config.num_attention_heads + 2 * config.num_key_value_heads) * C
+    hidden, vocab = config.hidden_size, config.vocab_size
+    qkv_rows = (config.num_attention_heads + 2 * config.num_key_value_heads) * config.head_dim
     short, long = sizes.contexts
     many, tokens = sizes.batches[-1], sizes.tokens
-    cases = {
-        "qkv": linear_case("q, k, v, INT4, 1 token", qkv_rows, D, 1),
-        "qkv_many": linear_case(f"q, k, v, INT4, {many} tokens", qkv_rows, D, many),
-        "qkv_prefill": linear_case(f"q, k, v, INT4, {tokens:,} tokens", qkv_rows, D, tokens),
-        "qkv_fp8": linear_case("q, k, v, FP8, 1 token", qkv_rows, D, 1, FP8),
-        "head": linear_case("lm_head, INT4, 1 token", V, D, 1),
-        "head_many": linear_case(f"lm_head, INT4, {many} tokens", V, D, many),
+    return {
+        "qkv": linear_case("q, k, v, INT4, 1 token", qkv_rows, hidden, 1),
+        "qkv_many": linear_case(f"q, k, v, INT4, {many} tokens", qkv_rows, hidden, many),
+        "qkv_prefill": linear_case(f"q, k, v, INT4, {tokens:,} tokens", qkv_rows, hidden, tokens),
+        "qkv_fp8": linear_case("q, k, v, FP8, 1 token", qkv_rows, hidden, 1, FP8),
+        "head": linear_case("lm_head, INT4, 1 token", vocab, hidden, 1),
+        "head_many": linear_case(f"lm_head, INT4, {many} tokens", vocab, hidden, many),
         "moe": moe_case(config, 1, "≤ 25 µs, then 18"),
         "moe_many": moe_case(config, many),
         "moe_prefill": moe_case(config, tokens),
@@ -136,7 +136,6 @@ def list_op_cases(config: ModelConfig, sizes: Sizes) -> dict[str, Case]:
         "attend_long_int8": decode_attention_case(config, 1, long, "int8"),
         "attend_prefill": prefill_attention_case(config, sizes.prompts[0]),
     }
-    return cases
 
 
 def list_model_cases(config: ModelConfig, sizes: Sizes, is_small: bool = False) -> dict[str, Case]:
@@ -154,7 +153,9 @@ def list_model_cases(config: ModelConfig, sizes: Sizes, is_small: bool = False) 
 def list_memory(config: ModelConfig, context: int) -> Row:
     """Weights in INT4 and keys and values of one long context."""
     total = count_bytes(config, FORMATS["int4"]).total + kv_bytes(config, context)
-    return Row(f"memory, weights and {context:,} tokens", num_bytes=total, goal="≤ 66 GiB", note=f"{total / GIB:.1f} GiB")
+    return Row(
+        f"memory, weights and {context:,} tokens", num_bytes=total, goal="≤ 66 GiB", note=f"{total / GIB:.1f} GiB"
+    )
 
 
 def predict(config: ModelConfig, small: ModelConfig, bandwidth: float, peak: float) -> Report:

@@ -12,8 +12,8 @@ from typing import Any
 
 @dataclass(slots=True)
 class Row:
-    """One figure. seconds: of a call or a step, None where it was not measured, and `note` says why. num_bytes, flop: what
-    it cannot do without; of the two the one that takes longer counts. tokens: a step gives, where a rate is shown.
+    """One figure. seconds: of a call or a step, None where it was not measured, and `note` says why. num_bytes, flop:
+    what it cannot do without; of the two the one that takes longer counts. tokens: a step gives, where a rate is shown.
     error: against the reference, as norm of the difference over norm. predicted: seconds, made before."""
 
     name: str

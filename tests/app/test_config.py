@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from app.config import KV_CACHES, OFFLINE_ENVIRONMENT, Settings, go_offline, read_settings
+from app.config import DEVICES, KV_CACHES, OFFLINE_ENVIRONMENT, Settings, go_offline, read_settings
 from app.errors import SettingsError
 from model.backend import CACHES
+from model.backend import DEVICES as MODEL_DEVICES
 
 
 def test_defaults_serve_this_machine_only_with_the_embedded_model_in_demo_mode() -> None:
@@ -82,3 +83,4 @@ def test_every_setting_is_in_the_docs() -> None:
 
 def test_the_caches_that_can_be_set_are_those_that_the_backend_has() -> None:
     assert tuple(CACHES) == KV_CACHES
+    assert MODEL_DEVICES == DEVICES

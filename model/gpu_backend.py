@@ -1,0 +1,173 @@
+"""A pass for the engine on a CUDA card: Triton kernels, and the processor's for experts that the card has no room for.
+
+Where there is no card it runs through Triton's interpreter or the kernels' definitions, which is how it is tested.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from model.backend import CACHES, Slice, describe_cache, read_cache_blocks, write_cache_blocks
+from model.checkpoint import list_shards
+from model.config import ModelConfig
+from model.kernels.build import KernelsUnavailableError
+from model.kernels.cpu_decoder import BLOCK_TOKENS, Pass, Threads
+from model.kernels.gpu.buffers import CACHE_KINDS
+from model.kernels.gpu.decoder import CHUNK, GpuDecoder
+from model.kernels.gpu.offload import ColdExperts
+from model.kernels.gpu.weights import check_supported, take_weights
+from model.modeling import BailingMoeV2ForCausalLM, MoE
+from model.offload_plan import CARD_RESERVE
+from model.roofline import BF16, kv_bytes
+from model.traffic import bytes_a_token
+
+MAX_SEQUENCES = 64  # of full length: more blocks than these could fill are not taken
+
+
+class GpuBackend:
+    """The Triton kernels. last_pass: what the last pass computed, on the card: the states after the final norm where
+    keeps_hidden is set, and the residual stream before the layers in tap_layers. There is no MTP layer on the card."""
+
+    keeps_hidden = False
+    tap_layers: Sequence[int] = ()
+    prefill_chunk = CHUNK
+    last_pass: Pass
+
+    def __init__(
+        self,
+        model: BailingMoeV2ForCausalLM,
+        device: torch.device,
+        cache: str = "auto",
+        num_blocks: int | None = None,
+        hot: Sequence[Sequence[int]] | None = None,
+        ops: Any = None,
+    ) -> None:
+        """Takes the model's weights, which cannot compute by itself afterwards. hot: the routed experts of each layer
+        that go on the card, the others stay with the processor; by default all go. num_blocks: by default what is left
+        on the card. ops: by default model.kernels.gpu.ops. Raises KernelsUnavailableError naming what the kernels
+        cannot do, the model is then untouched; ValueError for a cache that they have not."""
+        check_supported(model)
+        if cache == "f32":
+            raise ValueError("The card's kernels store keys and values as bf16 or int8, not as f32; use auto.")
+        kind = "int8" if CACHES[cache] == torch.int8 else "bf16"
+        ops = ops or load_ops()
+        self.config = config = model.config
+        self.bytes_a_token = bytes_a_token(model)
+        self.cache_dtype = CACHE_KINDS[kind]
+        weights = take_weights(model, device, hot)
+        cold = None if hot is None else ColdExperts.take(model, hot, Threads(os.cpu_count() or 1))
+        self._model = model
+        self.num_blocks = num_blocks or _count_blocks(config, device, self.cache_dtype)
+        self.decoder = GpuDecoder(weights, config, self.num_blocks, kind, ops, cold)
+        self.name = _name(device, hot, config)
+        self._bytes = self.decoder.cache.view(torch.uint8)
+        self.block_bytes = self._bytes[:, :, 0].nbytes
+        self.cache_layout = f"{ops.__name__} {device.type} {describe_cache(self._bytes, self.cache_dtype, config)}"
+        self._logits = torch.empty(0, config.vocab_size)
+
+    def forward(self, batch: Sequence[Slice]) -> Tensor:
+        ends = 0
+        wanted: list[int] = []
+        for part in batch:
+            ends += len(part.token_ids)
+            wanted.extend(range(ends - part.num_logits, ends))
+        self.last_pass = out = self.decoder.forward(
+            [part.token_ids for part in batch],
+            [part.first_position for part in batch],
+            [part.blocks for part in batch],
+            wanted,
+            self.keeps_hidden,
+            self.tap_layers,
+        )
+        observer = self._model.router_observer
+        if observer is not None and len(out.topk_ids):
+            observer(out.topk_ids.clone(), out.router_logits.clone(), ends)  # the next step writes over them
+        if len(wanted) > len(self._logits):
+            is_card = self.decoder.device.type == "cuda"
+            self._logits = torch.empty(len(wanted), self.config.vocab_size, pin_memory=is_card)
+        return self._logits[: len(wanted)].copy_(out.logits)  # the one place that waits for the card
+
+    def copy_block(self, source: int, target: int) -> None:
+        self._bytes[:, :, target] = self._bytes[:, :, source]
+
+    def read_blocks(self, blocks: Sequence[int]) -> bytes:
+        return read_cache_blocks(self._bytes, blocks)
+
+    def write_blocks(self, blocks: Sequence[int], data: bytes) -> None:
+        write_cache_blocks(self._bytes, blocks, data)
+
+
+def load_ops() -> Any:
+    """The Triton kernels. Raises KernelsUnavailableError where Triton is not installed."""
+    try:
+        return importlib.import_module("model.kernels.gpu.ops")
+    except ImportError as error:
+        raise KernelsUnavailableError(f"Triton cannot be imported ({error})") from error
+
+
+def has_room(device: torch.device, folder: Path) -> bool:
+    """Whether a checkpoint's weights can be read straight to where they will be computed with."""
+    if device.type != "cuda":
+        return True
+    num_bytes = sum((folder / name).stat().st_size for name in list_shards(folder))
+    return num_bytes + CARD_RESERVE < torch.cuda.mem_get_info(device)[0]
+
+
+def choose_hot(
+    model: BailingMoeV2ForCausalLM, device: torch.device, baseline: Mapping[int, Sequence[float]] | None = None
+) -> list[list[int]] | None:
+    """The routed experts of each layer that the card has room for beside all else and one full context; None if all.
+
+    baseline: each layer's load, as model.router_health.read_baseline gives it; without one the first experts are taken.
+    Raises KernelsUnavailableError if not even one expert a layer fits.
+    """
+    config = model.config
+    experts = [layer.mlp.experts for layer in model.model.layers if isinstance(layer.mlp, MoE)]
+    sizes = [sum(t.nbytes for t in [*stack.parameters(), *stack.buffers()]) for stack in experts]
+    all_bytes = sum(t.nbytes for t in [*model.parameters(), *model.buffers()])
+    free = torch.cuda.mem_get_info(device)[0]
+    room = free - CARD_RESERVE - (all_bytes - sum(sizes)) - kv_bytes(config, config.context_length, BF16)
+    num_hot = int(room / max(sum(sizes) / config.num_experts, 1))
+    if num_hot >= config.num_experts:
+        return None
+    if num_hot < 1:
+        raise KernelsUnavailableError("the card has no room for attention, head and one full context")
+    loads = baseline or {}
+    return [_most_chosen(loads.get(index), num_hot, config) for index in range(config.num_hidden_layers)]
+
+
+def _most_chosen(load: Sequence[float] | None, number: int, config: ModelConfig) -> list[int]:
+    if load is None:
+        return list(range(number))
+    return sorted(sorted(range(config.num_experts), key=lambda expert: -load[expert])[:number])
+
+
+def _count_blocks(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> int:
+    """What the card has room for, one full context at least; if that is too much, ValueError says what to do."""
+    scale = 0 if dtype == torch.bfloat16 else 4 / config.head_dim
+    a_block = kv_bytes(config, BLOCK_TOKENS, dtype.itemsize + scale)
+    a_sequence = -(-config.context_length // BLOCK_TOKENS) + 1
+    if device.type != "cuda":
+        return a_sequence
+    free = torch.cuda.mem_get_info(device)[0] - CARD_RESERVE
+    fitting = int(free / a_block)
+    if fitting < a_sequence:
+        raise ValueError(
+            f"The card has room for {max(fitting, 0) * BLOCK_TOKENS:,} tokens beside the weights, and one context has "
+            f"{config.context_length:,}; set the cache to int8, or max_position_embeddings in config.json lower."
+        )
+    return min(fitting, MAX_SEQUENCES * a_sequence)
+
+
+def _name(device: torch.device, hot: Sequence[Sequence[int]] | None, config: ModelConfig) -> str:
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else "interpreted on the processor"
+    if hot is None:
+        return f"Triton, {where}"
+    return f"Triton, {where}, {len(hot[-1])} of {config.num_experts} experts there and the others on the processor"
