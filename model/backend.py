@@ -288,7 +288,7 @@ def _make_card_backend(
     if kernels == "auto":
         try:
             ops = load_ops()
-            return GpuBackend(model, device, cache, hot=choose_hot(model, device, baseline), ops=ops)
+            return GpuBackend.take(model, device, cache, hot=choose_hot(model, device, baseline), ops=ops)
         except KernelsUnavailableError as error:
             why = str(error)
     return TorchBackend(model.to(device), why, cache)

@@ -5,6 +5,7 @@ Where there is no card it runs through Triton's interpreter or the kernels' defi
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import os
 from collections.abc import Mapping, Sequence
@@ -42,35 +43,46 @@ class GpuBackend:
 
     def __init__(
         self,
+        decoder: GpuDecoder,
+        name: str,
+        bytes_a_token: int,
+        observed: BailingMoeV2ForCausalLM | None = None,
+    ) -> None:
+        """observed: the model whose router_observer is told what the routers chose."""
+        self.decoder, self.name, self.bytes_a_token = decoder, name, bytes_a_token
+        self.config, self._observed = decoder.config, observed
+        self._bytes = decoder.cache.view(torch.uint8)
+        self.num_blocks, self.block_bytes = self._bytes.shape[2], self._bytes[:, :, 0].nbytes
+        self.cache_dtype = decoder.cache.dtype
+        layout = describe_cache(self._bytes, self.cache_dtype, self.config)
+        self.cache_layout = f"{_describe_kernels(decoder)} {layout}"
+        self._logits = torch.empty(0, self.config.vocab_size)
+
+    @classmethod
+    def take(
+        cls,
         model: BailingMoeV2ForCausalLM,
         device: torch.device,
         cache: str = "auto",
         num_blocks: int | None = None,
         hot: Sequence[Sequence[int]] | None = None,
         ops: Any = None,
-    ) -> None:
-        """Takes the model's weights, which cannot compute by itself afterwards. hot: the routed experts of each layer
-        that go on the card, the others stay with the processor; by default all go. num_blocks: by default what is left
-        on the card. ops: by default model.kernels.gpu.ops. Raises KernelsUnavailableError naming what the kernels
+    ) -> GpuBackend:
+        """Takes the model's weights over, which cannot compute by itself afterwards. hot: the routed experts of each
+        layer that go on the card, the others stay with the processor; by default all go. num_blocks: by default what is
+        left on the card. ops: by default model.kernels.gpu.ops. Raises KernelsUnavailableError naming what the kernels
         cannot do, the model is then untouched; ValueError for a cache that they have not."""
         check_supported(model)
         if cache == "f32":
             raise ValueError("The card's kernels store keys and values as bf16 or int8, not as f32; use auto.")
         kind = "int8" if CACHES[cache] == torch.int8 else "bf16"
         ops = ops or load_ops()
-        self.config = config = model.config
-        self.bytes_a_token = bytes_a_token(model)
-        self.cache_dtype = CACHE_KINDS[kind]
+        num_bytes = bytes_a_token(model)
         weights = take_weights(model, device, hot)
         cold = None if hot is None else ColdExperts.take(model, hot, Threads(os.cpu_count() or 1))
-        self._model = model
-        self.num_blocks = num_blocks or _count_blocks(config, device, self.cache_dtype)
-        self.decoder = GpuDecoder(weights, config, self.num_blocks, kind, ops, cold)
-        self.name = _name(device, hot, config)
-        self._bytes = self.decoder.cache.view(torch.uint8)
-        self.block_bytes = self._bytes[:, :, 0].nbytes
-        self.cache_layout = f"{ops.__name__} {device.type} {describe_cache(self._bytes, self.cache_dtype, config)}"
-        self._logits = torch.empty(0, config.vocab_size)
+        num_blocks = num_blocks or _count_blocks(model.config, device, CACHE_KINDS[kind])
+        decoder = GpuDecoder(weights, model.config, num_blocks, kind, ops, cold)
+        return cls(decoder, _name(device, hot, model.config), num_bytes, model)
 
     def forward(self, batch: Sequence[Slice]) -> Tensor:
         ends = 0
@@ -86,7 +98,7 @@ class GpuBackend:
             self.keeps_hidden,
             self.tap_layers,
         )
-        observer = self._model.router_observer
+        observer = self._observed.router_observer if self._observed else None
         if observer is not None and len(out.topk_ids):
             observer(out.topk_ids.clone(), out.router_logits.clone(), ends)  # the next step writes over them
         if len(wanted) > len(self._logits):
@@ -164,6 +176,15 @@ def _count_blocks(config: ModelConfig, device: torch.device, dtype: torch.dtype)
             f"{config.context_length:,}; set the cache to int8, or max_position_embeddings in config.json lower."
         )
     return min(fitting, MAX_SEQUENCES * a_sequence)
+
+
+def _describe_kernels(decoder: GpuDecoder) -> str:
+    """What the numbers in the cache depend on beside weights and tokens: the kernels' source, and where it runs."""
+    digest = hashlib.sha256()
+    for path in sorted((Path(__file__).parent / "kernels" / "gpu").glob("*.py")):
+        digest.update(path.read_bytes())
+    where = torch.cuda.get_device_name(decoder.device) if decoder.device.type == "cuda" else decoder.ops.__name__
+    return f"triton {digest.hexdigest()[:16]} torch {torch.__version__} {where}"
 
 
 def _name(device: torch.device, hot: Sequence[Sequence[int]] | None, config: ModelConfig) -> str:

@@ -75,7 +75,7 @@ class Report:
     @property
     def failures(self) -> list[str]:
         """The rows whose error is too large, or not a number."""
-        return [row.name for row in self.rows if row.limit is not None and not (row.error or 0.0) <= row.limit]
+        return [row.name for row in self.rows if not self._is_right(row)]
 
     def cells(self, row: Row) -> list[str]:
         share, seconds = self.share(row), row.seconds

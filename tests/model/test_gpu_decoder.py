@@ -177,7 +177,7 @@ def test_experts_of_the_processor_change_nothing() -> None:
     wanted, _ = make_pair("int4")
     model = make_int4()
     hot = [[0, 3, 5]] * 3
-    backend = GpuBackend(model, CPU, num_blocks=8, hot=hot, ops=reference)
+    backend = GpuBackend.take(model, CPU, num_blocks=8, hot=hot, ops=reference)
     assert "3 of 8 experts" in backend.name
     moe = backend.decoder.weights.layers[1].mlp
     assert isinstance(moe, MoeWeights)
@@ -195,7 +195,7 @@ def test_experts_of_the_processor_change_nothing() -> None:
 
 @pytest.mark.parametrize("kind", ["bf16", "int4"])
 def test_the_engine_answers_and_reuses_blocks(kind: str) -> None:
-    backend = GpuBackend(MODELS[kind](), CPU, ops=reference)
+    backend = GpuBackend.take(MODELS[kind](), CPU, ops=reference)
     engine = Engine(backend, (), prefill_chunk=64)
 
     def answer() -> list[int]:
@@ -210,7 +210,7 @@ def test_the_engine_answers_and_reuses_blocks(kind: str) -> None:
 
 @pytest.mark.parametrize("cache", ["bf16", "int8"])
 def test_blocks_go_out_and_come_back(cache: str) -> None:
-    backend = GpuBackend(make_int4(), CPU, cache, num_blocks=6, ops=reference)
+    backend = GpuBackend.take(make_int4(), CPU, cache, num_blocks=6, ops=reference)
     before = backend.forward([Slice(PROMPT[:40], 0, [0, 1], 1)]).clone()
     data = backend.read_blocks([0, 1])
     assert len(data) == 2 * backend.block_bytes
@@ -223,7 +223,7 @@ def test_blocks_go_out_and_come_back(cache: str) -> None:
 
 def test_the_routers_are_watched() -> None:
     model = make_int4()
-    backend = GpuBackend(model, CPU, num_blocks=6, ops=reference)
+    backend = GpuBackend.take(model, CPU, num_blocks=6, ops=reference)
     seen: list[tuple[Tensor, Tensor, int]] = []
     model.router_observer = lambda ids, logits, n: seen.append((ids, logits, n))  # type: ignore[arg-type,assignment]
     backend.forward([Slice(PROMPT[:5], 0, [0], 1)])
@@ -238,14 +238,14 @@ def test_the_routers_are_watched() -> None:
 
 def test_what_the_kernels_cannot_do_is_named_and_the_model_left_whole() -> None:
     with pytest.raises(KernelsUnavailableError, match="compute in bf16"):
-        GpuBackend(make_model(**SHAPES), CPU, ops=reference)
+        GpuBackend.take(make_model(**SHAPES), CPU, ops=reference)
     model = make_plain()
     model.set_submodule("model.layers.1.attention.dense", Nf4Matrix((128, 128), 64))
     with pytest.raises(KernelsUnavailableError, match="nf4"):
-        GpuBackend(model, CPU, ops=reference)
+        GpuBackend.take(model, CPU, ops=reference)
     assert model.lm_head.weight.numel()
     with pytest.raises(ValueError, match="not as f32"):
-        GpuBackend(make_plain(), CPU, "f32", ops=reference)
+        GpuBackend.take(make_plain(), CPU, "f32", ops=reference)
 
 
 def test_long_prompts_are_cut_and_nothing_of_them_lost() -> None:

@@ -98,7 +98,8 @@ class _Step:
 
 class GpuDecoder:
     """Layers on a device, with a cache of num_blocks blocks. ops: model.kernels.gpu.ops, or its definitions in
-    reference. cold: computes the routed experts that are not on the device."""
+    reference. cold: computes the routed experts that are not on the device. has_graphs: whether steps are captured
+    where that can be done."""
 
     def __init__(
         self,
@@ -109,12 +110,13 @@ class GpuDecoder:
         ops: Any,
         cold: ColdExperts | None = None,
         chunk: int = CHUNK,
+        has_graphs: bool = True,
     ) -> None:
         self.config, self.weights, self.chunk = config, weights, max(chunk, MAX_ROWS)
         self.device = weights.embedding.device
         G, C = config.num_key_value_heads, config.head_dim
         self.cache = make_cache(config.num_hidden_layers, num_blocks, G, C, cache_kind, str(self.device))
-        self._ops, self._cold = ops, cold
+        self.ops, self._cold, self._has_graphs = ops, cold, has_graphs
         self._space = _Space(weights, config, self.chunk, self.device)
         self._inputs = DecodeInputs(MAX_ROWS, -(-config.context_length // BLOCK_TOKENS), self.device)
         self._graphs: dict[tuple[int, _Wants], tuple[_Step, list[Callable[[], object]]]] = {}
@@ -157,7 +159,7 @@ class GpuDecoder:
         return self._describe(step, len(runs), logits, wants)
 
     def _capture(self, bucket: int, wants: _Wants) -> tuple[_Step, list[Callable[[], object]]]:
-        space, ops = self._space, self._ops
+        space, ops = self._space, self.ops
         ids, positions, slots, lengths, tables = self._inputs.rows(bucket)
         queries, attended = space.queries[:bucket], space.attended[:bucket]
 
@@ -174,7 +176,9 @@ class GpuDecoder:
         graph: list[Callable[[], object]] = []
         for is_host, group in groupby(calls, key=lambda call: call.is_host):
             runs = [call.run for call in group]
-            graph += runs if is_host else [capture(partial(_run_all, runs), self.device)]
+            if not is_host and self._has_graphs:
+                runs = [capture(partial(_run_all, runs), self.device)]
+            graph += runs
         self._graphs[bucket, wants] = step, graph
         return step, graph
 
@@ -185,7 +189,7 @@ class GpuDecoder:
         queries, attended = space.queries[:T], space.attended[:T]
 
         def attend(pages: Tensor) -> None:
-            self._ops.attend_prefill(queries, pages, given.tables, given.starts, given.lengths, given.longest, attended)
+            self.ops.attend_prefill(queries, pages, given.tables, given.starts, given.lengths, given.longest, attended)
 
         taps = torch.zeros(len(wants.taps), T, self.config.hidden_size, dtype=torch.bfloat16, device=self.device)
         step = _Step(T, given.ids, given.positions, given.slots, attend, taps)
@@ -251,10 +255,10 @@ class GpuDecoder:
     def _embed(self, step: _Step) -> None:
         residual, normed = self._space.residual[: step.num_rows], self._space.normed[: step.num_rows]
         torch.index_select(self.weights.embedding, 0, step.ids, out=residual)
-        self._ops.rms_norm(residual, self._norm_before(0), self.config.rms_norm_eps, normed)
+        self.ops.rms_norm(residual, self._norm_before(0), self.config.rms_norm_eps, normed)
 
     def _attention(self, step: _Step, layer: LayerWeights, pages: Tensor) -> None:
-        ops, space, T, eps = self._ops, self._space, step.num_rows, self.config.rms_norm_eps
+        ops, space, T, eps = self.ops, self._space, step.num_rows, self.config.rms_norm_eps
         qkv, mixed, normed = space.qkv[:T], space.mixed[:T], space.normed[:T]
         ops.linear(normed, layer.qkv, qkv)
         ops.norm_rope_store(
@@ -276,13 +280,13 @@ class GpuDecoder:
     def _dense(self, step: _Step, mlp: MlpWeights, next_norm: Tensor) -> None:
         space, T = self._space, step.num_rows
         out = space.mixed[:T, None]
-        self._ops.experts(space.normed[:T], space.zeros[:T], mlp.gate_up, mlp.down, out, space.dense_scratch)
-        self._ops.add_norm(space.residual[:T], out, None, next_norm, self.config.rms_norm_eps, space.normed[:T])
+        self.ops.experts(space.normed[:T], space.zeros[:T], mlp.gate_up, mlp.down, out, space.dense_scratch)
+        self.ops.add_norm(space.residual[:T], out, None, next_norm, self.config.rms_norm_eps, space.normed[:T])
 
     def _route(self, step: _Step, moe: MoeWeights, logits: Tensor, ids: Tensor, factors: Tensor) -> None:
         routing = Routing.from_config(self.config, moe.num_shared)
         space, T = self._space, step.num_rows
-        self._ops.route(
+        self.ops.route(
             space.normed[:T], moe.router, moe.bias, routing, step.slots, logits, ids, factors, space.arrivals[:T]
         )
 
@@ -290,21 +294,21 @@ class GpuDecoder:
         space, T = self._space, step.num_rows
         if moe.places is not None:
             ids = moe.places[ids.long() + 1]
-        self._ops.experts(space.normed[:T], ids, moe.gate_up, moe.down, out, space.moe_scratch)
+        self.ops.experts(space.normed[:T], ids, moe.gate_up, moe.down, out, space.moe_scratch)
         if moe.shared is not None:
             shared = space.mixed[:T, None]
             scratch = space.dense_scratch
-            self._ops.experts(space.normed[:T], space.zeros[:T], moe.shared.gate_up, moe.shared.down, shared, scratch)
+            self.ops.experts(space.normed[:T], space.zeros[:T], moe.shared.gate_up, moe.shared.down, shared, scratch)
 
     def _add_experts(self, step: _Step, moe: MoeWeights, out: Tensor, factors: Tensor, next_norm: Tensor) -> None:
         space, T, eps = self._space, step.num_rows, self.config.rms_norm_eps
         residual, normed = space.residual[:T], space.normed[:T]
         if moe.shared is not None:
-            self._ops.add_norm(residual, space.mixed[:T, None], None, next_norm, eps, normed)
-        self._ops.add_norm(residual, out, factors, next_norm, eps, normed)
+            self.ops.add_norm(residual, space.mixed[:T, None], None, next_norm, eps, normed)
+        self.ops.add_norm(residual, out, factors, next_norm, eps, normed)
 
     def _head(self, hidden: Tensor, logits: Tensor) -> None:
-        self._ops.linear(hidden, self.weights.head, logits)
+        self.ops.linear(hidden, self.weights.head, logits)
 
     # --- results ------------------------------------------------------------------------------------------------
 
