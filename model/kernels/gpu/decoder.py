@@ -150,7 +150,7 @@ class GpuDecoder:
         """One token of each sequence, through the graph of the smallest bucket that has room."""
         bucket = next(size for size in BUCKETS if size >= len(runs))
         step, graph = self._graphs.get((bucket, wants)) or self._capture(bucket, wants)
-        self._inputs.fill(runs, bucket)
+        self._inputs.fill(runs)
         for part in graph:
             part()
         logits = self._space.logits[: len(runs)]
@@ -172,7 +172,7 @@ class GpuDecoder:
             *self._list_calls(step, wants),
             _Call(partial(self._head, space.normed[:bucket], space.logits[:bucket])),
         ]
-        self._inputs.fill([], bucket)  # rows that only fill up: the runs before a capture write no keys
+        self._inputs.fill([])  # rows that only fill up: the runs before a capture write no keys
         graph: list[Callable[[], object]] = []
         for is_host, group in groupby(calls, key=lambda call: call.is_host):
             runs = [call.run for call in group]

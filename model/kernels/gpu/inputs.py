@@ -108,37 +108,39 @@ class DecodeInputs:
 
     def __init__(self, max_rows: int, width: int, device: torch.device) -> None:
         is_pinned = device.type == "cuda"
-        self._staged = torch.zeros(max_rows * (4 + width), dtype=torch.int32, pin_memory=is_pinned)
-        self._held = torch.zeros_like(self._staged, device=device)
-        self._width = width
+        self._staged_rows = torch.zeros(4, max_rows, dtype=torch.int32, pin_memory=is_pinned)
+        self._staged_tables = torch.zeros(max_rows, width, dtype=torch.int32, pin_memory=is_pinned)
+        self._rows = torch.zeros_like(self._staged_rows, device=device)
+        self._tables = torch.zeros_like(self._staged_tables, device=device)
+        self._known: list[Sequence[int]] = [[]] * max_rows  # what each row of the tables holds
         self._copied = torch.cuda.Event() if is_pinned else None
 
     def rows(self, number: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """ids, positions, slots, lengths and tables of a step of so many rows: views of what `fill` writes."""
-        return self._cut(self._held, number)
+        ids, positions, slots, lengths = self._rows[:, :number]
+        return ids, positions, slots, lengths, self._tables[:number]
 
-    def fill(self, runs: Sequence[Run], number: int) -> None:
-        """Puts these in the first rows; the others of a step of so many rows only fill up."""
+    def fill(self, runs: Sequence[Run]) -> None:
+        """Puts these in the first rows; all others only fill up. Tables are sent where they have changed."""
         if self._copied is not None:
             self._copied.synchronize()  # the last step's copy may still read what is overwritten here
-        ids, positions, slots, lengths, tables = (view.numpy() for view in self._cut(self._staged, number))
+        ids, positions, slots, lengths = self._staged_rows.numpy()
         ids[:], positions[:], slots[:], lengths[:] = 0, 0, -1, 0
+        is_changed = False
         for row, run in enumerate(runs):
             position = run.first_position
             ids[row], positions[row], lengths[row] = run.token_ids[0], position, position + 1
             slots[row] = run.blocks[position // BLOCK_TOKENS] * BLOCK_TOKENS + position % BLOCK_TOKENS
-            num_blocks = position // BLOCK_TOKENS + 1
-            tables[row, :num_blocks] = run.blocks[:num_blocks]
-        size = number * (4 + self._width)
-        self._held[:size].copy_(self._staged[:size], non_blocking=True)
+            blocks = list(run.blocks[: position // BLOCK_TOKENS + 1])
+            if blocks != self._known[row]:
+                self._staged_tables[row, : len(blocks)] = torch.tensor(blocks, dtype=torch.int32)
+                self._known[row] = blocks
+                is_changed = True
+        self._rows.copy_(self._staged_rows, non_blocking=True)
+        if is_changed:
+            self._tables[: len(runs)].copy_(self._staged_tables[: len(runs)], non_blocking=True)
         if self._copied is not None:
             self._copied.record()
-
-    def _cut(self, flat: Tensor, number: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        ids, positions, slots, lengths, tables = flat[: number * (4 + self._width)].split(
-            [number, number, number, number, number * self._width]
-        )
-        return ids, positions, slots, lengths, tables.view(number, self._width)
 
 
 def _find_slots(positions: np.ndarray, table: np.ndarray) -> np.ndarray:
