@@ -15,6 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from model.candidates import Logits
 from model.config import ModelConfig
 from model.kernels.build import KernelsUnavailableError, load_library
 from model.kernels.cpu_decoder import BLOCK_TOKENS, CpuDecoder, Pass, Threads, lazy_zeros, token_bytes
@@ -59,8 +60,9 @@ class Backend(Protocol):
     cache_layout: str
     block_bytes: int
 
-    def forward(self, batch: Sequence[Slice]) -> Tensor:
-        """Logits [those wanted, V] f32 on the CPU, in the order of slices and of their tokens; until the next call."""
+    def forward(self, batch: Sequence[Slice]) -> Logits:
+        """Logits [those wanted, V] f32 on the CPU, in the order of slices and of their tokens, or the largest of each
+        row and where the others are; until the next call."""
         ...
 
     def copy_block(self, source: int, target: int) -> None:

@@ -23,11 +23,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import count
 
-from torch import Tensor
-
 from contracts import Constraint, ConstraintError, GenerationError, PrefillProgress, Queued, SamplingParams
 from model.backend import Backend, Slice
 from model.block_pool import START, BlockPool, OutOfBlocksError
+from model.candidates import LogitRow, Logits
 from model.drafting import Drafter, Grown, Pace
 from model.kernels.cpu_decoder import BLOCK_TOKENS
 from model.prompt_lookup import PromptLookup
@@ -408,7 +407,7 @@ class Engine:
         self._give_back(request)
         self._waiting.appendleft(request)
 
-    def _take_results(self, batch: Sequence[tuple[_Request, Slice]], logits: Tensor) -> list[tuple[_Request, Grown]]:
+    def _take_results(self, batch: Sequence[tuple[_Request, Slice]], logits: Logits) -> list[tuple[_Request, Grown]]:
         grown = []
         row = first_row = 0
         for request, part in batch:
@@ -428,30 +427,31 @@ class Engine:
             first_row += len(part.token_ids)
         return grown
 
-    def _sample_all(self, request: _Request, logits_NV: Tensor) -> None:
+    def _sample_all(self, request: _Request, logits: Logits) -> None:
         """A token after each row, as long as it is the one that the next row was computed for."""
         draft, num_before = request.draft, request.num_cached
         request.draft = []
-        self._sample(request, logits_NV[0])
-        for token_id, logits_V in zip(draft, logits_NV[1:], strict=True):
+        first, *others = logits
+        self._sample(request, first)
+        for token_id, row in zip(draft, others, strict=True):
             if request.is_over or request.token_ids[-1] != token_id:
                 break
             request.num_cached += 1
-            self._sample(request, logits_V)
+            self._sample(request, row)
         if draft:
             num_accepted = request.num_cached - num_before
             request.paces[request.drafter].learn(num_accepted)
             self._num_drafted[request.drafter] += len(draft)
             self._num_accepted[request.drafter] += num_accepted
 
-    def _sample(self, request: _Request, logits_V: Tensor) -> None:
+    def _sample(self, request: _Request, logits: LogitRow) -> None:
         try:
-            token_id = request.sampler.sample(logits_V)
+            token_id = request.sampler.sample(logits)
         except GenerationError as error:  # this request's numbers or its form are broken, the others' need not be
             self._finish(request, error)
             return
         request.token_ids.append(token_id)
-        score = request.sampler.score(logits_V, token_id)
+        score = request.sampler.score(logits, token_id)
         if token_id in self._stop_ids:
             self._finish(request, TokenEvent(token_id, "stop", score))
         elif request.sampler.is_complete:

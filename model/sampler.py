@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from contracts import GenerationError, SamplingParams
+from model.candidates import CandidateRow, LogitRow
 from model.request import TokenScore
 
 
@@ -55,13 +56,18 @@ class Sampler:
         self._is_seen_V = torch.zeros(vocab_size, dtype=torch.bool)
         self._is_seen_V[torch.tensor(prompt_ids, dtype=torch.long)] = True
 
-    def sample(self, logits_V: Tensor) -> int:
-        """The next token id from logits [V] f32. Raises SamplerError if they hold NaN or infinity, GenerationError if
-        the answer cannot go on in its form."""
-        logits_V = logits_V.cpu()
-        if not bool(logits_V.isfinite().all()):
-            raise SamplerError("The model's output is not finite: check the weights, or use --precision f32.")
-        token_id = self._choose(self._penalize(self._constrain(logits_V)))
+    def sample(self, logits: LogitRow) -> int:
+        """The next token id from logits [V] f32, or the largest of them where that gives the same. Raises SamplerError
+        if there is NaN or infinity among all, GenerationError if the answer cannot go on in its form."""
+        if isinstance(logits, CandidateRow):
+            _check_finite(logits.is_finite)
+            token_id = self._choose_candidate(logits)
+            if token_id is None:
+                token_id = self._choose(self._penalize(self._constrain(logits.read())))
+        else:
+            logits_V = logits.cpu()
+            _check_finite(bool(logits_V.isfinite().all()))
+            token_id = self._choose(self._penalize(self._constrain(logits_V)))
         if self._matcher:
             self._matcher.advance(token_id)
         self._is_seen_V[token_id] = True
@@ -76,11 +82,12 @@ class Sampler:
         """The beginning of a draft that could be sampled."""
         return draft[: self._matcher.count_allowed(draft)] if self._matcher and draft else draft
 
-    def score(self, logits_V: Tensor, token_id: int) -> TokenScore | None:
+    def score(self, logits: LogitRow, token_id: int) -> TokenScore | None:
         """What the model itself thought of a token, from the logits [V] f32 it was sampled from; None if not asked."""
         if self._params.logprobs is None:
             return None
-        logprobs_V = logits_V.cpu().log_softmax(-1)
+        logits_V = logits.read() if isinstance(logits, CandidateRow) else logits.cpu()
+        logprobs_V = logits_V.log_softmax(-1)
         values_k, ids_k = logprobs_V.topk(min(self._params.logprobs, len(logprobs_V)))
         likeliest = tuple(zip(ids_k.tolist(), values_k.tolist(), strict=True))
         return TokenScore(float(logprobs_V[token_id]), likeliest)
@@ -95,8 +102,21 @@ class Sampler:
         penalty = self._params.repetition_penalty
         if penalty == 1.0:
             return logits_V
-        penalized_V = torch.where(logits_V > 0, logits_V / penalty, logits_V * penalty)
-        return torch.where(self._is_seen_V, penalized_V, logits_V)
+        return _lower(logits_V, self._is_seen_V, penalty)
+
+    def _choose_candidate(self, row: CandidateRow) -> int | None:
+        """What `_choose` would choose among all V logits, or None where it takes more of them to know. A penalty only
+        lowers logits: who is not a candidate stays below the least of them."""
+        params = self._params
+        num_wanted = 1 if params.temperature == 0 else params.top_k
+        if self._matcher is not None or not 0 < num_wanted <= len(row.ids_k) or params.repetition_penalty < 1:
+            return None
+        values_k = row.values_k
+        if params.repetition_penalty != 1:
+            values_k = _lower(values_k, self._is_seen_V[row.ids_k], params.repetition_penalty)
+            if values_k.topk(num_wanted).values[-1] <= row.values_k[-1]:
+                return None
+        return int(row.ids_k[self._choose(values_k)])
 
     def _choose(self, logits_V: Tensor) -> int:
         params = self._params
@@ -108,3 +128,12 @@ class Sampler:
         # Nucleus: a token stays while the mass before it is below top_p, so the first always stays.
         probs_k = probs_k.masked_fill(probs_k.cumsum(-1) - probs_k >= params.top_p, 0.0)
         return int(ids_k[torch.multinomial(probs_k, 1, generator=self._random)])
+
+
+def _check_finite(is_finite: bool) -> None:
+    if not is_finite:
+        raise SamplerError("The model's output is not finite: check the weights, or use --precision f32.")
+
+
+def _lower(logits: Tensor, is_seen: Tensor, penalty: float) -> Tensor:
+    return torch.where(is_seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)

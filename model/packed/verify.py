@@ -16,10 +16,9 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from torch import Tensor
-
 from contracts import GenerationError
 from model.backend import Backend, Slice
+from model.candidates import Logits
 from model.config import CheckpointError
 from model.packed.manifest import PackedFile
 from model.safetensors_file import CHUNK_BYTES
@@ -161,7 +160,7 @@ class GuardedBackend:
         self.cache_layout, self.block_bytes = backend.cache_layout, backend.block_bytes
         self._backend, self._guard = backend, guard
 
-    def forward(self, batch: Sequence[Slice]) -> Tensor:
+    def forward(self, batch: Sequence[Slice]) -> Logits:
         self._guard.check()
         return self._backend.forward(batch)
 
