@@ -159,12 +159,12 @@ def experts(
                 out_TSD[t, s] = down_EDF[expert] @ (F.silu(gate) * up).to(x_TD.dtype).to(WIDE)
 
 
-def top_logits(logits_NV: Tensor, values_Nk: Tensor, ids_Nk: Tensor, is_finite_N: Tensor) -> None:
+def top_logits(logits_NV: Tensor, values_Nk: Tensor, ids_Nk: Tensor, is_finite_N: Tensor, keys: Tensor) -> None:
     """The k largest logits of each row, largest first, the lower id first among equals: values f32, ids i32 [N, k], k a
     power of two up to 64. is_finite bool [N]: whether a row holds neither NaN nor infinity; if not, its rest is void.
 
     What sampling needs: top-k and nucleus over k candidates, by the request's own generator on the CPU, choose the very
-    token that they would among all V; k = 1 is greedy.
+    token that they would among all V; k = 1 is greedy. keys: scratch, of buffers.make_keys.
     """
     is_finite_N.copy_(logits_NV.isfinite().all(-1))
     values, ids = logits_NV.sort(stable=True, dim=-1, descending=True)

@@ -1,0 +1,241 @@
+"""The inner loop that every product with a weight shares: rows of W by columns of tokens, y^T = W x^T.
+
+The weight's rows are the tile's long side, so that one token wastes no more of the tensor cores than eight do. Packed
+words go from shared memory to registers as operands of the tensor cores, are unpacked there two at a time, and are
+exact; see model.kernels.gpu.layout. Accumulates in float32.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from model.kernels.gpu.arithmetic import FUSED, INTERPRETED, dot, find_arch, scale_bf16
+from model.kernels.gpu.buffers import PROGRAMS
+from model.kernels.gpu.layout import FP8_BLOCK, SLAB_ROWS, Int4Weight, Weight, shape_of
+
+# Two words in a register -> two bf16, bits moved, times a scale, plus an offset. INT4: OR-ed into the last bits of 128,
+# a nibble n gives 128 + n; minus 136 it is n - 8. FP8: e4m3 goes to where bf16 has its exponent and mantissa; the
+# exponents' biases differ by 120.
+_NIBBLE = "shr.u32 t, $1, {shift}; lop3.b32 t, t, 0x000F000F, 0x43004300, 0xEA;"
+_BYTE = "shl.b32 t, $1, {shift}; and.b32 s, t, 0x80008000; shr.u32 t, t, 4; and.b32 t, t, 0x07F007F0; or.b32 t, t, s;"
+_UNPACK = "{{{{ .reg .b32 t, s, m, b; {move} mov.b32 m, {scale}; mov.b32 b, {offset}; fma.rn.bf16x2 $0, t, m, b; }}}}"
+_FROM_NIBBLE = _UNPACK.format(move=_NIBBLE, scale="0x3F803F80", offset="0xC308C308")  # 1, -136
+_FROM_BYTE = _UNPACK.format(move=_BYTE, scale="0x7B807B80", offset="0x80008000")  # 2 ** 120, -0
+INT4_PLANES = tuple(_FROM_NIBBLE.format(shift=4 * plane) for plane in range(4))
+FP8_PLANES = tuple(_FROM_BYTE.format(shift=8 - 8 * plane) for plane in range(2))
+_INT4_PLANES = tl.constexpr(INT4_PLANES)
+_FP8_PLANES = tl.constexpr(FP8_PLANES)
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What a kernel must know of a weight when it is compiled. planes: values a word; group: columns of a group; slab,
+    step, row: distances of 16 rows, of groups and of rows, expert and scales: of experts among words and scales, all in
+    elements."""
+
+    rows: int
+    columns: int
+    planes: int
+    group: int
+    slab: int
+    step: int
+    row: int
+    expert: int
+    scales: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """rows by tokens of a program. split: how many warps share the columns; 1: none, all warps share the rows."""
+
+    rows: int
+    tokens: int
+    split: int
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """A weight as kernels take it. INT4's scales are its words, read as bf16."""
+
+    words: Tensor
+    scales: Tensor
+    layout: Layout
+
+
+def as_operand(weight: Weight) -> Operand:
+    rows, columns = shape_of(weight)
+    if isinstance(weight, Tensor):
+        stride = weight.stride(0) if weight.dim() > 2 else 0
+        layout = Layout(rows, columns, 1, FP8_BLOCK, SLAB_ROWS * columns, FP8_BLOCK, columns, stride, stride)
+        return Operand(weight, weight, layout)
+    words = weight.words
+    if isinstance(weight, Int4Weight):
+        planes, group, scales = 4, weight.group, words.view(torch.bfloat16)
+    else:
+        planes, group, scales = 2, FP8_BLOCK, weight.scales
+    is_stack = words.dim() > 3
+    strides = (words.stride(0), scales.stride(0)) if is_stack else (0, 0)
+    return Operand(
+        words,
+        scales,
+        Layout(rows, columns, planes, group, words.stride(-3), words.stride(-2), group // planes, *strides),
+    )
+
+
+def choose_tile(num_tokens: int, layout: Layout) -> tuple[Tile, dict[str, Any]]:
+    """The tile of a product of so many tokens, and the launch options.
+
+    Few tokens: rows for about two programs a multiprocessor, split over the columns within each. Many: square tiles.
+    """
+    if num_tokens <= 16:
+        return _few(layout, 8 if num_tokens <= 8 else 16, 1)
+    if num_tokens <= 32:
+        return Tile(32, 32, 4), _options(4, 3, layout)
+    return _many(layout, 64 if num_tokens <= 64 else 128)
+
+
+def choose_expert_tile(tokens: int, layout: Layout, num_blocks: int) -> tuple[Tile, dict[str, Any]]:
+    """The same for num_blocks blocks of up to `tokens` tokens of one expert."""
+    return _few(layout, tokens, num_blocks) if tokens <= 16 else _many(layout, tokens)
+
+
+def _few(layout: Layout, tokens: int, num_blocks: int) -> tuple[Tile, dict[str, Any]]:
+    most = 64 // (4 // layout.planes)  # more would not fit the registers
+    rows = max(16, min(most, triton.next_power_of_2(layout.rows * num_blocks // PROGRAMS)))
+    return Tile(rows, tokens, 4), _options(4, 4 if tokens == 8 and rows < 64 else 3, layout)
+
+
+def _many(layout: Layout, tokens: int) -> tuple[Tile, dict[str, Any]]:
+    if tokens <= 64:
+        return Tile(64, tokens, 1), _options(4, 3, layout)
+    rows = 128 if layout.planes == 4 or find_arch() >= 90 else 64
+    return Tile(rows, tokens, 1), _options(8, 3, layout)
+
+
+def _options(num_warps: int, num_stages: int, layout: Layout) -> dict[str, Any]:
+    """Fewer stages where shared memory is smaller than Hopper's, and so are its transfers in flight."""
+    if find_arch() < 90:
+        num_stages = 2 if layout.planes < 4 or num_warps > 4 else min(num_stages, 3)
+    return {"num_warps": num_warps, "num_stages": num_stages, **FUSED}
+
+
+@triton.jit
+def unpack(words, plane: tl.constexpr, PLANES: tl.constexpr):
+    """bf16 values of one plane of packed words: nibble - 8, or an e4m3."""
+    if PLANES == 1:
+        values = words
+    elif not INTERPRETED:
+        asm: tl.constexpr = _INT4_PLANES[plane] if PLANES == 4 else _FP8_PLANES[plane]
+        values = tl.inline_asm_elementwise(asm, "=r,r", [words], dtype=tl.bfloat16, is_pure=True, pack=2)
+    elif PLANES == 4:
+        values = (((words >> (4 * plane)) & 0xF) - 8).to(tl.float32).to(tl.bfloat16)
+    else:
+        byte = (words.to(tl.int32) >> (8 * plane)) & 0xFF
+        bits = ((byte & 0x80) << 24) | ((byte & 0x7F) << 20)
+        values = (bits.to(tl.float32, bitcast=True) * 1.329227995784916e36).to(tl.bfloat16)
+    return values
+
+
+@triton.jit
+def load_scales(s_ptr, rows, g, is_there, W: tl.constexpr):
+    """f32, one a row and group: INT4's behind the words of a slab, FP8's one a block of 128 rows."""
+    if W.planes == 4:
+        places = (rows // 16) * W.slab + g * W.step + 4 * W.group + rows % 16
+    else:
+        places = (rows // 128) * tl.cdiv(W.columns, 128) + g
+    return tl.load(s_ptr + places, mask=is_there, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def multiply_few(x_ptrs_T, is_token_T, w_ptr, s_ptr, rows_N, is_row_N, W: tl.constexpr, TILE: tl.constexpr):
+    """y^T [rows, tokens] f32 of few tokens: each of `split` warps takes every split-th group, then all add up,
+    so that a program of few rows has enough warps. x_ptrs: where the tokens' rows begin."""
+    PLANES: tl.constexpr = W.planes
+    GROUP: tl.constexpr = W.group
+    WORDS: tl.constexpr = GROUP // PLANES
+    NUM_GROUPS: tl.constexpr = (W.columns + GROUP - 1) // GROUP
+    SPLIT: tl.constexpr = TILE.split
+    split = tl.arange(0, SPLIT)
+    word = tl.arange(0, WORDS)
+    w_ptrs = w_ptr + ((rows_N // 16) * W.slab + (rows_N % 16) * W.row)[None, :, None] + word[None, None, :]
+    x_ptrs = x_ptrs_T[None, None, :] + word[None, :, None]
+    acc = tl.zeros([SPLIT, TILE.rows, TILE.tokens], tl.float32)
+    if PLANES > 1:
+        is_scale = is_row_N[None, :] & (split < NUM_GROUPS)[:, None]
+        scale = load_scales(s_ptr, rows_N[None, :], split[:, None], is_scale, W)
+    for first in range(0, NUM_GROUPS, SPLIT):
+        g = first + split
+        is_word = is_row_N[None, :, None] & (g < NUM_GROUPS)[:, None, None]
+        if PLANES == 1 and W.columns % GROUP:
+            is_word &= (g[:, None] * GROUP + word[None, :] < W.columns)[:, None, :]
+        words = tl.load(w_ptrs + (g * W.step)[:, None, None], mask=is_word, other=0)
+        part = tl.zeros([SPLIT, TILE.rows, TILE.tokens], tl.float32)
+        for plane in tl.static_range(PLANES):
+            column = g * GROUP + plane * WORDS
+            is_x = is_token_T[None, None, :] & (g < NUM_GROUPS)[:, None, None]
+            if W.columns % GROUP:
+                is_x &= (column[:, None] + word[None, :] < W.columns)[:, :, None]
+            x = tl.load(x_ptrs + column[:, None, None], mask=is_x, other=0.0)
+            part = dot(unpack(words, plane, PLANES), x, part)
+        if PLANES > 1:
+            acc += part * scale[:, :, None]
+            after = g + SPLIT  # the next scales are asked for a round ahead, since nothing else hides their way
+            is_scale = is_row_N[None, :] & (after < NUM_GROUPS)[:, None]
+            scale = load_scales(s_ptr, rows_N[None, :], after[:, None], is_scale, W)
+        else:
+            acc += part
+    return tl.sum(acc, 0)
+
+
+@triton.jit
+def multiply_many(x_ptrs_T, is_token_T, w_ptr, s_ptr, rows_N, is_row_N, W: tl.constexpr, TILE: tl.constexpr):
+    """y^T [rows, tokens] f32 of many tokens. INT4 is scaled before it is multiplied, rounded to bf16 as model.quantized
+    does it, so that the tensor cores need not stop at each group."""
+    PLANES: tl.constexpr = W.planes
+    GROUP: tl.constexpr = W.group
+    WORDS: tl.constexpr = GROUP // PLANES
+    NUM_GROUPS: tl.constexpr = (W.columns + GROUP - 1) // GROUP
+    word = tl.arange(0, WORDS)
+    w_ptrs = w_ptr + ((rows_N // 16) * W.slab + (rows_N % 16) * W.row)[:, None] + word[None, :]
+    x_ptrs = x_ptrs_T[None, :] + word[:, None]
+    acc = tl.zeros([TILE.rows, TILE.tokens], tl.float32)
+    for g in range(NUM_GROUPS):
+        is_word = is_row_N[:, None] & (word < WORDS)[None, :]
+        if PLANES == 1 and W.columns % GROUP:
+            is_word &= (g * GROUP + word < W.columns)[None, :]
+        words = tl.load(w_ptrs + g * W.step, mask=is_word, other=0)
+        if PLANES > 1:
+            scale = load_scales(s_ptr, rows_N, g, is_row_N, W)
+        if PLANES == 2:
+            part = tl.zeros([TILE.rows, TILE.tokens], tl.float32)
+        for plane in tl.static_range(PLANES):
+            column = g * GROUP + plane * WORDS
+            is_x = is_token_T[None, :] & (word < WORDS)[:, None]
+            if W.columns % GROUP:
+                is_x &= (column + word < W.columns)[:, None]
+            x = tl.load(x_ptrs + column, mask=is_x, other=0.0)
+            w = unpack(words, plane, PLANES)
+            if PLANES == 4:
+                w = scale_bf16(w, scale[:, None])
+            if PLANES == 2:
+                part = dot(w, x, part)
+            else:
+                acc = dot(w, x, acc)
+        if PLANES == 2:
+            acc += part * scale[:, None]
+    return acc
+
+
+@triton.jit
+def multiply(x_ptrs_T, is_token_T, w_ptr, s_ptr, rows_N, is_row_N, W: tl.constexpr, TILE: tl.constexpr):
+    if TILE.split > 1:
+        y = multiply_few(x_ptrs_T, is_token_T, w_ptr, s_ptr, rows_N, is_row_N, W, TILE)
+    else:
+        y = multiply_many(x_ptrs_T, is_token_T, w_ptr, s_ptr, rows_N, is_row_N, W, TILE)
+    return y
