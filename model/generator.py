@@ -119,7 +119,7 @@ class LocalGenerator:
             model, sha256 = packed.model, packed.manifest.source_sha256
         else:
             dtype = dtype or (torch.bfloat16 if place.type == "cuda" else default_dtype(folder))
-            where = place if has_room(place, folder) else "cpu"
+            where = place if has_room(place, folder, config) else "cpu"
             model, sha256 = load_hashed_model(folder, dtype, where, on_progress=on_progress, cancel=cancel)
         if tokenizer.vocab_size > model.config.vocab_size:
             raise CheckpointError(

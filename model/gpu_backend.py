@@ -13,16 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from model.backend import CACHES, Slice, describe_cache, read_cache_blocks, write_cache_blocks
+from model.candidates import Candidates
 from model.checkpoint import list_shards
 from model.config import ModelConfig
 from model.kernels.build import KernelsUnavailableError
 from model.kernels.cpu_decoder import BLOCK_TOKENS, Pass, Threads
 from model.kernels.gpu.buffers import CACHE_KINDS
-from model.kernels.gpu.decoder import CHUNK, GpuDecoder
+from model.kernels.gpu.decoder import CHUNK, MAX_ROWS, GpuDecoder
 from model.kernels.gpu.offload import ColdExperts
+from model.kernels.gpu.top import TopLogits
 from model.kernels.gpu.weights import check_supported, take_weights
 from model.modeling import BailingMoeV2ForCausalLM, MoE
 from model.offload_plan import CARD_RESERVE
@@ -56,7 +57,7 @@ class GpuBackend:
         self.cache_dtype = decoder.cache.dtype
         layout = describe_cache(self._bytes, self.cache_dtype, self.config)
         self.cache_layout = f"{_describe_kernels(decoder)} {layout}"
-        self._logits = torch.empty(0, self.config.vocab_size)
+        self._top = TopLogits(MAX_ROWS, self.config.vocab_size, decoder.device, decoder.ops)
 
     @classmethod
     def take(
@@ -84,7 +85,7 @@ class GpuBackend:
         decoder = GpuDecoder(weights, model.config, num_blocks, kind, ops, cold)
         return cls(decoder, _name(device, hot, model.config), num_bytes, model)
 
-    def forward(self, batch: Sequence[Slice]) -> Tensor:
+    def forward(self, batch: Sequence[Slice]) -> Candidates:
         ends = 0
         wanted: list[int] = []
         for part in batch:
@@ -101,10 +102,7 @@ class GpuBackend:
         observer = self._observed.router_observer if self._observed else None
         if observer is not None and len(out.topk_ids):
             observer(out.topk_ids.clone(), out.router_logits.clone(), ends)  # the next step writes over them
-        if len(wanted) > len(self._logits):
-            is_card = self.decoder.device.type == "cuda"
-            self._logits = torch.empty(len(wanted), self.config.vocab_size, pin_memory=is_card)
-        return self._logits[: len(wanted)].copy_(out.logits)  # the one place that waits for the card
+        return self._top.find(out.logits)  # the one place that waits for the card
 
     def copy_block(self, source: int, target: int) -> None:
         self._bytes[:, :, target] = self._bytes[:, :, source]
@@ -124,12 +122,14 @@ def load_ops() -> Any:
         raise KernelsUnavailableError(f"Triton cannot be imported ({error})") from error
 
 
-def has_room(device: torch.device, folder: Path) -> bool:
-    """Whether a checkpoint's weights can be read straight to where they will be computed with."""
+def has_room(device: torch.device, folder: Path, config: ModelConfig) -> bool:
+    """Whether a checkpoint can be read straight to where it will be computed with: whether the card holds its weights
+    and one full context."""
     if device.type != "cuda":
         return True
     num_bytes = sum((folder / name).stat().st_size for name in list_shards(folder))
-    return num_bytes + CARD_RESERVE < torch.cuda.mem_get_info(device)[0]
+    needed = num_bytes + kv_bytes(config, config.context_length, BF16) + CARD_RESERVE
+    return needed < torch.cuda.mem_get_info(device)[0]
 
 
 def choose_hot(
@@ -141,6 +141,8 @@ def choose_hot(
     Raises KernelsUnavailableError if not even one expert a layer fits.
     """
     config = model.config
+    if model.device.type == "cuda":  # it was read to where it fits
+        return None
     experts = [layer.mlp.experts for layer in model.model.layers if isinstance(layer.mlp, MoE)]
     sizes = [sum(t.nbytes for t in [*stack.parameters(), *stack.buffers()]) for stack in experts]
     all_bytes = sum(t.nbytes for t in [*model.parameters(), *model.buffers()])
@@ -168,6 +170,7 @@ def _count_blocks(config: ModelConfig, device: torch.device, dtype: torch.dtype)
     a_sequence = -(-config.context_length // BLOCK_TOKENS) + 1
     if device.type != "cuda":
         return a_sequence
+    torch.cuda.empty_cache()  # what the weights lay in before they were laid out anew
     free = torch.cuda.mem_get_info(device)[0] - CARD_RESERVE
     fitting = int(free / a_block)
     if fitting < a_sequence:

@@ -204,7 +204,7 @@ class RouterHealth:
         counts = torch.zeros(L * E, dtype=torch.int64, device=flat_ids.device)
         counts.scatter_add_(0, flat_ids, torch.ones_like(flat_ids))
         logits_LTE = logits_LTE[:, :: math.ceil(logits_LTE.shape[1] / MARGIN_TOKENS)]
-        bias_LE = torch.stack([gate.expert_bias for gate in self._gates.values()])
+        bias_LE = torch.stack([gate.expert_bias for gate in self._gates.values()]).to(logits_LTE.device)
         margins_LT = topk_margin(logits_LTE, bias_LE[:, None], self._config)
         return _Totals(counts.view(L, E), margins_LT.sum(1), margins_LT.shape[1], T)
 

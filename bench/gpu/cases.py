@@ -88,6 +88,22 @@ def prefill_attention_case(config: ModelConfig, num_tokens: int) -> Case:
     return Case(f"prefill attention, {num_tokens:,} tokens", 0, flop)
 
 
+def norm_rope_case(config: ModelConfig, num_tokens: int) -> Case:
+    """Norms of q and k, positions, and keys and values into the cache."""
+    heads = config.num_attention_heads + 2 * config.num_key_value_heads
+    moved = 2 * num_tokens * heads * config.head_dim * BF16
+    return Case(f"QK norm, RoPE, KV write, {num_tokens:,} tokens", moved)
+
+
+def add_norm_case(config: ModelConfig, num_tokens: int) -> Case:
+    """A layer's output into the residual stream, and the norm before the next."""
+    return Case(f"residual and RMSNorm, {num_tokens:,} tokens", 4 * num_tokens * config.hidden_size * BF16)
+
+
+def top_case(config: ModelConfig, num_rows: int) -> Case:
+    return Case(f"largest 64 logits, {num_rows} rows", 4.0 * num_rows * config.vocab_size, phases=2)
+
+
 def decode_case(config: ModelConfig, batch: int, context: int, goal: str = "", form: str = "int4") -> Case:
     moved = decode_bytes(config, count_bytes(config, FORMATS[form]), batch, context)
     phases = config.num_hidden_layers * PHASES_A_LAYER + 3
@@ -129,6 +145,9 @@ def list_op_cases(config: ModelConfig, sizes: Sizes) -> dict[str, Case]:
         "moe": moe_case(config, 1, "≤ 25 µs, then 18"),
         "moe_many": moe_case(config, many),
         "moe_prefill": moe_case(config, tokens),
+        "norm_rope": norm_rope_case(config, tokens),
+        "add_norm": add_norm_case(config, tokens),
+        "top": top_case(config, many),
         "attend": decode_attention_case(config, 1, short, "bf16"),
         "attend_many": decode_attention_case(config, many, short, "bf16"),
         "attend_long": decode_attention_case(config, 1, long, "bf16"),

@@ -23,9 +23,10 @@ from model.kernels.gpu.buffers import (
     make_attention_scratch,
     make_cache,
     make_expert_scratch,
+    make_keys,
 )
 from model.kernels.gpu.layout import Weight, pack_fp8_weight
-from model.kernels.gpu.weights import MoeWeights
+from model.kernels.gpu.weights import MoeWeights, make_rotary
 
 LIMIT = 1e-2  # of the error: bf16 operands lie between 1e-3 and 1e-2
 CHECKED_EXPERTS = 16  # the definition unpacks a whole stack in float64
@@ -61,6 +62,9 @@ class Operations:
             "moe": partial(self._moe, 1),
             "moe_many": partial(self._moe, many),
             "moe_prefill": partial(self._moe, tokens),
+            "norm_rope": partial(self._norm_rope, tokens),
+            "add_norm": partial(self._add_norm, tokens),
+            "top": partial(self._top, many),
             "attend": partial(self._attend, 1, short, "bf16"),
             "attend_many": partial(self._attend, many, short, "bf16"),
             "attend_long": partial(self._attend, 1, long, "bf16"),
@@ -153,6 +157,66 @@ class Operations:
         self._ops.experts(x, wanted_ids, moe.gate_up, moe.down, out, self._make_scratch(num_tokens, routing))
         reference.experts(x, wanted_ids, moe.gate_up, moe.down, wanted, self._make_scratch(num_tokens, routing))
         return max(measure_error(out, wanted), measure_error(factors[alike], wide[1][alike]))
+
+    # --- what stands between the products ------------------------------------------------------------------------
+
+    def _norm_rope(self, num_tokens: int, case: Case) -> Figures:
+        """Checked on fewer tokens: the definition stores them one by one."""
+        ours = self._prepare_norm_rope(self._ops, min(num_tokens, 64), torch.bfloat16)
+        wanted = self._prepare_norm_rope(reference, min(num_tokens, 64), torch.float64)
+        for call, *_ in (ours, wanted):
+            call()
+        error = max(measure_error(got, right) for got, right in zip(ours[1:], wanted[1:], strict=True))
+        sets = self._clock.num_sets(case.num_bytes, at_most=8)
+        return error, self._clock.time([self._prepare_norm_rope(self._ops, num_tokens)[0] for _ in range(sets)])
+
+    def _prepare_norm_rope(
+        self, ops: Any, num_tokens: int, dtype: torch.dtype = torch.bfloat16
+    ) -> tuple[Callable[[], None], Tensor, Tensor]:
+        """The call, its queries and its pages; the same numbers each time."""
+        config = self._config
+        heads, kv_heads, dims = config.num_attention_heads, config.num_key_value_heads, config.head_dim
+        torch.manual_seed(4)
+        weights = [1 + self._draw_x(dims) / 8 for _ in range(2)]
+        qkv = self._draw_x(num_tokens, (heads + 2 * kv_heads) * dims)
+        cos, sin = make_rotary(replace(config, max_position_embeddings=num_tokens), self._device)
+        positions = torch.arange(num_tokens, dtype=torch.int32, device=self._device)
+        num_blocks = -(-num_tokens // BLOCK_TOKENS)
+        pages = make_cache(1, num_blocks, kv_heads, dims, "bf16", str(self._device))[0]
+        out = self._poison(num_tokens, heads, dims, dtype=dtype)
+        arguments = (qkv, *weights, config.rms_norm_eps, cos, sin, positions, positions, pages, out)
+        return partial(ops.norm_rope_store, *arguments), out, pages
+
+    def _add_norm(self, num_tokens: int, case: Case) -> Figures:
+        config = self._config
+        shape = (num_tokens, config.hidden_size)
+        y, weight = self._draw_x(num_tokens, 1, config.hidden_size), 1 + self._draw_x(config.hidden_size) / 8
+        residual = self._draw_x(*shape)
+        wide, out, wanted = residual.double(), self._poison(*shape), self._poison(*shape, dtype=torch.float64)
+        self._ops.add_norm(residual, y, None, weight, config.rms_norm_eps, out)
+        reference.add_norm(wide, y, None, weight, config.rms_norm_eps, wanted)
+        error = max(measure_error(out, wanted), measure_error(residual, wide))
+        sets = [self._draw_x(*shape) for _ in range(self._clock.num_sets(case.num_bytes, at_most=8))]
+        calls = [partial(self._ops.add_norm, each, y, None, weight, config.rms_norm_eps, out) for each in sets]
+        return error, self._clock.time(calls)
+
+    def _top(self, num_rows: int, case: Case) -> Figures:
+        """Wrong by 1 where a single candidate is not the definition's."""
+        rows = [
+            torch.randn(num_rows, self._config.vocab_size, device=self._device)
+            for _ in range(self._clock.num_sets(case.num_bytes, at_most=8))
+        ]
+        found, wanted = self._make_top(num_rows), self._make_top(num_rows)
+        self._ops.top_logits(rows[0], *found)
+        reference.top_logits(rows[0], *wanted)
+        error = float(not all(torch.equal(a, b) for a, b in zip(found[:3], wanted[:3], strict=True)))
+        return error, self._clock.time([partial(self._ops.top_logits, each, *found) for each in rows])
+
+    def _make_top(self, num_rows: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        with self._device:
+            values, ids = torch.zeros(num_rows, 64), torch.zeros(num_rows, 64, dtype=torch.int32)
+            is_finite = torch.zeros(num_rows, dtype=torch.bool)
+        return values, ids, is_finite, make_keys(num_rows, self._config.vocab_size, 64, str(self._device))
 
     # --- attention ----------------------------------------------------------------------------------------------
 

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import copy
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -46,8 +50,8 @@ def make_int4(**changes: Any) -> BailingMoeV2ForCausalLM:
     return _quantize(make_plain(**changes), _to_int4)
 
 
-def make_fp8() -> BailingMoeV2ForCausalLM:
-    return _quantize(make_plain(moe_intermediate_size=128, intermediate_size=256), _to_fp8)
+def make_fp8(**changes: Any) -> BailingMoeV2ForCausalLM:
+    return _quantize(make_plain(moe_intermediate_size=128, intermediate_size=256, **changes), _to_fp8)
 
 
 MODELS = {"bf16": make_plain, "int4": make_int4, "fp8": make_fp8}
@@ -86,11 +90,13 @@ def error(got: Tensor, wanted: Tensor) -> float:
     return float((got.float() - wanted.float()).norm() / wanted.float().norm())
 
 
-def make_pair(kind: str, ops: Any = reference, **options: Any) -> tuple[GpuDecoder, BailingMoeV2ForCausalLM]:
+def make_pair(
+    kind: str, ops: Any = reference, chunk: int = 64, **changes: Any
+) -> tuple[GpuDecoder, BailingMoeV2ForCausalLM]:
     """A decoder of 24 blocks, and the same weights in modeling.py, which then computes in f32."""
-    model = MODELS[kind]()
+    model = MODELS[kind](**changes)
     wanted = copy.deepcopy(model).float()
-    return GpuDecoder(take_weights(model, CPU), model.config, 24, "bf16", ops, **options), wanted
+    return GpuDecoder(take_weights(model, CPU), model.config, 24, "bf16", ops, chunk=chunk), wanted
 
 
 @torch.inference_mode()
@@ -98,13 +104,13 @@ def define(model: BailingMoeV2ForCausalLM, ids: list[int]) -> ModelOutput:
     return model(torch.tensor([ids]), output_router=True, output_hidden=True)
 
 
-def rows_routed_alike(topk_ids: Tensor, wanted: ModelOutput) -> Tensor:
-    """Whether a row's experts are the definition's in every layer. bf16 turns near ties, and what follows is another
-    computation: such rows, and those that look back at them, say nothing of a kernel."""
+def rows_routed_alike(topk_ids: Tensor, wanted: ModelOutput, rows: slice = slice(None)) -> Tensor:
+    """Of these rows of the definition, whether the experts are the same in every layer. bf16 turns near ties, and what
+    follows is another computation: such rows, and those that look back at them, say nothing of a kernel."""
     assert wanted.router is not None
     alike = torch.ones(topk_ids.shape[1], dtype=torch.bool)
     for ids, router in zip(topk_ids, wanted.router.values(), strict=True):
-        alike &= (ids.long().sort(-1).values == router.topk_ids.sort(-1).values).all(-1)
+        alike &= (ids.long().sort(-1).values == router.topk_ids[rows].sort(-1).values).all(-1)
     return alike
 
 
@@ -211,14 +217,27 @@ def test_the_engine_answers_and_reuses_blocks(kind: str) -> None:
 @pytest.mark.parametrize("cache", ["bf16", "int8"])
 def test_blocks_go_out_and_come_back(cache: str) -> None:
     backend = GpuBackend.take(make_int4(), CPU, cache, num_blocks=6, ops=reference)
-    before = backend.forward([Slice(PROMPT[:40], 0, [0, 1], 1)]).clone()
+    before = backend.forward([Slice(PROMPT[:40], 0, [0, 1], 1)]).read().clone()
     data = backend.read_blocks([0, 1])
     assert len(data) == 2 * backend.block_bytes
     backend.write_blocks([4, 3], data)
     backend.copy_block(3, 5)
-    next_one = [backend.forward([Slice([8], 40, blocks, 1)]).clone() for blocks in ([0, 1], [4, 5])]
+    next_one = [backend.forward([Slice([8], 40, blocks, 1)]).read().clone() for blocks in ([0, 1], [4, 5])]
     assert torch.equal(*next_one)
     assert not torch.equal(before, next_one[0])
+
+
+def test_candidates_are_the_largest_logits_of_any_number_of_rows() -> None:
+    backend = GpuBackend.take(make_int4(), CPU, num_blocks=6, ops=reference)
+    assert len(backend.forward([Slice(PROMPT[:3], 0, [0], 0)])) == 0
+    found = backend.forward([Slice(PROMPT, 0, [0, 1, 2], len(PROMPT))])
+    logits = found.read()
+    assert len(found) == len(logits) == 70
+    for row, wanted in zip(found, logits, strict=True):
+        assert row.is_finite
+        assert torch.equal(row.values_k, wanted.topk(64).values)
+        assert torch.equal(wanted[row.ids_k], row.values_k)
+        assert torch.equal(row.read(), wanted)
 
 
 def test_the_routers_are_watched() -> None:
@@ -256,6 +275,16 @@ def test_long_prompts_are_cut_and_nothing_of_them_lost() -> None:
     assert [place for chunk in chunks for run in chunk for _, place in run.wanted] == [0, 1, 2, 3]
     assert chunks[1][0].first_position == 32
     assert BLOCK_TOKENS == 32
+
+
+def test_tritons_interpreter_computes_what_modeling_does() -> None:
+    """In a process of its own: what a kernel is, is decided when it is imported."""
+    file = Path(__file__).with_name("gpu_decoder.py")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(file)]
+    done = subprocess.run(
+        command, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout[-4000:]
 
 
 @pytest.fixture(autouse=True)
