@@ -258,8 +258,7 @@ def make_backend(
     Raises KernelsUnavailableError if a variant asked for by name cannot be had, "auto" then serves by torch; ValueError
     for a cache that torch has not.
     """
-    if cache not in CACHES:
-        raise ValueError(f"The cache is {cache!r}; use one of {', '.join(CACHES)}.")
+    find_cache_dtype(cache, model.model.norm.weight.dtype)  # an unknown one, before any thread is started
     device = device or model.device
     if device.type != "cpu":
         return _make_card_backend(model, kernels, cache, device, baseline)
@@ -297,7 +296,9 @@ def _make_card_backend(
 
 
 def find_cache_dtype(cache: str, computed_in: torch.dtype) -> torch.dtype:
-    """What keys and values are stored as by the C++ kernels, for one of CACHES."""
+    """What keys and values are stored as by the C++ kernels, for one of CACHES. Raises ValueError for another."""
+    if cache not in CACHES:
+        raise ValueError(f"The cache is {cache!r}; use one of {', '.join(CACHES)}.")
     return CACHES[cache] or (torch.float32 if computed_in == torch.float32 else torch.bfloat16)
 
 

@@ -114,7 +114,7 @@ class LocalGenerator:
         config = ModelConfig.from_hf(folder)
         baseline = read_baseline(folder, config)  # before minutes of reading weights
         head = load_head(draft_head, config) if draft_head else None
-        packed = _load_packed(folder, dtype, kernels, weights, expert_bytes, on_progress, cancel)
+        packed = _load_packed(folder, dtype, kernels, weights, expert_bytes, cache, on_progress, cancel)
         if packed is not None:
             model, sha256 = packed.model, packed.manifest.source_sha256
         else:
@@ -268,6 +268,7 @@ def _load_packed(
     kernels: str,
     weights: str,
     expert_bytes: int | None,
+    cache: str,
     on_progress: ProgressCallback | None,
     cancel: threading.Event | None,
 ) -> PackedModel | None:
@@ -281,7 +282,9 @@ def _load_packed(
     computed_in, quantization = find_precision(dtype)
     if quantization is not None:
         raise CheckpointError(f"{folder.name} is packed as it was stored; leave the precision {quantization!r} out.")
-    packed = load_packed(folder, computed_in, kernels, weights, expert_bytes, on_progress=on_progress, cancel=cancel)
+    packed = load_packed(
+        folder, computed_in, kernels, weights, expert_bytes, cache, on_progress=on_progress, cancel=cancel
+    )
     if packed.was_trusted and packed.mode != "disk":  # there the disk is the answers'; `bedside doctor` looks
         packed.guard.verify_in_background()
     return packed

@@ -425,6 +425,9 @@ def check_supported(model: BailingMoeV2ForCausalLM) -> None:
     heads_a_group = model.config.num_attention_heads // model.config.num_key_value_heads
     if heads_a_group > MAX_HEADS_A_GROUP:
         raise KernelsUnavailableError(f"{heads_a_group} query heads share keys; the kernels take {MAX_HEADS_A_GROUP}")
+    dtype = model.model.word_embeddings.weight.dtype
+    if dtype not in _KINDS:
+        raise KernelsUnavailableError(f"no kernels yet for {str(dtype).removeprefix('torch.')}")
     for name, matrix in list_matrices(model):
         check_matrix(name, matrix)
 

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from model.backend import count_cache_bytes
+from model.backend import count_cache_bytes, find_cache_dtype
 from model.checkpoint import PRECISIONS
 from model.config import CheckpointError, ModelConfig
 from model.huge_pages import prefer_huge_pages
@@ -73,13 +73,15 @@ def load_packed(
     kernels: str = "auto",
     mode: str = "auto",
     expert_bytes: int | None = None,
+    cache: str = "auto",
     *,
     on_progress: ProgressCallback | None = None,
     cancel: threading.Event | None = None,
 ) -> PackedModel:
-    """dtype: of the KV cache, by default as the source computes. expert_bytes: memory for experts in mode "disk", by
-    default what is free. Raises CheckpointError naming what is wrong with the folder or why it cannot run here,
-    GenerationError where memory is too small even for mode "disk", LoadCancelled."""
+    """dtype: what to compute in, by default as the source. expert_bytes: memory for experts in mode "disk", by default
+    what is free. cache: what keys and values will be stored as, see model.backend.make_backend; room is left for them.
+    Raises CheckpointError naming what is wrong with the folder or why it cannot run here, GenerationError where memory
+    is too small even for mode "disk", LoadCancelled."""
     library = _require_kernels(folder, kernels)
     manifest, config = read_manifest(folder), ModelConfig.from_hf(folder)
     if manifest.layout != name_layout(library):
@@ -89,25 +91,25 @@ def load_packed(
         )
     was_trusted = verify_files(folder, manifest.files, on_progress=on_progress, cancel=cancel)
     dtype = dtype or PRECISIONS[manifest.dtype]
+    reserved = count_cache_bytes(config, find_cache_dtype(cache, dtype)) + RESERVE_BYTES
     with ExitStack() as stack:
         names = sorted(name for name in manifest.files if name.endswith(".safetensors"))
         files = {name: stack.enter_context(SafetensorsFile(folder / name)) for name in names}
         tensors = {name: (file, info) for file, held in files.items() for name, info in held.tensors.items()}
-        needed = manifest.num_bytes + count_cache_bytes(config, dtype) + RESERVE_BYTES
         if mode == "auto":
-            fits = manifest.num_bytes <= ALWAYS_FITS_BYTES or needed <= available_bytes()
+            fits = manifest.num_bytes <= ALWAYS_FITS_BYTES or manifest.num_bytes + reserved <= available_bytes()
             mode = "map" if fits or not manifest.experts else "disk"
         experts = _open_experts(folder, manifest, config, tensors) if mode == "disk" else {}
         guard = WeightsGuard(folder, manifest.files)
         watch = Watch("reading", manifest.num_bytes - _experts_bytes(experts, config), on_progress, cancel)
         views = _hold_files(folder, files, mode, watch)
-    cache = None
+    kept = None
     if experts:
         if expert_bytes is None:
-            expert_bytes = available_bytes() - count_cache_bytes(config, dtype) - RESERVE_BYTES
-        cache = ExpertCache(experts, config.num_experts, expert_bytes)
+            expert_bytes = available_bytes() - reserved
+        kept = ExpertCache(experts, config.num_experts, expert_bytes)
     model = _Builder(config, manifest, dtype, views).build()
-    return PackedModel(model, manifest, mode, cache, guard, was_trusted)
+    return PackedModel(model, manifest, mode, kept, guard, was_trusted)
 
 
 def _require_kernels(folder: Path, kernels: str) -> Library:

@@ -76,6 +76,15 @@ def test_a_cache_that_cannot_be_had_is_named(kernels: str, cache: str, words: st
         make_backend(make_model(), 1, kernels, cache=cache)
 
 
+def test_half_precision_is_served_by_torch_which_says_why() -> None:
+    model = make_model()
+    expected = make_backend(model, 1, "reference").forward([Slice(PROMPT, 0, list(range(5)), 1)])
+    backend = make_backend(model.half(), 1)
+    assert "no kernels yet for float16" in backend.name
+    logits = backend.forward([Slice(PROMPT, 0, list(range(5)), 1)])
+    assert (logits - expected).abs().max() < 0.05 * expected.std()
+
+
 def test_what_a_token_of_antangelmed_takes() -> None:
     config = make_config(num_hidden_layers=32, num_key_value_heads=4, head_dim=128)
     sizes = {cache: 2 * config.num_layers * token_bytes(config, dtype) for cache, dtype in CACHES.items() if dtype}

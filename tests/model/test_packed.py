@@ -15,15 +15,16 @@ from safetensors import safe_open
 from torch import Tensor
 
 from contracts import GenerationError, LoadCancelled, LoadProgress, Message, Role, SamplingParams
-from model.backend import CpuBackend
+from model.backend import CpuBackend, count_cache_bytes
 from model.checkpoint import PACKED, load_model, save_checkpoint
-from model.config import CheckpointError
+from model.config import CheckpointError, ModelConfig
 from model.engine import Engine
 from model.generator import EMBEDDED, LocalGenerator
 from model.kernels import build
 from model.kernels.build import best_variant, load_library
 from model.kernels.cpu_decoder import BLOCK_TOKENS, CpuDecoder, Int4Tiles, Threads, name_layout
 from model.kernels.expert_cache import ExpertReadError
+from model.packed import load
 from model.packed.load import load_packed
 from model.packed.manifest import PAGE, count_held_bytes, expert_stride, read_manifest
 from model.packed.pack import pack_checkpoint
@@ -130,6 +131,15 @@ def test_room_for_few_experts_changes_nothing_but_what_is_read(source: Path, pac
     assert 0 < counts.guessed_right <= counts.guessed
 
 
+def test_room_is_left_for_the_cache_as_it_will_be_stored(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest, config = read_manifest(packed), ModelConfig.from_hf(packed)
+    int8, bf16 = (load.RESERVE_BYTES + count_cache_bytes(config, dtype) for dtype in (torch.int8, torch.bfloat16))
+    monkeypatch.setattr(load, "ALWAYS_FITS_BYTES", 0)
+    monkeypatch.setattr(load, "available_bytes", lambda: manifest.num_bytes + (int8 + bf16) // 2)
+    assert load_packed(packed, cache="int8").mode == "map"
+    assert load_packed(packed, cache="bf16").mode == "disk"
+
+
 def test_with_room_for_all_each_expert_is_read_once(packed: Path) -> None:
     loaded = load_packed(packed, mode="disk", expert_bytes=2**30)
     decoder = CpuDecoder(loaded.model, Threads(2), 2, torch.float32, loaded.experts)
@@ -221,9 +231,9 @@ def test_a_cancelled_packing_is_not_taken_for_whole_and_goes_on(tmp_path: Path, 
     finished = {path.name: path.stat().st_ino for path in target.glob("*.safetensors")}
     assert 2 <= len(finished) <= 3
     assert not list(target.glob("*.partial"))
-    for load in (load_model, LocalGenerator.load):
+    for load_any in (load_model, LocalGenerator.load):
         with pytest.raises(CheckpointError):
-            load(target)
+            load_any(target)
     pack_checkpoint(source, target)
     now = {path.name: path.stat().st_ino for path in target.glob("*.safetensors")}
     assert len(now) == 7
