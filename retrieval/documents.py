@@ -20,6 +20,7 @@ from contracts import (
     DocumentStore,
     Finding,
     Page,
+    PageBatch,
     Passage,
     ProgressCallback,
     SafetyChecker,
@@ -31,6 +32,7 @@ from retrieval.errors import DISK_FULL, DocumentError, IndexFailure, IndexUnread
 from retrieval.headings import indexed_texts
 from retrieval.index import VectorIndex
 from retrieval.parsers import MAX_PAGES, check_name, parse, sniff
+from retrieval.reading.facts import find_facts
 from retrieval.search import Embedder
 
 logger = logging.getLogger(__name__)
@@ -239,7 +241,11 @@ class DocumentLibrary:
                 findings[page.number] = found
         passages = make_passages(document.id, document.name, parsed.pages, self._embedder.count_tokens)
         self._delete_vectors(document)  # of a reading that was cut off
-        self._store.save_pages(document.id, parsed.pages, passages, findings, parsed.parser)
+        facts = find_facts(parsed.pages)
+        self._store.clear_pages(document.id)
+        batch = PageBatch(len(parsed.pages), parsed.parser, parsed.pages, passages, findings, facts, parsed.warnings)
+        self._store.save_pages(document.id, batch)
+        self._store.set_document_status(document.id, DocumentStatus.INDEXING)
 
     def _check(self, page: Page) -> tuple[Finding, ...]:
         """The findings on a page; a check that could not run is a finding over the whole page."""
@@ -286,7 +292,7 @@ class DocumentLibrary:
             self._delete_vectors(document)
         except IndexFailure as error:
             logger.warning("Vectors of a failed document are left for repair: %s", error)
-        self._store.save_pages(document.id, [], [], {}, "")
+        self._store.clear_pages(document.id)
         self._store.set_document_status(document.id, DocumentStatus.FAILED, sentence)
 
     # --- repair ---------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import hashlib
 import pickle
 import threading
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +21,8 @@ from contracts import (
     Finding,
     Message,
     Page,
+    PageBatch,
+    PageFacts,
     Passage,
     Patient,
     ReadMethod,
@@ -38,6 +40,7 @@ class MemoryStore:
         self.pages: dict[str, list[Page]] = {}
         self.passages: dict[str, list[Passage]] = {}
         self.findings: dict[str, dict[int, list[Finding]]] = {}
+        self.facts: dict[str, dict[int, PageFacts]] = {}
 
     def add_document(self, patient_id: str, name: str, media_type: str, data: bytes) -> Document:
         sha256 = hashlib.sha256(data).hexdigest()
@@ -65,25 +68,45 @@ class MemoryStore:
     def get_pages(self, document_id: str) -> list[Page]:
         return list(self.pages.get(document_id, []))
 
-    def save_pages(
-        self,
-        document_id: str,
-        pages: Sequence[Page],
-        passages: Sequence[Passage],
-        findings: Mapping[int, Sequence[Finding]],
-        parser: str,
-    ) -> None:
+    def clear_pages(self, document_id: str) -> None:
         with self._lock:
-            self.pages[document_id] = list(pages)
-            self.passages[document_id] = list(passages)
-            self.findings[document_id] = {number: list(found) for number, found in findings.items()}
-            self.documents[document_id] = replace(
-                self.documents[document_id],
-                status=DocumentStatus.INDEXING,
-                num_pages=len(pages),
-                num_pages_empty=sum(page.method is ReadMethod.EMPTY for page in pages),
-                parser=parser,
-            )
+            for table in (self.pages, self.passages, self.findings, self.facts):
+                table.pop(document_id, None)
+            self._count(document_id, 0, "", ())
+
+    def save_pages(self, document_id: str, batch: PageBatch) -> None:
+        numbers = {page.number for page in batch.pages}
+        with self._lock:
+            kept = [page for page in self.pages.get(document_id, []) if page.number not in numbers]
+            self.pages[document_id] = sorted([*kept, *batch.pages], key=lambda page: page.number)
+            others = [passage for passage in self.passages.get(document_id, []) if passage.page not in numbers]
+            self.passages[document_id] = sorted([*others, *batch.passages], key=lambda p: (p.page, p.start))
+            findings = self.findings.setdefault(document_id, {})
+            facts = self.facts.setdefault(document_id, {})
+            for number in numbers:
+                findings.pop(number, None)
+                facts.pop(number, None)
+            findings.update({number: list(found) for number, found in batch.findings.items()})
+            facts.update(batch.facts)
+            self._count(document_id, batch.num_pages, batch.parser, batch.warnings)
+
+    def _count(self, document_id: str, num_pages: int, parser: str, warnings: Sequence[str]) -> None:
+        methods = [page.method for page in self.pages.get(document_id, [])]
+        self.documents[document_id] = replace(
+            self.documents[document_id],
+            num_pages=num_pages,
+            num_pages_ocr=methods.count(ReadMethod.OCR),
+            num_pages_empty=methods.count(ReadMethod.EMPTY),
+            num_pages_pending=methods.count(ReadMethod.PENDING),
+            parser=parser,
+            warnings=tuple(warnings),
+        )
+
+    def get_page_facts(self, document_id: str) -> dict[int, PageFacts]:
+        return dict(self.facts.get(document_id, {}))
+
+    def confirm_document(self, document_id: str) -> None:
+        self.documents[document_id] = replace(self.documents[document_id], is_confirmed=True)
 
     def set_document_status(self, document_id: str, status: DocumentStatus, error: str = "") -> None:
         with self._lock:
@@ -93,7 +116,8 @@ class MemoryStore:
         return [
             passage
             for document in self.list_documents(patient_id)
-            if document.status is DocumentStatus.READY and (document_ids is None or document.id in document_ids)
+            if document.status in (DocumentStatus.READY, DocumentStatus.RECOGNISING)
+            and (document_ids is None or document.id in document_ids)
             for passage in self.passages.get(document.id, [])
         ]
 
@@ -105,7 +129,7 @@ class MemoryStore:
 
     def delete_document(self, document_id: str) -> None:
         with self._lock:
-            for table in (self.documents, self.files, self.pages, self.passages, self.findings):
+            for table in (self.documents, self.files, self.pages, self.passages, self.findings, self.facts):
                 table.pop(document_id, None)
 
 
@@ -150,11 +174,14 @@ class FileStore(MemoryStore):
         super().__init__()
         self._path = path
         if path.exists():
-            (self.documents, self.files, self.pages, self.passages, self.findings) = pickle.loads(path.read_bytes())
+            tables = pickle.loads(path.read_bytes())
+            self.documents, self.files, self.pages, self.passages, self.findings, self.facts = tables
 
     def _save(self) -> None:
         partial = self._path.with_suffix(".partial")
-        partial.write_bytes(pickle.dumps((self.documents, self.files, self.pages, self.passages, self.findings)))
+        partial.write_bytes(
+            pickle.dumps((self.documents, self.files, self.pages, self.passages, self.findings, self.facts))
+        )
         partial.replace(self._path)
 
     def add_document(self, patient_id: str, name: str, media_type: str, data: bytes) -> Document:
@@ -162,15 +189,16 @@ class FileStore(MemoryStore):
         self._save()
         return document
 
-    def save_pages(
-        self,
-        document_id: str,
-        pages: Sequence[Page],
-        passages: Sequence[Passage],
-        findings: Mapping[int, Sequence[Finding]],
-        parser: str,
-    ) -> None:
-        super().save_pages(document_id, pages, passages, findings, parser)
+    def clear_pages(self, document_id: str) -> None:
+        super().clear_pages(document_id)
+        self._save()
+
+    def save_pages(self, document_id: str, batch: PageBatch) -> None:
+        super().save_pages(document_id, batch)
+        self._save()
+
+    def confirm_document(self, document_id: str) -> None:
+        super().confirm_document(document_id)
         self._save()
 
     def set_document_status(self, document_id: str, status: DocumentStatus, error: str = "") -> None:
