@@ -277,8 +277,9 @@ def search(
 ) -> None:
     """Ranks the passages of a benchmark folder."""
     from retrieval.benchmark import run_search
+    from retrieval.embedding import MiniLMEmbedder
 
-    run_search(docs, queries, k, output)
+    run_search(docs, queries, k, output, MiniLMEmbedder())
 
 
 @app.command()

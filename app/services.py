@@ -172,7 +172,7 @@ def _compose(
     settings: Settings, store: Store, generator: Generator, safety: RuleSafetyChecker, lock: FileLock
 ) -> Services:
     embedder = MiniLMEmbedder(threads=_count_threads(settings))
-    index = VectorIndex(settings.data_dir / "vectors")
+    index = VectorIndex(settings.data_dir / "vectors", embedder.identity)
     retriever = HybridRetriever(store, index, embedder)
     max_bytes = settings.max_upload_mb * 1024 * 1024
     prepared = _open_prepared(settings, store, generator)

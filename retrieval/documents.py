@@ -29,11 +29,10 @@ from contracts import (
 from retrieval import page_image
 from retrieval.chunking import make_passages
 from retrieval.errors import DISK_FULL, DocumentError, IndexFailure, IndexUnreadable, is_disk_full
-from retrieval.headings import indexed_texts
 from retrieval.index import VectorIndex
 from retrieval.parsers import MAX_PAGES, check_name, parse, sniff
 from retrieval.reading.facts import find_facts
-from retrieval.search import Embedder
+from retrieval.vectors import Embedder, embed_passages, indexed_passages, row_ids
 
 logger = logging.getLogger(__name__)
 
@@ -268,17 +267,13 @@ class DocumentLibrary:
 
     def _embed(self, document: Document, on_progress: ProgressCallback, cancel: threading.Event) -> None:
         passages = self._store.list_document_passages(document.id)
-        texts = indexed_texts(passages)
+        items = indexed_passages(passages)
         on_progress("indexing", 0, len(passages))
         for first in range(0, len(passages), _EMBED_BATCH):
             _stop_if(cancel)
-            part = slice(first, first + _EMBED_BATCH)
-            self._add_vectors(document.patient_id, passages[part], texts[part])
+            self._index.add(document.patient_id, *embed_passages(self._embedder, items[first : first + _EMBED_BATCH]))
             on_progress("indexing", min(first + _EMBED_BATCH, len(passages)), len(passages))
         _stop_if(cancel)
-
-    def _add_vectors(self, patient_id: str, passages: Sequence[Passage], texts: Sequence[str]) -> None:
-        self._index.add(patient_id, [passage.id for passage in passages], self._embedder.embed(texts))
 
     def _delete_vectors(self, document: Document) -> None:
         prefix = f"{document.id}:"
@@ -314,7 +309,7 @@ class DocumentLibrary:
 
     def _rebuild_if_different(self, patient_id: str, on_progress: ProgressCallback) -> bool:
         passages = self._store.list_passages(patient_id)
-        if self._index.ids(patient_id) == {passage.id for passage in passages}:
+        if self._index.ids(patient_id) == row_ids(passages):
             return False
         self._index.delete_patient(patient_id)
         by_document: dict[str, list[Passage]] = defaultdict(list)
@@ -322,11 +317,11 @@ class DocumentLibrary:
             by_document[passage.document_id].append(passage)
         done = 0
         for group in by_document.values():
-            texts = indexed_texts(group)
+            items = indexed_passages(group)
             for first in range(0, len(group), _EMBED_BATCH):
-                part = slice(first, first + _EMBED_BATCH)
-                self._add_vectors(patient_id, group[part], texts[part])
-                done += len(group[part])
+                part = items[first : first + _EMBED_BATCH]
+                self._index.add(patient_id, *embed_passages(self._embedder, part))
+                done += len(part)
                 on_progress("indexing", done, len(passages))
         return True
 

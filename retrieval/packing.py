@@ -10,8 +10,9 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from contracts import Passage, ScoredPassage
+from retrieval.analyser import analyse
 from retrieval.headings import is_heading, last_heading
-from retrieval.lexical import Bm25, analyse
+from retrieval.lexical import Bm25
 from retrieval.sentences import split_sentences
 
 Quote = tuple[int, int, int]  # index of the passage, start and end in its text

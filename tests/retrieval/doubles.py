@@ -154,7 +154,9 @@ class AllowingChecker:
 
 
 class WordEmbedder:
-    """retrieval.search.Embedder that needs no weights: texts of the same words get the same vector."""
+    """retrieval.vectors.Embedder that needs no weights: texts of the same words get the same vector."""
+
+    identity = "words"
 
     def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         vectors = np.zeros((len(texts), 384), dtype=np.float32)
@@ -162,6 +164,14 @@ class WordEmbedder:
             for word in text.split():
                 vectors[row, zlib.crc32(word.encode()) % 384] += 1
         return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
+
+    def embed_parts(
+        self, texts: Sequence[str], parts: Sequence[Sequence[tuple[int, int]]]
+    ) -> list[npt.NDArray[np.float32]]:
+        return [self.embed([text[slice(*span)] for span in spans]) for text, spans in zip(texts, parts, strict=True)]
+
+    def reads(self, text: str) -> bool:
+        return True
 
     def count_tokens(self, text: str) -> int:
         return len(text.split())

@@ -9,6 +9,7 @@ import pytest
 from contracts import CheckResult, Document, DocumentStatus, Finding, ReadMethod, Verdict
 from retrieval.documents import DocumentLibrary
 from retrieval.errors import DocumentError, IndexFailure
+from retrieval.vectors import row_ids
 from tests.retrieval.conftest import Bench
 from tests.retrieval.pdfs import pdf_of, scan_of, yellow_box
 
@@ -18,7 +19,7 @@ LONG_NOTE = "\n\n".join(VISIT.format(n) * 8 for n in range(40))
 
 
 def assert_consistent(bench: Bench, patient_id: str = "anna") -> None:
-    assert bench.index.ids(patient_id) == {passage.id for passage in bench.store.list_passages(patient_id)}
+    assert bench.index.ids(patient_id) == row_ids(bench.store.list_passages(patient_id))
 
 
 def test_document_becomes_ready_and_can_be_asked(bench: Bench) -> None:
@@ -156,7 +157,7 @@ def test_deleted_document_leaves_neither_words_nor_vectors(bench: Bench) -> None
 def test_repair_finishes_what_was_cut_off(bench: Bench) -> None:
     queued = bench.library.add("anna", "queued.txt", NOTE.encode())
     indexing = bench.ready("anna", "indexing.txt", NOTE + "indexing")
-    bench.index.delete("anna", [f"{indexing.id}:00000"])
+    bench.index.delete("anna", [f"{indexing.id}:00000#0"])
     bench.store.set_document_status(indexing.id, DocumentStatus.INDEXING)
     deleting = bench.ready("anna", "deleting.txt", NOTE + "deleting")
     bench.store.set_document_status(deleting.id, DocumentStatus.DELETING)
@@ -179,7 +180,7 @@ def test_repair_finishes_what_was_cut_off(bench: Bench) -> None:
 def test_repair_rebuilds_what_differs_and_removes_orphans(bench: Bench) -> None:
     document = bench.ready("anna", "note.txt", NOTE)
     bench.ready("bert", "note.txt", NOTE)
-    bench.index.delete("anna", [f"{document.id}:00000"])
+    bench.index.delete("anna", [f"{document.id}:00000#0"])
     bench.store.documents = {key: d for key, d in bench.store.documents.items() if d.patient_id != "bert"}
     report = bench.library.repair()
     assert report.rebuilt_patients == 1
