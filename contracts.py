@@ -212,13 +212,15 @@ class PageFacts:
 @dataclass(frozen=True, slots=True)
 class Page:
     """One page of a document. number counts from 1; confidence is 0..1 (1.0 for the file's own text). lines: where a
-    recognised page's lines stand; a page with text of its own is asked when it is drawn."""
+    recognised page's lines stand; a page with text of its own is asked when it is drawn. rotation: by how many degrees,
+    clockwise, a recognised page had to be turned to stand upright: 0, 90, 180 or 270."""
 
     number: int
     text: str
     method: ReadMethod = ReadMethod.TEXT
     confidence: float = 1.0
     lines: tuple[LineBox, ...] = ()
+    rotation: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,13 +241,28 @@ class Passage:
 class DocumentStatus(StrEnum):
     QUEUED = "queued"  # bytes stored, not read yet
     READING = "reading"
-    INDEXING = "indexing"  # pages and passages stored, vectors being made
+    INDEXING = "indexing"  # pages and passages stored and searched by words, vectors being made
     RECOGNISING = "recognising"  # searched already, while pages that are images are still being recognised
     UNCONFIRMED = "unconfirmed"  # it names another patient; not searched until a person says that it belongs here
     READY = "ready"
     REPLACED = "replaced"  # an older version of a name: kept, restorable, not searched
     FAILED = "failed"  # `error` says why, in a sentence for the clinician
     DELETING = "deleting"  # vectors and rows are on their way out; finished at the next start if interrupted
+
+    @property
+    def is_searched(self) -> bool:
+        """Whether questions are answered from what has been read of the document so far."""
+        return self in (DocumentStatus.INDEXING, DocumentStatus.RECOGNISING, DocumentStatus.READY)
+
+    @property
+    def is_unfinished(self) -> bool:
+        """Whether reading goes on, or must go on after a kill."""
+        return self in (
+            DocumentStatus.QUEUED,
+            DocumentStatus.READING,
+            DocumentStatus.INDEXING,
+            DocumentStatus.RECOGNISING,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -588,7 +605,6 @@ class PageBatch:
     pages: Sequence[Page]
     passages: Sequence[Passage] = ()
     findings: Mapping[int, Sequence[Finding]] = field(default_factory=dict)
-    facts: Mapping[int, PageFacts] = field(default_factory=dict)
     warnings: Sequence[str] = ()
 
 
@@ -612,8 +628,12 @@ class DocumentStore(Protocol):
         ...
 
     def save_pages(self, document_id: str, batch: PageBatch) -> None:
-        """Puts pages in with their passages, findings and facts, each in the place of what was read of it before, and
-        the document's counts with them; one transaction. Does not touch the status."""
+        """Puts pages in with their passages and findings, each in the place of what was read of it before, and the
+        document's counts with them; one transaction. Does not touch the status."""
+        ...
+
+    def save_page_facts(self, document_id: str, facts: Mapping[int, PageFacts]) -> None:
+        """Keeps what was noticed on pages that are there, by number."""
         ...
 
     def get_page_facts(self, document_id: str) -> dict[int, PageFacts]:
@@ -627,7 +647,7 @@ class DocumentStore(Protocol):
     def set_document_status(self, document_id: str, status: DocumentStatus, error: str = "") -> None: ...
 
     def list_passages(self, patient_id: str, document_ids: Sequence[str] | None = None) -> list[Passage]:
-        """Passages of READY and RECOGNISING documents in reading order: document by time added, page, start."""
+        """Passages of the documents that are searched, in reading order: document by time added, page, start."""
         ...
 
     def list_document_passages(self, document_id: str) -> list[Passage]:

@@ -79,7 +79,8 @@ def _read_file(path: Path) -> bytes:
 
 
 def _parse_file(name: str, data: bytes) -> ParsedDocument:
-    from retrieval.parsers import DocumentError, parse
+    from retrieval.errors import DocumentError
+    from retrieval.parsers import parse
 
     try:
         return parse(data, name)

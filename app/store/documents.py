@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
-from sqlalchemy import ColumnElement, Connection, Row, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, bindparam, delete, func, insert, select, update
 
 from app.errors import InputError, StorageError
 from app.store.database import Database, new_id, now
 from app.store.erasure import erase_from_turns
-from app.store.page_rows import facts_from_row, page_from_row, page_to_row
+from app.store.page_rows import facts_from_row, facts_to_json, page_from_row, page_to_row
 from app.store.rows import finding_from_row, finding_to_row, from_row
 from app.store.tables import deleted_documents, document_files, document_findings, documents, pages, passages, patients
 from contracts import Document, DocumentStatus, Finding, Page, PageBatch, PageFacts, Passage, ReadMethod
 
 GONE = "That document is no longer there; upload it again if it is still needed."
-_SEARCHED = (DocumentStatus.READY.value, DocumentStatus.RECOGNISING.value)
+_SEARCHED = [status.value for status in DocumentStatus if status.is_searched]
 
 
 class Documents(Database):
@@ -84,6 +84,15 @@ class Documents(Database):
         with self.reading() as connection:
             return {row.number: facts_from_row(row.number, row.facts) for row in connection.execute(query)}
 
+    def save_page_facts(self, document_id: str, facts: Mapping[int, PageFacts]) -> None:
+        """Keeps what was noticed on pages that are there, by number."""
+        rows = [{"of_page": number, "new": facts_to_json(noticed)} for number, noticed in facts.items()]
+        if not rows:
+            return
+        is_page = (pages.c.document_id == document_id) & (pages.c.number == bindparam("of_page"))
+        with self.writing() as connection:
+            connection.execute(update(pages).where(is_page).values(facts=bindparam("new")), rows)
+
     def clear_pages(self, document_id: str) -> None:
         """Removes the pages of a document with their passages, findings and facts."""
         with self.writing() as connection:
@@ -91,8 +100,8 @@ class Documents(Database):
             _write_counts(connection, document_id, num_pages=0, parser="", warnings=[])
 
     def save_pages(self, document_id: str, batch: PageBatch) -> None:
-        """Puts pages in with their passages, findings and facts, each in the place of what was read of it before, and
-        the document's counts with them; one transaction. Does not touch the status. Raises StorageError if the
+        """Puts pages in with their passages and findings, each in the place of what was read of it before, and the
+        document's counts with them; one transaction. Does not touch the status. Raises StorageError if the
         document was deleted meanwhile, ValueError for a passage that is not its page's text[start:end]."""
         _require_verbatim(batch)
         with self.writing() as connection:
@@ -123,7 +132,7 @@ class Documents(Database):
             )
 
     def list_passages(self, patient_id: str, document_ids: Sequence[str] | None = None) -> list[Passage]:
-        """Passages of READY and RECOGNISING documents in reading order: document by time added, page, start."""
+        """Passages of the documents that are searched, in reading order: document by time added, page, start."""
         where = (documents.c.patient_id == patient_id) & documents.c.status.in_(_SEARCHED)
         if document_ids is not None:
             where &= documents.c.id.in_(document_ids)
@@ -187,9 +196,7 @@ def _replace_pages(connection: Connection, document_id: str, batch: PageBatch) -
     numbers = [page.number for page in batch.pages]
     # Passages and findings go with them.
     connection.execute(delete(pages).where(pages.c.document_id == document_id, pages.c.number.in_(numbers)))
-    page_rows = [
-        {"document_id": document_id, **page_to_row(page, batch.facts.get(page.number))} for page in batch.pages
-    ]
+    page_rows = [{"document_id": document_id, **page_to_row(page)} for page in batch.pages]
     columns = ("id", "page", "start", "end", "confidence")
     passage_rows = [
         {name: getattr(passage, name) for name in columns}

@@ -12,20 +12,20 @@ from contracts import Fact, FactKind, LineBox, Page, PageFacts, ReadMethod, Sect
 _LINE_FIELDS = ("start", "end", "left", "top", "right", "bottom", "confidence")
 
 
-def page_to_row(page: Page, facts: PageFacts | None) -> dict[str, Any]:
+def page_to_row(page: Page) -> dict[str, Any]:
     return {
         "number": page.number,
         "text": page.text,
         "method": page.method.value,
         "confidence": page.confidence,
-        "lines": [[getattr(line, name) for name in _LINE_FIELDS] for line in page.lines] or None,
-        "facts": _facts_to_json(facts) if facts else None,
+        "lines": _lines_to_json(page) if page.lines else None,
     }
 
 
 def page_from_row(row: Row) -> Page:
-    lines = tuple(LineBox(*values) for values in row.lines or ())
-    return Page(row.number, row.text, ReadMethod(row.method), row.confidence, lines)
+    stored = row.lines or {"rotation": 0, "boxes": []}
+    lines = tuple(LineBox(*values) for values in stored["boxes"])
+    return Page(row.number, row.text, ReadMethod(row.method), row.confidence, lines, stored["rotation"])
 
 
 def facts_from_row(page: int, value: dict[str, Any] | None) -> PageFacts:
@@ -37,7 +37,12 @@ def facts_from_row(page: int, value: dict[str, Any] | None) -> PageFacts:
     return PageFacts(page, tuple(sections), tuple(facts))
 
 
-def _facts_to_json(facts: PageFacts) -> dict[str, Any]:
+def _lines_to_json(page: Page) -> dict[str, Any]:
+    boxes = [[getattr(line, name) for name in _LINE_FIELDS] for line in page.lines]
+    return {"rotation": page.rotation, "boxes": boxes}
+
+
+def facts_to_json(facts: PageFacts) -> dict[str, Any]:
     return {
         "sections": [_without_page(asdict(section)) for section in facts.sections],
         "facts": [_without_page(asdict(fact)) for fact in facts.facts],

@@ -15,7 +15,9 @@ from contracts import Fact, FactKind, Page, PageFacts
 from retrieval.reading.dates import find_dates
 from retrieval.reading.sections import find_sections
 
-_NAME_LABELS = r"patient(?:['’]s)?(?: name)?|name of patient|name|pt(?:\.| name)|病人姓名|患者姓名|姓\s?名|患者"
+_NAME_LABELS = (
+    r"patient(?:['’]s)?(?: name)?|name of patient|(?<=\n)name|^name|pt(?:\.| name)|病人姓名|患者姓名|姓\s?名|患者"
+)
 _BIRTH_LABELS = r"date of birth|birth ?date|d\.?o\.?b\.?|born(?: on)?|出生日期|出生年月|生日"
 _NUMBER_LABELS = (
     r"m\.?r\.?n\.?|medical record (?:number|no\.?|#)|record (?:number|no\.?)|hospital (?:number|no\.?)"
@@ -59,7 +61,8 @@ _DATED = {
     FactKind.NOTE_DATE: re.compile(rf"(?<![\w])(?i:{_DATE_LABELS}){_LABEL_END}"),
 }
 _NOT_A_NAME = re.compile(
-    r"(?i)\b(?:date|dob|sex|male|female|mrn|age|name|number|record|education|presents|reports|unknown|note|position|id)\b"
+    r"(?i)\b(?:date|dob|sex|male|female|mrn|age|name|number|record|education|presents|reports|unknown|note|position|id"
+    r"|denies|states|has|had|was|is|with|who|seen|admitted|complains|history)\b"
 )
 _MIN_COPIED_CHARS = 120  # shorter sentences are written anew in the same words ("No acute distress.")
 _EDGE_LINES = 3  # a running header or footer stands in the first or last lines of a page

@@ -158,7 +158,8 @@ def test_a_page_read_again_replaces_what_was_read_of_it_and_no_other(store: Stor
     section = SectionSpan(SectionKind.ALLERGIES, "new", 1, 0, 3, 0, 3, "2024-03-05")
     facts = PageFacts(1, (section,), (Fact(FactKind.AUTHOR, "new", 1, 0, 3),))
     again = Page(1, "new", ReadMethod.OCR, 0.97, (line,))
-    store.save_pages(document.id, PageBatch(4, "pypdfium2 6", [again], facts={1: facts}, warnings=["Look."]))
+    store.save_pages(document.id, PageBatch(4, "pypdfium2 6", [again], warnings=["Look."]))
+    store.save_page_facts(document.id, {1: facts})
     assert store.get_pages(document.id)[0] == again
     assert [page.text for page in store.get_pages(document.id)] == ["new", "scanned words", ""]
     assert [passage.text for passage in store.list_document_passages(document.id)] == ["scanned"]

@@ -6,7 +6,7 @@ import hashlib
 import pickle
 import threading
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -82,12 +82,9 @@ class MemoryStore:
             others = [passage for passage in self.passages.get(document_id, []) if passage.page not in numbers]
             self.passages[document_id] = sorted([*others, *batch.passages], key=lambda p: (p.page, p.start))
             findings = self.findings.setdefault(document_id, {})
-            facts = self.facts.setdefault(document_id, {})
             for number in numbers:
                 findings.pop(number, None)
-                facts.pop(number, None)
             findings.update({number: list(found) for number, found in batch.findings.items()})
-            facts.update(batch.facts)
             self._count(document_id, batch.num_pages, batch.parser, batch.warnings)
 
     def _count(self, document_id: str, num_pages: int, parser: str, warnings: Sequence[str]) -> None:
@@ -101,6 +98,9 @@ class MemoryStore:
             parser=parser,
             warnings=tuple(warnings),
         )
+
+    def save_page_facts(self, document_id: str, facts: Mapping[int, PageFacts]) -> None:
+        self.facts.setdefault(document_id, {}).update(facts)
 
     def get_page_facts(self, document_id: str) -> dict[int, PageFacts]:
         return dict(self.facts.get(document_id, {}))
@@ -116,8 +116,7 @@ class MemoryStore:
         return [
             passage
             for document in self.list_documents(patient_id)
-            if document.status in (DocumentStatus.READY, DocumentStatus.RECOGNISING)
-            and (document_ids is None or document.id in document_ids)
+            if document.status.is_searched and (document_ids is None or document.id in document_ids)
             for passage in self.passages.get(document.id, [])
         ]
 

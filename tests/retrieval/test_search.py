@@ -70,7 +70,7 @@ def test_chinese_is_found_by_words(bench: Bench) -> None:
 
 def test_unready_and_deleted_documents_are_not_found(ward: Bench) -> None:
     document = next(d for d in ward.store.list_documents("anna") if d.name == "cardiology.txt")
-    ward.store.set_document_status(document.id, DocumentStatus.INDEXING)
+    ward.store.set_document_status(document.id, DocumentStatus.UNCONFIRMED)
     assert "Apixaban" not in best(ward, "apixaban")
     ward.store.set_document_status(document.id, DocumentStatus.READY)
     assert "Apixaban" in best(ward, "apixaban")
@@ -90,6 +90,7 @@ def test_document_read_again_is_searched_anew(ward: Bench) -> None:
     document = next(d for d in ward.store.list_documents("anna") if d.name == "cardiology.txt")
     assert best(ward, "apixaban")
     ward.store.files[document.id] = CARDIOLOGY.replace("Apixaban", "Edoxaban").encode()
+    ward.store.clear_pages(document.id)
     ward.store.set_document_status(document.id, DocumentStatus.QUEUED)
     ward.library.ingest(document.id)
     assert "Edoxaban" in best(ward, "edoxaban")
