@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from datetime import date
 from enum import StrEnum
 from typing import Any, Protocol
 
@@ -50,6 +51,8 @@ class Patient:
     """What is known of a patient; every field is optional. None means not known, never "no"."""
 
     name: str | None = None
+    birth_date: str | None = None  # ISO 8601
+    record_number: str | None = None
     age_years: float | None = None
     sex: str | None = None
     weight_kg: float | None = None
@@ -72,6 +75,11 @@ class Patient:
                 raise PatientError(f"{name} must be a number in {unit}, not {value!r}.")
             if not low <= value <= high:
                 raise PatientError(f"{name} is {value:g}; it must lie between {low:g} and {high:g} {unit}.")
+        for name in ("name", "birth_date", "record_number"):
+            if not isinstance(getattr(self, name), str | None):
+                raise PatientError(f"{name} must be a text, not {getattr(self, name)!r}.")
+        if self.birth_date is not None and not _is_date(self.birth_date):
+            raise PatientError(f"birth_date is {self.birth_date!r}; write it as year-month-day, such as 1958-04-30.")
         if self.sex is not None and self.sex not in SEXES:
             raise PatientError(f"sex is {self.sex!r}; use one of {', '.join(SEXES)}.")
         if self.sex == "male" and self.pregnant:
@@ -95,6 +103,13 @@ class Patient:
         return cls(**values)
 
 
+def _is_date(text: str) -> bool:
+    try:
+        return date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        return False
+
+
 # --- documents --------------------------------------------------------------------------------------------------
 
 
@@ -104,16 +119,108 @@ class ReadMethod(StrEnum):
     TEXT = "text"  # the file's own text
     OCR = "ocr"  # recognised from an image
     EMPTY = "empty"  # nothing could be read: the page counts as unreadable
+    PENDING = "pending"  # an image that is still to be recognised; becomes OCR or EMPTY
+
+
+@dataclass(frozen=True, slots=True)
+class LineBox:
+    """Where a recognised line stands: text[start:end] of its page, in a box given as shares (0..1) of the upright page
+    as it is drawn, x to the right, y downwards. confidence 0..1 is the recogniser's own."""
+
+    start: int
+    end: int
+    left: float
+    top: float
+    right: float
+    bottom: float
+    confidence: float = 1.0
+
+
+class FactKind(StrEnum):
+    """What a stretch of a page tells about the document, beside its content."""
+
+    PATIENT_NAME = "patient_name"
+    BIRTH_DATE = "birth_date"  # value: ISO 8601 date
+    RECORD_NUMBER = "record_number"
+    NOTE_DATE = "note_date"  # when the note was written or the visit was; value: ISO 8601 date
+    AUTHOR = "author"
+    NOTE_TYPE = "note_type"  # value: the title as printed
+    REPEATED = "repeated"  # a running header or footer: marked, never removed
+    COPIED = "copied"  # a paragraph carried forward word for word; value: "page N", where it stood first
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """Something read on a page, with the words it was read from: text[start:end] of that page."""
+
+    kind: FactKind
+    value: str
+    page: int
+    start: int
+    end: int
+
+
+class SectionKind(StrEnum):
+    """What a section of a record is about, by its heading."""
+
+    MEDICATIONS = "medications"
+    ALLERGIES = "allergies"
+    PROBLEMS = "problems"
+    LABS = "labs"
+    VITALS = "vitals"
+    IMAGING = "imaging"
+    PROCEDURES = "procedures"
+    IMMUNIZATIONS = "immunizations"
+    ENCOUNTERS = "encounters"
+    HISTORY = "history"
+    FAMILY_HISTORY = "family_history"
+    SOCIAL_HISTORY = "social_history"
+    SUBJECTIVE = "subjective"
+    OBJECTIVE = "objective"
+    ASSESSMENT = "assessment"
+    PLAN = "plan"
+    OTHER = "other"
+
+
+@dataclass(frozen=True, slots=True)
+class SectionSpan:
+    """A section's part on one page: text[start:end] with its heading, which stands at text[title_start:title_end].
+
+    A section that goes on over a page break has a span on each page; on the later ones title_start == title_end ==
+    start and `title` repeats the heading. date: the ISO 8601 date that heading or note gives for it, "" for none.
+    """
+
+    kind: SectionKind
+    title: str
+    page: int
+    start: int
+    end: int
+    title_start: int
+    title_end: int
+    date: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PageFacts:
+    """What was noticed on one page: sections in reading order, covering the page without gaps from the first on."""
+
+    page: int
+    sections: tuple[SectionSpan, ...] = ()
+    facts: tuple[Fact, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """One page of a document. number counts from 1; confidence is 0..1 (1.0 for the file's own text)."""
+    """One page of a document. number counts from 1; confidence is 0..1 (1.0 for the file's own text). lines: where a
+    recognised page's lines stand; a page with text of its own is asked when it is drawn. rotation: by how many degrees,
+    clockwise, a recognised page had to be turned to stand upright: 0, 90, 180 or 270."""
 
     number: int
     text: str
     method: ReadMethod = ReadMethod.TEXT
     confidence: float = 1.0
+    lines: tuple[LineBox, ...] = ()
+    rotation: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,10 +241,28 @@ class Passage:
 class DocumentStatus(StrEnum):
     QUEUED = "queued"  # bytes stored, not read yet
     READING = "reading"
-    INDEXING = "indexing"  # pages and passages stored, vectors being made
+    INDEXING = "indexing"  # pages and passages stored and searched by words, vectors being made
+    RECOGNISING = "recognising"  # searched already, while pages that are images are still being recognised
+    UNCONFIRMED = "unconfirmed"  # it names another patient; not searched until a person says that it belongs here
     READY = "ready"
+    REPLACED = "replaced"  # an older version of a name: kept, restorable, not searched
     FAILED = "failed"  # `error` says why, in a sentence for the clinician
     DELETING = "deleting"  # vectors and rows are on their way out; finished at the next start if interrupted
+
+    @property
+    def is_searched(self) -> bool:
+        """Whether questions are answered from what has been read of the document so far."""
+        return self in (DocumentStatus.INDEXING, DocumentStatus.RECOGNISING, DocumentStatus.READY)
+
+    @property
+    def is_unfinished(self) -> bool:
+        """Whether reading goes on, or must go on after a kill."""
+        return self in (
+            DocumentStatus.QUEUED,
+            DocumentStatus.READING,
+            DocumentStatus.INDEXING,
+            DocumentStatus.RECOGNISING,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,8 +278,11 @@ class Document:
     num_pages: int = 0
     num_pages_ocr: int = 0
     num_pages_empty: int = 0
+    num_pages_pending: int = 0  # images still to be recognised
     parser: str = ""  # parser and version, e.g. "pypdfium2 5.15.2"
     added_at: str = ""  # ISO 8601, UTC
+    is_confirmed: bool = False  # a person said that it belongs to this patient, whatever name stands in it
+    warnings: tuple[str, ...] = ()  # sentences on what was left out or read with doubt
 
 
 # --- safety -----------------------------------------------------------------------------------------------------
@@ -468,6 +596,18 @@ class SafetyChecker(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class PageBatch:
+    """Some pages of a document as they were read. num_pages is that of the whole document."""
+
+    num_pages: int
+    parser: str
+    pages: Sequence[Page]
+    passages: Sequence[Passage] = ()
+    findings: Mapping[int, Sequence[Finding]] = field(default_factory=dict)
+    warnings: Sequence[str] = ()
+
+
 class DocumentStore(Protocol):
     """Where documents, their pages and passages rest. Each call is one transaction, durable on return."""
 
@@ -483,21 +623,31 @@ class DocumentStore(Protocol):
 
     def get_pages(self, document_id: str) -> list[Page]: ...
 
-    def save_pages(
-        self,
-        document_id: str,
-        pages: Sequence[Page],
-        passages: Sequence[Passage],
-        findings: Mapping[int, Sequence[Finding]],
-        parser: str,
-    ) -> None:
-        """Replaces pages, passages and per-page findings in one transaction and sets INDEXING."""
+    def clear_pages(self, document_id: str) -> None:
+        """Removes the pages of a document with their passages, findings and facts."""
+        ...
+
+    def save_pages(self, document_id: str, batch: PageBatch) -> None:
+        """Puts pages in with their passages and findings, each in the place of what was read of it before, and the
+        document's counts with them; one transaction. Does not touch the status."""
+        ...
+
+    def save_page_facts(self, document_id: str, facts: Mapping[int, PageFacts]) -> None:
+        """Keeps what was noticed on pages that are there, by number."""
+        ...
+
+    def get_page_facts(self, document_id: str) -> dict[int, PageFacts]:
+        """Page number -> what was noticed on that page."""
+        ...
+
+    def confirm_document(self, document_id: str) -> None:
+        """Keeps that a person said that the document belongs to its patient."""
         ...
 
     def set_document_status(self, document_id: str, status: DocumentStatus, error: str = "") -> None: ...
 
     def list_passages(self, patient_id: str, document_ids: Sequence[str] | None = None) -> list[Passage]:
-        """Passages of READY documents in reading order: document by time added, then page, then start."""
+        """Passages of the documents that are searched, in reading order: document by time added, page, start."""
         ...
 
     def list_document_passages(self, document_id: str) -> list[Passage]:
@@ -514,4 +664,4 @@ class DocumentStore(Protocol):
 
 
 ProgressCallback = Callable[[str, int, int], None]
-"""(step, done, total): step is "reading" or "indexing"; done and total count pages, then passages."""
+"""(step, done, total): step is "reading", "indexing" or "recognising"; done and total count pages, passages, images."""

@@ -79,7 +79,8 @@ def _read_file(path: Path) -> bytes:
 
 
 def _parse_file(name: str, data: bytes) -> ParsedDocument:
-    from retrieval.parsers import DocumentError, parse
+    from retrieval.errors import DocumentError
+    from retrieval.parsers import parse
 
     try:
         return parse(data, name)
@@ -291,8 +292,9 @@ def search(
 ) -> None:
     """Ranks the passages of a benchmark folder."""
     from retrieval.benchmark import run_search
+    from retrieval.embedding import MiniLMEmbedder
 
-    run_search(docs, queries, k, output)
+    run_search(docs, queries, k, output, MiniLMEmbedder())
 
 
 @app.command()

@@ -74,6 +74,9 @@ class Settings:
     prepared_mb: int = 4096  # of disk for prepared records, all patients together; 0: none are prepared
     threads: int = 0  # compute threads of the model and the embedder; 0: one per core, or fewer where that is faster
     max_upload_mb: int = 50
+    readers: int = 2  # documents that are read side by side
+    reader_mb: int = 2048  # memory of each process that reads a document; one that needs more is ended
+    retention_days: int = 0  # after which a document is removed; 0: documents are kept until somebody deletes them
     max_answer_tokens: int = 512
     max_answer_seconds: int = 0  # how long an answer may take, waiting included; 0: as long as it takes
     temperature: float = 0.0  # 0 is greedy: the same question gives the same answer
@@ -90,6 +93,9 @@ class Settings:
             "server_context": (0, 10_000_000),
             "prepared_mb": (0, 10_000_000),
             "max_upload_mb": (1, 2000),
+            "readers": (1, 16),
+            "reader_mb": (1024, 65_536),
+            "retention_days": (0, 36_500),
             "max_answer_tokens": (16, 16384),
             "max_answer_seconds": (0, 86_400),
             "temperature": (0, 2),

@@ -6,7 +6,7 @@
     └── StorageError       the database or the disk refused a write (shell: exit 1)
 
 The layers below raise their own, which the pages and the shell show in the same way: `contracts.PatientError`,
-`contracts.ContextLengthError`, `retrieval.parsers.DocumentError`, `model.checkpoint.CheckpointError`,
+`contracts.ContextLengthError`, `retrieval.errors.DocumentError`, `model.checkpoint.CheckpointError`,
 `safety.rule.RuleError`.
 """
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import random
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -32,11 +33,28 @@ REGENERATE_TEMPERATURE = 0.7  # greedy decoding would give the same words again
 
 @dataclass(frozen=True, slots=True)
 class IngestProgress:
-    """step is "waiting", "reading" or "indexing"; done and total count pages, then passages."""
+    """step is "waiting", "reading", "indexing" or "recognising"; done and total count files before it, pages, passages
+    and pictures. seconds_left: of the step, by its own pace so far; None while that cannot be told."""
 
     step: str
     done: int = 0
     total: int = 0
+    seconds_left: float | None = None
+
+
+class _Pace:
+    """How long a step still takes, by how it went since it began."""
+
+    def __init__(self) -> None:
+        self._step, self._first, self._started = "", 0, 0.0
+
+    def progress(self, step: str, done: int, total: int) -> IngestProgress:
+        now = time.monotonic()
+        if step != self._step:
+            self._step, self._first, self._started = step, done, now
+        num_done = done - self._first
+        left = (now - self._started) / num_done * (total - done) if num_done > 0 else None
+        return IngestProgress(step, done, total, left)
 
 
 class _TurnJob:
@@ -56,19 +74,25 @@ class Jobs:
         library: DocumentLibrary,
         params: SamplingParams,
         prepared: PreparedRecords | None = None,
+        num_readers: int = 1,
     ) -> None:
+        """num_readers: documents that are read side by side."""
         self._store = store
         self._conversation = conversation
         self._library = library
         self._params = params
         self._lock = threading.Lock()
         self._turns: dict[str, _TurnJob] = {}  # by conversation
-        self._ingests: dict[str, IngestProgress] = {}  # by document
+        self._ingests: dict[str, IngestProgress] = {}  # by document, in the order in which they came
         self._cancels: dict[str, threading.Event] = {}
         self._queue: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._is_closing = False
-        self._worker = threading.Thread(target=self._work_through_queue, name="ingest", daemon=True)
-        self._worker.start()
+        self._workers = [
+            threading.Thread(target=self._work_through_queue, name=f"ingest-{number}", daemon=True)
+            for number in range(num_readers)
+        ]
+        for worker in self._workers:
+            worker.start()
         self._prepared = prepared
         self._to_prepare: dict[str, None] = {}  # patients, the latest last
         self._busy = threading.Event()  # while an answer or a document is under way
@@ -181,7 +205,7 @@ class Jobs:
     # --- documents ----------------------------------------------------------------------------------------------
 
     def ingest(self, document_id: str) -> None:
-        """Queues a stored document for reading and indexing; one at a time, so that memory stays bounded."""
+        """Queues a stored document for reading and indexing; a few at a time, so that memory stays bounded."""
         with self._lock:
             if document_id in self._ingests:
                 return
@@ -191,11 +215,15 @@ class Jobs:
         self._queue.put(lambda: self._ingest(document_id))
 
     def ingest_progress(self, document_id: str) -> IngestProgress | None:
-        """How far a document has come; None once it is ready, failed or cancelled."""
-        return self._ingests.get(document_id)
+        """How far a document has come; None once it is ready, failed, cancelled or waits for a person."""
+        with self._lock:
+            progress = self._ingests.get(document_id)
+            if progress is None or progress.step != "waiting":
+                return progress
+            return IngestProgress("waiting", list(self._ingests).index(document_id), len(self._ingests))
 
     def cancel_ingest(self, document_id: str) -> None:
-        """Cancels the reading of a document; it is removed wholly."""
+        """Cancels the reading of a document, begun or not; it is removed wholly."""
         if cancel := self._cancels.get(document_id):
             cancel.set()
 
@@ -204,13 +232,16 @@ class Jobs:
         self._queue.put(task)
 
     def close(self) -> None:
-        """Stops the answers, waits for the document being read, and leaves the queue for the next start's repair."""
+        """Stops the answers and the reading, and leaves what is unfinished for the next start, which goes on there."""
         self._is_closing = True
+        self._library.interrupt()
         for job in list(self._turns.values()):
             job.cancel.set()
             job.done.wait()
-        self._queue.put(lambda: None)
-        self._worker.join()
+        for _ in self._workers:
+            self._queue.put(lambda: None)
+        for worker in self._workers:
+            worker.join()
         if self._prepared:
             with self._idle:
                 self._busy.set()
@@ -218,8 +249,10 @@ class Jobs:
             self._preparer.join()
 
     def _ingest(self, document_id: str) -> None:
+        pace = _Pace()
+
         def report(step: str, done: int, total: int) -> None:
-            self._ingests[document_id] = IngestProgress(step, done, total)
+            self._ingests[document_id] = pace.progress(step, done, total)
 
         try:
             document = self._library.ingest(document_id, report, self._cancels[document_id])

@@ -9,6 +9,8 @@ import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -21,7 +23,7 @@ from app.jobs import Jobs
 from app.prepared_records import FOLDER, PreparedRecords, remove_prepared
 from app.remote_generator import RemoteGenerator
 from app.store import Store
-from contracts import Generator, LoadCancelled, LoadProgress
+from contracts import Generator, LoadCancelled, LoadProgress, Patient
 from model.generator import LocalGenerator
 from model.kernels.expert_cache import ExpertCounts
 from model.request import HasEngineLoad
@@ -29,6 +31,7 @@ from model.router_health import RouterState
 from retrieval.documents import DocumentLibrary
 from retrieval.embedding import MiniLMEmbedder
 from retrieval.index import VectorIndex
+from retrieval.reading.process import Limits, Readers
 from retrieval.search import HybridRetriever
 from safety.checker import RuleSafetyChecker
 
@@ -74,7 +77,8 @@ class Services:
 
     def _prepare(self) -> None:
         try:
-            self.library.repair()
+            self.library.repair(resume=self.jobs.ingest)
+            self.erase_expired()
             if self.settings.is_demo:
                 self._preparing = SEEDING
                 seed_demo(self)
@@ -83,6 +87,16 @@ class Services:
             # never become garbage, that held the interpreter for most of every second and starved the worker.
             gc.freeze()
             self._preparing = ""
+
+    def erase_expired(self) -> None:
+        """Removes the documents whose retention period is over."""
+        if not self.settings.retention_days:
+            return
+        oldest = datetime.now(UTC) - timedelta(days=self.settings.retention_days)
+        for document in self.store.list_documents():
+            if datetime.fromisoformat(document.added_at) < oldest:
+                self.library.delete(document.id)
+                _LOG.info("document %s was removed: its retention period is over", document.id)
 
     def delete_patient(self, patient_id: str) -> None:
         """Removes a patient with every document, vector, conversation and finding; answers under way are stopped."""
@@ -94,6 +108,7 @@ class Services:
     def close(self) -> None:
         """Gives the data folder back."""
         self.jobs.close()
+        self.library.close()
         self._index.close()
         self.store.close()
         self._lock.release()
@@ -172,7 +187,7 @@ def _compose(
     settings: Settings, store: Store, generator: Generator, safety: RuleSafetyChecker, lock: FileLock
 ) -> Services:
     embedder = MiniLMEmbedder(threads=_count_threads(settings))
-    index = VectorIndex(settings.data_dir / "vectors")
+    index = VectorIndex(settings.data_dir / "vectors", embedder.identity)
     retriever = HybridRetriever(store, index, embedder)
     max_bytes = settings.max_upload_mb * 1024 * 1024
     prepared = _open_prepared(settings, store, generator)
@@ -184,10 +199,17 @@ def _compose(
         max_bytes,
         before_delete=prepared.erase if prepared else None,
         on_delete=retriever.forget,
+        readers=Readers(Limits(memory_mb=settings.reader_mb)),
+        get_patient=partial(_get_patient, store),
     )
     conversation = Conversation(store, retriever, generator, safety, settings.constrain_citations, prepared)
-    jobs = Jobs(store, conversation, library, settings.sampling, prepared)
+    jobs = Jobs(store, conversation, library, settings.sampling, prepared, settings.readers)
     return Services(settings, store, library, generator, safety, retriever, conversation, jobs, index, lock)
+
+
+def _get_patient(store: Store, patient_id: str) -> Patient | None:
+    record = store.get_patient(patient_id)
+    return record.patient if record else None
 
 
 def _open_prepared(settings: Settings, store: Store, generator: Generator) -> PreparedRecords | None:

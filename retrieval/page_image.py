@@ -1,7 +1,7 @@
 """A page of any document as an image, with the quoted words marked.
 
-PDF pages are drawn as they are; every other format is typeset from its text on a plain sheet. Fonts of the system are
-used where they are found (DejaVu, Noto CJK), Pillow's own otherwise.
+Pages of PDFs and pictures are drawn as they are, by a reading process; every other format is typeset from its text on a
+plain sheet. Fonts of the system are used where they are found (DejaVu, Noto CJK), Pillow's own otherwise.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from contracts import Page
-from retrieval import pdf
 from retrieval.headings import is_heading
 from retrieval.highlight import paint
-from retrieval.parsers import PDF
+from retrieval.reading.formats import FORMATS
+from retrieval.reading.process import Readers
 
 WIDTH = 1000
 MARGIN = 72
@@ -49,12 +49,17 @@ class _Glyph:
 
 
 def render(
-    media_type: str, data: bytes, pages: Sequence[Page], page_number: int, highlights: Sequence[tuple[int, int]]
+    readers: Readers,
+    media_type: str,
+    data: bytes,
+    pages: Sequence[Page],
+    page_number: int,
+    highlights: Sequence[tuple[int, int]],
 ) -> bytes:
     """PNG of a page, counted from 1. highlights are ranges of Page.text; what lies outside the text is ignored."""
-    if media_type == PDF:
-        return pdf.render_page(data, page_number, highlights)
     page = next(page for page in pages if page.number == page_number)
+    if FORMATS[media_type].count_pages:
+        return readers.render(data, media_type, page, highlights)
     return _typeset(page, len(pages), highlights)
 
 

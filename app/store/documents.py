@@ -7,16 +7,18 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
-from sqlalchemy import ColumnElement, Connection, Row, delete, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, bindparam, delete, func, insert, select, update
 
 from app.errors import InputError, StorageError
 from app.store.database import Database, new_id, now
 from app.store.erasure import erase_from_turns
+from app.store.page_rows import facts_from_row, facts_to_json, page_from_row, page_to_row
 from app.store.rows import finding_from_row, finding_to_row, from_row
 from app.store.tables import deleted_documents, document_files, document_findings, documents, pages, passages, patients
-from contracts import Document, DocumentStatus, Finding, Page, Passage, ReadMethod
+from contracts import Document, DocumentStatus, Finding, Page, PageBatch, PageFacts, Passage, ReadMethod
 
 GONE = "That document is no longer there; upload it again if it is still needed."
+_SEARCHED = [status.value for status in DocumentStatus if status.is_searched]
 
 
 class Documents(Database):
@@ -74,36 +76,48 @@ class Documents(Database):
     def get_pages(self, document_id: str) -> list[Page]:
         query = select(pages).where(pages.c.document_id == document_id).order_by(pages.c.number)
         with self.reading() as connection:
-            rows = connection.execute(query).all()
-        return [from_row(Page, row, method=ReadMethod(row.method)) for row in rows]
+            return [page_from_row(row) for row in connection.execute(query)]
 
-    def save_pages(
-        self,
-        document_id: str,
-        pages: Sequence[Page],
-        passages: Sequence[Passage],
-        findings: Mapping[int, Sequence[Finding]],
-        parser: str,
-    ) -> None:
-        """Replaces pages, passages and per-page findings in one transaction and sets INDEXING. Raises StorageError if
-        the document was deleted meanwhile, ValueError for a passage that is not its page's text[start:end]."""
-        _require_verbatim(pages, passages)
+    def get_page_facts(self, document_id: str) -> dict[int, PageFacts]:
+        """Page number -> what was noticed on that page."""
+        query = select(pages.c.number, pages.c.facts).where(pages.c.document_id == document_id)
+        with self.reading() as connection:
+            return {row.number: facts_from_row(row.number, row.facts) for row in connection.execute(query)}
+
+    def save_page_facts(self, document_id: str, facts: Mapping[int, PageFacts]) -> None:
+        """Keeps what was noticed on pages that are there, by number."""
+        rows = [{"of_page": number, "new": facts_to_json(noticed)} for number, noticed in facts.items()]
+        if not rows:
+            return
+        is_page = (pages.c.document_id == document_id) & (pages.c.number == bindparam("of_page"))
         with self.writing() as connection:
-            changed = connection.execute(
-                update(documents)
-                .where(documents.c.id == document_id, documents.c.status != DocumentStatus.DELETING.value)
-                .values(
-                    status=DocumentStatus.INDEXING.value,
-                    error="",
-                    parser=parser,
-                    num_pages=len(pages),
-                    num_pages_ocr=sum(page.method is ReadMethod.OCR for page in pages),
-                    num_pages_empty=sum(page.method is ReadMethod.EMPTY for page in pages),
-                )
+            connection.execute(update(pages).where(is_page).values(facts=bindparam("new")), rows)
+
+    def clear_pages(self, document_id: str) -> None:
+        """Removes the pages of a document with their passages, findings and facts."""
+        with self.writing() as connection:
+            connection.execute(delete(pages).where(pages.c.document_id == document_id))
+            _write_counts(connection, document_id, num_pages=0, parser="", warnings=[])
+
+    def save_pages(self, document_id: str, batch: PageBatch) -> None:
+        """Puts pages in with their passages and findings, each in the place of what was read of it before, and the
+        document's counts with them; one transaction. Does not touch the status. Raises StorageError if the
+        document was deleted meanwhile, ValueError for a passage that is not its page's text[start:end]."""
+        _require_verbatim(batch)
+        with self.writing() as connection:
+            _replace_pages(connection, document_id, batch)
+            _write_counts(
+                connection,
+                document_id,
+                num_pages=batch.num_pages,
+                parser=batch.parser,
+                warnings=list(batch.warnings),
             )
-            if not changed.rowcount:
-                raise StorageError(GONE)
-            _replace_pages(connection, document_id, pages, passages, findings)
+
+    def confirm_document(self, document_id: str) -> None:
+        """Keeps that a person said that the document belongs to its patient."""
+        with self.writing() as connection:
+            connection.execute(update(documents).where(documents.c.id == document_id).values(is_confirmed=True))
 
     def set_document_status(self, document_id: str, status: DocumentStatus, error: str = "") -> None:
         """Does nothing for a document that is being deleted or gone."""
@@ -118,8 +132,8 @@ class Documents(Database):
             )
 
     def list_passages(self, patient_id: str, document_ids: Sequence[str] | None = None) -> list[Passage]:
-        """Passages of READY documents in reading order: document by time added, then page, then start."""
-        where = (documents.c.patient_id == patient_id) & (documents.c.status == DocumentStatus.READY.value)
+        """Passages of the documents that are searched, in reading order: document by time added, page, start."""
+        where = (documents.c.patient_id == patient_id) & documents.c.status.in_(_SEARCHED)
         if document_ids is not None:
             where &= documents.c.id.in_(document_ids)
         return self._list_passages(where)
@@ -171,31 +185,27 @@ class Documents(Database):
         self.scrub()
 
 
-def _require_verbatim(pages: Sequence[Page], passages: Sequence[Passage]) -> None:
-    texts = {page.number: page.text for page in pages}
-    for passage in passages:
+def _require_verbatim(batch: PageBatch) -> None:
+    texts = {page.number: page.text for page in batch.pages}
+    for passage in batch.passages:
         if passage.text != texts.get(passage.page, "")[passage.start : passage.end]:
             raise ValueError(f"passage {passage.id} is not the text of page {passage.page} at its offsets")
 
 
-def _replace_pages(
-    connection: Connection,
-    document_id: str,
-    new_pages: Sequence[Page],
-    new_passages: Sequence[Passage],
-    findings: Mapping[int, Sequence[Finding]],
-) -> None:
-    connection.execute(delete(pages).where(pages.c.document_id == document_id))  # passages and findings go with them
-    page_rows = [{**asdict(page), "document_id": document_id, "method": page.method.value} for page in new_pages]
+def _replace_pages(connection: Connection, document_id: str, batch: PageBatch) -> None:
+    numbers = [page.number for page in batch.pages]
+    # Passages and findings go with them.
+    connection.execute(delete(pages).where(pages.c.document_id == document_id, pages.c.number.in_(numbers)))
+    page_rows = [{"document_id": document_id, **page_to_row(page)} for page in batch.pages]
     columns = ("id", "page", "start", "end", "confidence")
     passage_rows = [
         {name: getattr(passage, name) for name in columns}
         | {"document_id": document_id, "method": passage.method.value}
-        for passage in new_passages
+        for passage in batch.passages
     ]
     finding_rows = [
         {"document_id": document_id, "page": page, "position": position, **finding_to_row(finding)}
-        for page, found in findings.items()
+        for page, found in batch.findings.items()
         for position, finding in enumerate(found)
     ]
     for table, rows in ((pages, page_rows), (passages, passage_rows), (document_findings, finding_rows)):
@@ -203,8 +213,29 @@ def _replace_pages(
             connection.execute(insert(table), rows)
 
 
+def _write_counts(
+    connection: Connection, document_id: str, num_pages: int, parser: str, warnings: Sequence[str]
+) -> None:
+    query = select(pages.c.method, func.count()).where(pages.c.document_id == document_id).group_by(pages.c.method)
+    counts = {row[0]: row[1] for row in connection.execute(query)}
+    changed = connection.execute(
+        update(documents)
+        .where(documents.c.id == document_id, documents.c.status != DocumentStatus.DELETING.value)
+        .values(
+            parser=parser,
+            num_pages=num_pages,
+            num_pages_ocr=counts.get(ReadMethod.OCR.value, 0),
+            num_pages_empty=counts.get(ReadMethod.EMPTY.value, 0),
+            num_pages_pending=counts.get(ReadMethod.PENDING.value, 0),
+            warnings=warnings,
+        )
+    )
+    if not changed.rowcount:
+        raise StorageError(GONE)
+
+
 def _to_document(row: Row) -> Document:
-    return from_row(Document, row, status=DocumentStatus(row.status))
+    return from_row(Document, row, status=DocumentStatus(row.status), warnings=tuple(row.warnings or ()))
 
 
 def _to_passage(row: Row, document_name: str, page_text: str) -> Passage:

@@ -20,6 +20,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    false,
 )
 
 from app.store.encryption import EncryptedBytes, EncryptedJSON, EncryptedText
@@ -68,7 +69,10 @@ documents = Table(
     Column("num_pages", Integer, nullable=False),
     Column("num_pages_ocr", Integer, nullable=False),
     Column("num_pages_empty", Integer, nullable=False),
+    Column("num_pages_pending", Integer, nullable=False, server_default="0"),
     Column("added_at", String(32), nullable=False),
+    Column("is_confirmed", Boolean, nullable=False, server_default=false()),
+    Column("warnings", EncryptedJSON),
     UniqueConstraint("patient_id", "fingerprint"),
 )
 
@@ -80,7 +84,7 @@ document_files = Table(
     Column("data", EncryptedBytes, nullable=False),
 )
 
-# What was read on one page.
+# What was read on one page; `lines` are where a recognised page's lines stand, `facts` a contracts.PageFacts.
 pages = Table(
     "pages",
     metadata,
@@ -89,6 +93,8 @@ pages = Table(
     Column("text", EncryptedText, nullable=False),
     Column("method", String(16), nullable=False),
     Column("confidence", Double, nullable=False),
+    Column("lines", EncryptedJSON),
+    Column("facts", EncryptedJSON),
 )
 
 # A stretch of a page; its text is the page's [start:end], so the two cannot differ.

@@ -24,11 +24,18 @@ from contracts import (
     Direction,
     Document,
     DocumentStatus,
+    Fact,
+    FactKind,
     Finding,
+    LineBox,
     Page,
+    PageBatch,
+    PageFacts,
     Passage,
     Patient,
     ReadMethod,
+    SectionKind,
+    SectionSpan,
     Verdict,
 )
 
@@ -55,7 +62,7 @@ def add_ready_document(store: Store, patient_id: str, name: str = "letter.pdf", 
         Passage(f"{document.id}:1", document.id, name, 1, 24, len(TEXT), TEXT[24:]),
         Passage(f"{document.id}:2", document.id, name, 2, 0, 7, "scanned", ReadMethod.OCR, 0.91),
     ]
-    store.save_pages(document.id, pages, passages, {1: [HOLD]}, "pypdfium2 5")
+    store.save_pages(document.id, PageBatch(3, "pypdfium2 5", pages, passages, {1: [HOLD]}))
     store.set_document_status(document.id, DocumentStatus.READY)
     stored = store.get_document(document.id)
     assert stored is not None
@@ -145,15 +152,25 @@ def test_pages_passages_and_findings_come_back_exactly(open_store: OpenStore) ->
     assert store.get_document_findings(document.id) == {1: [HOLD]}
 
 
-def test_reading_again_replaces_the_pages(store: Store) -> None:
+def test_a_page_read_again_replaces_what_was_read_of_it_and_no_other(store: Store) -> None:
     document = add_ready_document(store, store.add_patient(PATIENT).id)
-    store.save_pages(document.id, [Page(1, "new")], [], {}, "pypdfium2 6")
-    assert [page.text for page in store.get_pages(document.id)] == ["new"]
-    assert store.list_document_passages(document.id) == []
+    line = LineBox(0, 3, 0.1, 0.1, 0.3, 0.12, 0.97)
+    section = SectionSpan(SectionKind.ALLERGIES, "new", 1, 0, 3, 0, 3, "2024-03-05")
+    facts = PageFacts(1, (section,), (Fact(FactKind.AUTHOR, "new", 1, 0, 3),))
+    again = Page(1, "new", ReadMethod.OCR, 0.97, (line,))
+    store.save_pages(document.id, PageBatch(4, "pypdfium2 6", [again], warnings=["Look."]))
+    store.save_page_facts(document.id, {1: facts})
+    assert store.get_pages(document.id)[0] == again
+    assert [page.text for page in store.get_pages(document.id)] == ["new", "scanned words", ""]
+    assert [passage.text for passage in store.list_document_passages(document.id)] == ["scanned"]
     assert store.get_document_findings(document.id) == {}
+    assert store.get_page_facts(document.id) == {1: facts, 2: PageFacts(2), 3: PageFacts(3)}
     stored = store.get_document(document.id)
     assert stored is not None
-    assert (stored.status, stored.num_pages) == (DocumentStatus.INDEXING, 1)
+    assert (stored.status, stored.num_pages, stored.num_pages_ocr) == (DocumentStatus.READY, 4, 2)
+    assert stored.warnings == ("Look.",)
+    store.clear_pages(document.id)
+    assert store.get_pages(document.id) == []
 
 
 def test_only_passages_of_this_patients_ready_documents_are_listed(store: Store) -> None:
@@ -174,7 +191,7 @@ def test_a_passage_that_is_not_its_pages_text_is_refused(store: Store) -> None:
     document = add_ready_document(store, store.add_patient(PATIENT).id)
     wrong = Passage("x", document.id, document.name, 1, 0, 3, "???")
     with pytest.raises(ValueError, match="offsets"):
-        store.save_pages(document.id, [Page(1, TEXT)], [wrong], {}, "p")
+        store.save_pages(document.id, PageBatch(1, "p", [Page(1, TEXT)], [wrong], {}))
     assert len(store.get_pages(document.id)) == 3
 
 
@@ -184,7 +201,7 @@ def test_a_reader_still_at_work_cannot_bring_a_document_back_that_is_being_delet
     store.set_document_status(document.id, DocumentStatus.DELETING)
     store.set_document_status(document.id, DocumentStatus.READY)
     with pytest.raises(StorageError, match="no longer there"):
-        store.save_pages(document.id, [Page(1, TEXT)], [], {}, "p")
+        store.save_pages(document.id, PageBatch(1, "p", [Page(1, TEXT)], [], {}))
     stored = store.get_document(document.id)
     assert stored is not None
     assert stored.status is DocumentStatus.DELETING

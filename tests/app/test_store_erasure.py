@@ -22,6 +22,7 @@ from contracts import (
     DocumentStatus,
     Finding,
     Page,
+    PageBatch,
     Passage,
     Patient,
     Verdict,
@@ -38,7 +39,9 @@ def add_document(store: Store, patient_id: str, text: str) -> Document:
     page = text * 40
     pages = [Page(number, page) for number in range(1, 41)]
     passages = [Passage(f"{document.id}:{n}", document.id, document.name, n, 0, len(page), page) for n in range(1, 41)]
-    store.save_pages(document.id, pages, passages, {1: [Finding("r", Verdict.HOLD, 0, 9, text, "", text)]}, "text 1")
+    store.save_pages(
+        document.id, PageBatch(1, "text 1", pages, passages, {1: [Finding("r", Verdict.HOLD, 0, 9, text, "", text)]})
+    )
     store.set_document_status(document.id, DocumentStatus.READY)
     return document
 

@@ -24,7 +24,7 @@ from app.store import Store
 from app.store.database import DISK_FULL
 from app.store.encryption import Cipher, create_key_file, read_key_file
 from app.store.tables import metadata
-from contracts import Claim, ClaimKind, Page, Patient
+from contracts import Claim, ClaimKind, Page, PageBatch, Patient
 
 OpenStore = Callable[[], Store]
 KEY = base64.b64encode(bytes(range(32))).decode()
@@ -202,7 +202,7 @@ def test_a_full_disk_is_one_sentence_and_everything_before_is_kept(tmp_path: Pat
     store = Store.open(tmp_path)
     patient = store.add_patient(Patient(name="A"))
     document = store.add_document(patient.id, "a.txt", "text/plain", b"first")
-    store.save_pages(document.id, [Page(1, "first")], [], {}, "text 1")
+    store.save_pages(document.id, PageBatch(1, "text 1", [Page(1, "first")], [], {}))
     turn = store.add_turn(store.add_conversation(patient.id).id, "Which allergies?")
     store.save_turn(replace(turn, claims=(Claim("None recorded.", ClaimKind.ABSTENTION),)))
     stored = store.get_turn(turn.id)
@@ -212,7 +212,9 @@ def test_a_full_disk_is_one_sentence_and_everything_before_is_kept(tmp_path: Pat
         with pytest.raises(StorageError) as upload:
             store.add_document(patient.id, "b.pdf", "application/pdf", os.urandom(200_000))
         with pytest.raises(StorageError) as indexing:
-            store.save_pages(document.id, [Page(n, "word " * 5000) for n in range(1, 20)], [], {}, "text 2")
+            store.save_pages(
+                document.id, PageBatch(1, "text 2", [Page(n, "word " * 5000) for n in range(1, 20)], [], {})
+            )
         with pytest.raises(StorageError) as answering:
             store.save_turn(replace(stored, claims=tuple(Claim("x" * 5000, ClaimKind.ANSWER) for _ in range(20))))
     assert str(upload.value) == str(indexing.value) == str(answering.value) == DISK_FULL

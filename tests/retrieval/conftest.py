@@ -12,6 +12,7 @@ from contracts import Document
 from retrieval.documents import DocumentLibrary
 from retrieval.embedding import MiniLMEmbedder
 from retrieval.index import VectorIndex
+from retrieval.reading.process import Readers
 from retrieval.search import HybridRetriever
 from tests.retrieval.doubles import AllowingChecker, MemoryStore
 
@@ -19,6 +20,14 @@ from tests.retrieval.doubles import AllowingChecker, MemoryStore
 @pytest.fixture(scope="session")
 def embedder() -> MiniLMEmbedder:
     return MiniLMEmbedder(threads=1)
+
+
+@pytest.fixture(scope="session")
+def readers() -> Iterator[Readers]:
+    """Reading processes with a spare one kept, as the app has them."""
+    readers = Readers()
+    yield readers
+    readers.close()
 
 
 @dataclass
@@ -38,8 +47,8 @@ class Bench:
 
 
 @pytest.fixture
-def bench(tmp_path: Path, embedder: MiniLMEmbedder) -> Iterator[Bench]:
+def bench(tmp_path: Path, embedder: MiniLMEmbedder, readers: Readers) -> Iterator[Bench]:
     store, index, safety = MemoryStore(), VectorIndex(tmp_path / "chroma"), AllowingChecker()
-    library = DocumentLibrary(store, index, embedder, safety, max_bytes=5_000_000)
+    library = DocumentLibrary(store, index, embedder, safety, max_bytes=5_000_000, readers=readers)
     yield Bench(store, index, safety, library, HybridRetriever(store, index, embedder))
     index.close()

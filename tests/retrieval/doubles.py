@@ -21,6 +21,8 @@ from contracts import (
     Finding,
     Message,
     Page,
+    PageBatch,
+    PageFacts,
     Passage,
     Patient,
     ReadMethod,
@@ -38,6 +40,7 @@ class MemoryStore:
         self.pages: dict[str, list[Page]] = {}
         self.passages: dict[str, list[Passage]] = {}
         self.findings: dict[str, dict[int, list[Finding]]] = {}
+        self.facts: dict[str, dict[int, PageFacts]] = {}
 
     def add_document(self, patient_id: str, name: str, media_type: str, data: bytes) -> Document:
         sha256 = hashlib.sha256(data).hexdigest()
@@ -65,25 +68,45 @@ class MemoryStore:
     def get_pages(self, document_id: str) -> list[Page]:
         return list(self.pages.get(document_id, []))
 
-    def save_pages(
-        self,
-        document_id: str,
-        pages: Sequence[Page],
-        passages: Sequence[Passage],
-        findings: Mapping[int, Sequence[Finding]],
-        parser: str,
-    ) -> None:
+    def clear_pages(self, document_id: str) -> None:
         with self._lock:
-            self.pages[document_id] = list(pages)
-            self.passages[document_id] = list(passages)
-            self.findings[document_id] = {number: list(found) for number, found in findings.items()}
-            self.documents[document_id] = replace(
-                self.documents[document_id],
-                status=DocumentStatus.INDEXING,
-                num_pages=len(pages),
-                num_pages_empty=sum(page.method is ReadMethod.EMPTY for page in pages),
-                parser=parser,
-            )
+            for table in (self.pages, self.passages, self.findings, self.facts):
+                table.pop(document_id, None)
+            self._count(document_id, 0, "", ())
+
+    def save_pages(self, document_id: str, batch: PageBatch) -> None:
+        numbers = {page.number for page in batch.pages}
+        with self._lock:
+            kept = [page for page in self.pages.get(document_id, []) if page.number not in numbers]
+            self.pages[document_id] = sorted([*kept, *batch.pages], key=lambda page: page.number)
+            others = [passage for passage in self.passages.get(document_id, []) if passage.page not in numbers]
+            self.passages[document_id] = sorted([*others, *batch.passages], key=lambda p: (p.page, p.start))
+            findings = self.findings.setdefault(document_id, {})
+            for number in numbers:
+                findings.pop(number, None)
+            findings.update({number: list(found) for number, found in batch.findings.items()})
+            self._count(document_id, batch.num_pages, batch.parser, batch.warnings)
+
+    def _count(self, document_id: str, num_pages: int, parser: str, warnings: Sequence[str]) -> None:
+        methods = [page.method for page in self.pages.get(document_id, [])]
+        self.documents[document_id] = replace(
+            self.documents[document_id],
+            num_pages=num_pages,
+            num_pages_ocr=methods.count(ReadMethod.OCR),
+            num_pages_empty=methods.count(ReadMethod.EMPTY),
+            num_pages_pending=methods.count(ReadMethod.PENDING),
+            parser=parser,
+            warnings=tuple(warnings),
+        )
+
+    def save_page_facts(self, document_id: str, facts: Mapping[int, PageFacts]) -> None:
+        self.facts.setdefault(document_id, {}).update(facts)
+
+    def get_page_facts(self, document_id: str) -> dict[int, PageFacts]:
+        return dict(self.facts.get(document_id, {}))
+
+    def confirm_document(self, document_id: str) -> None:
+        self.documents[document_id] = replace(self.documents[document_id], is_confirmed=True)
 
     def set_document_status(self, document_id: str, status: DocumentStatus, error: str = "") -> None:
         with self._lock:
@@ -93,7 +116,7 @@ class MemoryStore:
         return [
             passage
             for document in self.list_documents(patient_id)
-            if document.status is DocumentStatus.READY and (document_ids is None or document.id in document_ids)
+            if document.status.is_searched and (document_ids is None or document.id in document_ids)
             for passage in self.passages.get(document.id, [])
         ]
 
@@ -105,7 +128,7 @@ class MemoryStore:
 
     def delete_document(self, document_id: str) -> None:
         with self._lock:
-            for table in (self.documents, self.files, self.pages, self.passages, self.findings):
+            for table in (self.documents, self.files, self.pages, self.passages, self.findings, self.facts):
                 table.pop(document_id, None)
 
 
@@ -130,7 +153,9 @@ class AllowingChecker:
 
 
 class WordEmbedder:
-    """retrieval.search.Embedder that needs no weights: texts of the same words get the same vector."""
+    """retrieval.vectors.Embedder that needs no weights: texts of the same words get the same vector."""
+
+    identity = "words"
 
     def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         vectors = np.zeros((len(texts), 384), dtype=np.float32)
@@ -138,6 +163,14 @@ class WordEmbedder:
             for word in text.split():
                 vectors[row, zlib.crc32(word.encode()) % 384] += 1
         return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
+
+    def embed_parts(
+        self, texts: Sequence[str], parts: Sequence[Sequence[tuple[int, int]]]
+    ) -> list[npt.NDArray[np.float32]]:
+        return [self.embed([text[slice(*span)] for span in spans]) for text, spans in zip(texts, parts, strict=True)]
+
+    def reads(self, text: str) -> bool:
+        return True
 
     def count_tokens(self, text: str) -> int:
         return len(text.split())
@@ -150,11 +183,14 @@ class FileStore(MemoryStore):
         super().__init__()
         self._path = path
         if path.exists():
-            (self.documents, self.files, self.pages, self.passages, self.findings) = pickle.loads(path.read_bytes())
+            tables = pickle.loads(path.read_bytes())
+            self.documents, self.files, self.pages, self.passages, self.findings, self.facts = tables
 
     def _save(self) -> None:
         partial = self._path.with_suffix(".partial")
-        partial.write_bytes(pickle.dumps((self.documents, self.files, self.pages, self.passages, self.findings)))
+        partial.write_bytes(
+            pickle.dumps((self.documents, self.files, self.pages, self.passages, self.findings, self.facts))
+        )
         partial.replace(self._path)
 
     def add_document(self, patient_id: str, name: str, media_type: str, data: bytes) -> Document:
@@ -162,15 +198,16 @@ class FileStore(MemoryStore):
         self._save()
         return document
 
-    def save_pages(
-        self,
-        document_id: str,
-        pages: Sequence[Page],
-        passages: Sequence[Passage],
-        findings: Mapping[int, Sequence[Finding]],
-        parser: str,
-    ) -> None:
-        super().save_pages(document_id, pages, passages, findings, parser)
+    def clear_pages(self, document_id: str) -> None:
+        super().clear_pages(document_id)
+        self._save()
+
+    def save_pages(self, document_id: str, batch: PageBatch) -> None:
+        super().save_pages(document_id, batch)
+        self._save()
+
+    def confirm_document(self, document_id: str) -> None:
+        super().confirm_document(document_id)
         self._save()
 
     def set_document_status(self, document_id: str, status: DocumentStatus, error: str = "") -> None:

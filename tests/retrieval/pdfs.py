@@ -53,6 +53,17 @@ def scan_of(stamp: str = "") -> bytes:
     return buffer.getvalue()
 
 
+def noise_of() -> bytes:
+    """A page that is one picture in which nothing is written: soft clouds of grey."""
+    clouds = Image.effect_noise((50, 70), 90).resize((400, 560), Image.Resampling.BICUBIC)
+    buffer = io.BytesIO()
+    canvas = Canvas(buffer, pagesize=A4, invariant=1)
+    canvas.drawImage(ImageReader(clouds), 0, 0, *A4)
+    canvas.showPage()
+    canvas.save()
+    return buffer.getvalue()
+
+
 def form_of(label: str, value: str) -> bytes:
     """A page with one form field filled in."""
     buffer = io.BytesIO()

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from retrieval.benchmark import run_search
+from retrieval.embedding import MiniLMEmbedder
+from tests.retrieval.doubles import WordEmbedder
 
 DOCS = [
     {
@@ -35,10 +37,12 @@ def write(path: Path, rows: list[dict[str, str]]) -> Path:
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "jsonl.xz"])
-def test_run_has_a_line_for_each_query_with_spans_in_the_text(tmp_path: Path, ending: str) -> None:
+def test_run_has_a_line_for_each_query_with_spans_in_the_text(
+    tmp_path: Path, ending: str, embedder: MiniLMEmbedder
+) -> None:
     docs, queries = write(tmp_path / f"d.{ending}", DOCS), write(tmp_path / f"q.{ending}", QUERIES)
     output = tmp_path / "run.jsonl"
-    assert run_search(docs, queries, 2, output) == 2
+    assert run_search(docs, queries, 2, output, embedder) == 2
     first, second = map(json.loads, output.read_text().splitlines())
     assert (first["qid"], second["qid"]) == ("1", "2")
     best = first["results"][0]
@@ -53,4 +57,21 @@ def test_bad_line_is_named(tmp_path: Path, row: str) -> None:
     queries = tmp_path / "q.jsonl"
     queries.write_text('{"qid": "0", "query": "x"}\n' + row + "\n")
     with pytest.raises(ValueError, match=r"q\.jsonl, line 2"):
-        run_search(write(tmp_path / "d.jsonl", DOCS), queries, 2, tmp_path / "run.jsonl")
+        run_search(write(tmp_path / "d.jsonl", DOCS), queries, 2, tmp_path / "run.jsonl", WordEmbedder())
+
+
+def test_question_that_names_a_patient_gets_nothing_of_another(tmp_path: Path) -> None:
+    charts = [
+        {
+            "doc_id": name,
+            "title": "",
+            "text": f"Patient: {name}  DOB: 19440508\n\n# Labs\nPotassium 5.{n}.",
+        }
+        for n, name in enumerate(["Ann Lee", "Bob Roe", "Cy Poe"])
+    ]
+    queries = [{"qid": "1", "query": "Potassium of bob roe?"}, {"qid": "2", "query": "Potassium"}]
+    output = tmp_path / "run.jsonl"
+    run_search(write(tmp_path / "d.jsonl", charts), write(tmp_path / "q.jsonl", queries), 9, output, WordEmbedder())
+    named, anyone = ({r["doc_id"] for r in json.loads(line)["results"]} for line in output.read_text().splitlines())
+    assert named == {"Bob Roe"}
+    assert anyone == {"Ann Lee", "Bob Roe", "Cy Poe"}

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contracts import Page, Passage, ReadMethod
-from retrieval.chunking import make_passages
+from retrieval.chunking import MIN_PART_BYTES, make_passages, part_spans
 from retrieval.embedding import MAX_TOKENS, MiniLMEmbedder
-from retrieval.headings import indexed_texts
 from retrieval.sentences import split_sentences
+from retrieval.vectors import indexed_passages
 
 pieces = st.sampled_from(
     ["Pain. ", "BP 150/90 mmHg", "\n", "\n\n", "Dr. Wu, 2.5 mg; ", "# PLAN\n", "头痛。", "a | b", "  ", "🙂", "x" * 90]
@@ -59,8 +60,8 @@ def test_what_is_embedded_of_a_passage_is_never_cut_off(embedder: MiniLMEmbedder
     english = "# HISTORY\n" + "Hydrochlorothiazide-triamterene 37.5/25 mg was stopped because of hyponatraemia. " * 60
     chinese = "患者，男，65岁，因反复胸痛两年加重三天入院，既往有高血压病史十年，服用硝苯地平控释片。" * 30
     for text in (english, chinese, "3.5|" * 900, "x" * 4000):
-        for indexed in indexed_texts(passages_of(text, embedder)):
-            assert embedder.count_tokens(indexed) + 2 <= MAX_TOKENS
+        for indexed in indexed_passages(passages_of(text, embedder)):
+            assert embedder.count_tokens(indexed.text) + 2 <= MAX_TOKENS
 
 
 def test_passages_are_cut_between_sentences_and_before_headings(embedder: MiniLMEmbedder) -> None:
@@ -92,3 +93,22 @@ def test_sentences_of_a_note() -> None:
         "患者好转！",
         "次日出院。",
     ]
+
+
+@given(texts)
+def test_parts_of_a_passage_hold_every_word_of_it_once(text: str) -> None:
+    spans = part_spans(text)
+    assert all(start < end for start, end in spans)
+    assert all(one[1] <= other[0] for one, other in pairwise(spans))
+    assert "".join("".join(text[slice(*span)].split()) for span in spans) == "".join(text.split())
+
+
+def test_short_sentences_share_a_part_and_long_ones_have_their_own() -> None:
+    short = "No fever. No cough. No rash. "
+    long = "She was seen for the third time because of pain in her left knee after a fall from her horse in June. "
+    parts = [(short * 4 + long * 2)[slice(*span)] for span in part_spans(short * 4 + long * 2)]
+    assert len(parts) == 3
+    assert parts[-1].strip() == long.strip()
+    assert all(len(part.encode()) >= MIN_PART_BYTES for part in parts[:-1])
+    assert part_spans("Well.") == [(0, 5)]
+    assert part_spans(" ") == []

@@ -18,6 +18,7 @@ from retrieval.documents import DocumentLibrary
 from retrieval.embedding import MiniLMEmbedder
 from retrieval.index import VectorIndex
 from retrieval.search import HybridRetriever
+from retrieval.vectors import row_ids
 from tests.retrieval.conftest import Bench
 from tests.retrieval.doubles import AllowingChecker, FileStore, MemoryStore
 
@@ -31,6 +32,7 @@ from retrieval.documents import DocumentLibrary
 from retrieval.embedding import MiniLMEmbedder
 from retrieval.index import VectorIndex
 from retrieval.search import HybridRetriever
+from retrieval.vectors import row_ids
 from tests.retrieval.doubles import AllowingChecker, FileStore, WordEmbedder
 
 folder = Path(sys.argv[1])
@@ -55,9 +57,9 @@ retriever = HybridRetriever(store, index, embedder)
 print(retriever.search("penicillin", "anna")[0].passage.text)
 resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
 library.repair()
-print(index.ids("anna") == {passage.id for passage in store.list_passages("anna")})
+print(index.ids("anna") == row_ids(store.list_passages("anna")))
 print(library.ingest(document.id).status.value)
-print(index.ids("anna") == {passage.id for passage in store.list_passages("anna")})
+print(index.ids("anna") == row_ids(store.list_passages("anna")))
 """
 
 INGEST = """
@@ -116,7 +118,7 @@ def test_killed_while_indexing_the_next_start_finishes_the_work(tmp_path: Path, 
     report = library.repair()
     assert report.resumed == ("long.txt",)
     assert {document.status for document in store.list_documents()} == {DocumentStatus.READY}
-    assert index.ids("anna") == {passage.id for passage in store.list_passages("anna")}
+    assert index.ids("anna") == row_ids(store.list_passages("anna"))
     found = HybridRetriever(store, index, embedder).search("weight on day 149", "anna")
     assert "VISIT 149" in found[0].passage.text
     index.close()

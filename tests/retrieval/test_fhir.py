@@ -6,7 +6,7 @@ import base64
 import json
 from typing import Any
 
-from retrieval.fhir import read_fhir
+from retrieval.reading.fhir import read_fhir
 
 
 def lines(*resources: dict[str, Any]) -> list[str]:

@@ -9,8 +9,9 @@ import pytest
 from contracts import CheckResult, Document, DocumentStatus, Finding, ReadMethod, Verdict
 from retrieval.documents import DocumentLibrary
 from retrieval.errors import DocumentError, IndexFailure
+from retrieval.vectors import row_ids
 from tests.retrieval.conftest import Bench
-from tests.retrieval.pdfs import pdf_of, scan_of, yellow_box
+from tests.retrieval.pdfs import noise_of, pdf_of, yellow_box
 
 NOTE = "# MEDICATIONS\nMetoprolol 50 mg daily.\n\n# ALLERGIES\nPenicillin causes anaphylaxis.\n"
 VISIT = "# VISIT {0}\nSeen on day {0} for heart failure; weight {0} kg, no oedema. "
@@ -18,7 +19,7 @@ LONG_NOTE = "\n\n".join(VISIT.format(n) * 8 for n in range(40))
 
 
 def assert_consistent(bench: Bench, patient_id: str = "anna") -> None:
-    assert bench.index.ids(patient_id) == {passage.id for passage in bench.store.list_passages(patient_id)}
+    assert bench.index.ids(patient_id) == row_ids(bench.store.list_passages(patient_id))
 
 
 def test_document_becomes_ready_and_can_be_asked(bench: Bench) -> None:
@@ -78,11 +79,12 @@ def test_same_file_twice_is_one_document(bench: Bench) -> None:
     assert bench.ready("bert", "note.txt", NOTE).id != first.id
 
 
-def test_scan_is_counted_as_unreadable(bench: Bench) -> None:
-    document = bench.library.ingest(bench.library.add("anna", "scan.pdf", scan_of()).id)
+def test_picture_without_words_is_counted_as_unreadable(bench: Bench) -> None:
+    document = bench.library.ingest(bench.library.add("anna", "scan.pdf", noise_of()).id)
     assert document is not None
-    assert (document.num_pages, document.num_pages_empty) == (1, 1)
+    assert (document.num_pages, document.num_pages_empty, document.num_pages_pending) == (1, 1, 0)
     assert bench.store.get_pages(document.id)[0].method is ReadMethod.EMPTY
+    assert document.warnings == ("1 of 1 pages could not be read: page 1.",)
 
 
 def test_findings_are_kept_by_page_and_a_check_that_failed_is_one(bench: Bench) -> None:
@@ -156,7 +158,7 @@ def test_deleted_document_leaves_neither_words_nor_vectors(bench: Bench) -> None
 def test_repair_finishes_what_was_cut_off(bench: Bench) -> None:
     queued = bench.library.add("anna", "queued.txt", NOTE.encode())
     indexing = bench.ready("anna", "indexing.txt", NOTE + "indexing")
-    bench.index.delete("anna", [f"{indexing.id}:00000"])
+    bench.index.delete("anna", [f"{indexing.id}:00001-000#0"])
     bench.store.set_document_status(indexing.id, DocumentStatus.INDEXING)
     deleting = bench.ready("anna", "deleting.txt", NOTE + "deleting")
     bench.store.set_document_status(deleting.id, DocumentStatus.DELETING)
@@ -179,7 +181,7 @@ def test_repair_finishes_what_was_cut_off(bench: Bench) -> None:
 def test_repair_rebuilds_what_differs_and_removes_orphans(bench: Bench) -> None:
     document = bench.ready("anna", "note.txt", NOTE)
     bench.ready("bert", "note.txt", NOTE)
-    bench.index.delete("anna", [f"{document.id}:00000"])
+    bench.index.delete("anna", [f"{document.id}:00001-000#0"])
     bench.store.documents = {key: d for key, d in bench.store.documents.items() if d.patient_id != "bert"}
     report = bench.library.repair()
     assert report.rebuilt_patients == 1

@@ -15,12 +15,16 @@ NOTE = (
 PLAN = "ASSESSMENT AND PLAN\nKidney stone. Oxycodone 5 mg every 6 to 8 hours as needed for pain was provided today."
 
 
-def passage(text: str, number: int = 0, name: str = "note.pdf") -> Passage:
-    return Passage(f"d:{number:05d}", "d", name, 1, 0, len(text), text)
+def passage(text: str, number: int = 0, name: str = "note.pdf", start: int = 0) -> Passage:
+    return Passage(f"d:{number:05d}", "d", name, 1, start, start + len(text), text)
 
 
 def quoted(query: str, *texts: str, limit: int = 2) -> list[str]:
-    passages = [passage(text, number) for number, text in enumerate(texts)]
+    """Of passages that follow each other on a page, two characters apart."""
+    passages = [
+        passage(text, number, start=sum(len(before) + 2 for before in texts[:number]))
+        for number, text in enumerate(texts)
+    ]
     return [texts[index][start:end] for index, start, end in quotes(query, passages, limit)]
 
 
@@ -72,7 +76,7 @@ def test_a_value_is_quoted_where_a_value_is_asked_for_and_a_date_where_a_time_is
 def test_heading_holds_into_the_next_passage_only() -> None:
     section, following = "Walks alone.\n\nPHYSIOTHERAPY", "Stairs with one rail."
     assert quoted("physiotherapy?", section, following) == [following]
-    passages = [passage(section, 0), passage(following, 5)]
+    passages = [passage(section, 0), passage(following, 5, start=500)]
     assert quotes("physiotherapy?", passages, 2) == []
 
 

@@ -9,7 +9,8 @@ from PIL import Image
 
 from contracts import Page
 from retrieval.page_image import WIDTH, render
-from retrieval.parsers import PDF, TEXT
+from retrieval.reading.formats import PDF, TEXT
+from retrieval.reading.process import Readers
 from tests.retrieval.pdfs import pdf_of, yellow_box
 
 NOTE = (
@@ -19,7 +20,7 @@ NOTE = (
 
 
 def draw(text: str, *highlights: tuple[int, int]) -> bytes:
-    return render(TEXT, b"", [Page(1, text)], 1, highlights)
+    return render(Readers(keeps_spare=False), TEXT, b"", [Page(1, text)], 1, highlights)
 
 
 def test_sheet_is_drawn_with_its_words_marked() -> None:
@@ -52,7 +53,7 @@ def test_any_text_can_be_drawn(text: str) -> None:
     assert draw(text, (-10, 3), (4, 99_999), (7, 2)).startswith(b"\x89PNG")
 
 
-def test_pdf_page_is_drawn_as_it_is() -> None:
+def test_pdf_page_is_drawn_as_it_is(readers: Readers) -> None:
     data = pdf_of([["Aspirin 81 mg"]])
-    image = Image.open(io.BytesIO(render(PDF, data, [Page(1, "Aspirin 81 mg")], 1, [(0, 7)])))
+    image = Image.open(io.BytesIO(render(readers, PDF, data, [Page(1, "Aspirin 81 mg")], 1, [(0, 7)])))
     assert image.height > image.width

@@ -11,7 +11,7 @@ from PIL import Image
 
 from contracts import ReadMethod
 from retrieval.errors import DocumentError
-from retrieval.pdf import read_pages, render_page
+from retrieval.reading.pdf import read_pages, render_page
 from tests.retrieval.pdfs import form_of, pdf_of, scan_of, yellow_box
 
 WRAPPED = (
@@ -29,7 +29,7 @@ MEDICATIONS = (
 
 
 def read(data: bytes) -> str:
-    return "\n".join(page.text for page in read_pages(data, max_pages=100))
+    return "\n".join(page.text for page in read_pages(data))
 
 
 def span(text: str, words: str) -> tuple[int, int]:
@@ -89,8 +89,8 @@ def test_value_typed_into_a_form_is_read_and_can_be_marked() -> None:
 
 
 def test_blank_page_is_not_unreadable_but_a_scan_is() -> None:
-    assert [page.method for page in read_pages(pdf_of([["Text."], [], ["More."]]), 10)] == [ReadMethod.TEXT] * 3
-    assert [page.method for page in read_pages(scan_of(), 10)] == [ReadMethod.EMPTY]
+    assert [page.method for page in read_pages(pdf_of([["Text."], [], ["More."]]))] == [ReadMethod.TEXT] * 3
+    assert [page.method for page in read_pages(scan_of())] == [ReadMethod.PENDING]
 
 
 def test_page_that_does_not_exist_is_refused() -> None:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import logging
 
-import numpy as np
 import pytest
 
 from contracts import DocumentStatus
 from retrieval.langchain_retriever import PassageRetriever
-from retrieval.search import fuse
 from tests.retrieval.conftest import Bench
 
 CARDIOLOGY = (
@@ -72,7 +70,7 @@ def test_chinese_is_found_by_words(bench: Bench) -> None:
 
 def test_unready_and_deleted_documents_are_not_found(ward: Bench) -> None:
     document = next(d for d in ward.store.list_documents("anna") if d.name == "cardiology.txt")
-    ward.store.set_document_status(document.id, DocumentStatus.INDEXING)
+    ward.store.set_document_status(document.id, DocumentStatus.UNCONFIRMED)
     assert "Apixaban" not in best(ward, "apixaban")
     ward.store.set_document_status(document.id, DocumentStatus.READY)
     assert "Apixaban" in best(ward, "apixaban")
@@ -82,9 +80,9 @@ def test_unready_and_deleted_documents_are_not_found(ward: Bench) -> None:
 
 def test_nothing_of_a_record_stays_in_memory_when_told_to_forget(ward: Bench) -> None:
     assert best(ward, "apixaban")
-    assert ward.retriever._lexical
+    assert ward.retriever._prepared
     ward.retriever.forget()
-    assert not ward.retriever._lexical
+    assert not ward.retriever._prepared
     assert "Apixaban" in best(ward, "apixaban")
 
 
@@ -92,6 +90,7 @@ def test_document_read_again_is_searched_anew(ward: Bench) -> None:
     document = next(d for d in ward.store.list_documents("anna") if d.name == "cardiology.txt")
     assert best(ward, "apixaban")
     ward.store.files[document.id] = CARDIOLOGY.replace("Apixaban", "Edoxaban").encode()
+    ward.store.clear_pages(document.id)
     ward.store.set_document_status(document.id, DocumentStatus.QUEUED)
     ward.library.ingest(document.id)
     assert "Edoxaban" in best(ward, "edoxaban")
@@ -108,15 +107,6 @@ def test_without_vectors_words_alone_answer_and_the_log_says_so(ward: Bench, cap
 def test_vectors_missing_for_some_passages_do_not_hide_them(ward: Bench) -> None:
     ward.index.delete_patient("anna")
     assert "Apixaban" in best(ward, "apixaban dose")
-
-
-def test_fusion_mixes_both_sides_on_one_scale() -> None:
-    lexical = np.array([10.0, 0.0, 5.0, 0.0], dtype=np.float32)
-    dense = np.array([0.1, 0.9, np.nan, 0.1], dtype=np.float32)
-    scores = fuse(lexical, dense, dense_weight=0.4)
-    np.testing.assert_allclose(scores, [0.6, 0.4, 0.3, 0.0], atol=1e-6)
-    np.testing.assert_allclose(fuse(lexical, None), [1.0, 0.0, 0.5, 0.0])
-    np.testing.assert_allclose(fuse(np.zeros(2, np.float32), np.array([0.2, 0.4], np.float32)), [0.0, 0.4])
 
 
 def test_langchain_sees_the_passages_of_one_patient(ward: Bench) -> None:

@@ -131,7 +131,18 @@ def _line(resource: JsonObject, names: Mapping[str, str]) -> str:
         value = _render(resource[rest[field]], names)
         if value:
             parts.append(value if field in _UNLABELLED else f"{_words(field)}: {value}")
+    if kind == "Patient":
+        parts += [f"medical record number: {number}" for number in _record_numbers(resource)]
     return f"{_words(kind).capitalize()}: {'; '.join(parts) or 'no further details'}"
+
+
+def _record_numbers(patient: JsonObject) -> Iterator[str]:
+    """Identifiers of the type MR (HL7 table 0203): what a hospital files the patient under."""
+    for identifier in _dicts(patient.get("identifier")):
+        kind = identifier.get("type")
+        codes = _dicts(kind.get("coding")) if isinstance(kind, dict) else []
+        if any(coding.get("code") == "MR" for coding in codes) and isinstance(identifier.get("value"), str):
+            yield identifier["value"]
 
 
 def _field(key: str) -> str:
