@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from app.commands.bench import bench_app
+from app.commands.erase import erase
 from app.commands.evaluate import eval_app
 from app.commands.loading import show_loading
 from app.commands.pack import pack
@@ -42,6 +43,7 @@ app = typer.Typer(
 )
 app.add_typer(bench_app, name="bench")
 app.add_typer(eval_app, name="eval")
+app.command()(erase)
 app.command()(pack)
 app.command()(quantize)
 app.command()(serve)

@@ -6,7 +6,7 @@ import gc
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -30,7 +30,7 @@ from model.request import HasEngineLoad
 from model.router_health import RouterState
 from retrieval.documents import DocumentLibrary
 from retrieval.embedding import MiniLMEmbedder
-from retrieval.index import VectorIndex
+from retrieval.index import FloatArray, VectorIndex
 from retrieval.reading.process import Limits, Readers
 from retrieval.search import HybridRetriever
 from safety.checker import RuleSafetyChecker
@@ -87,6 +87,10 @@ class Services:
             # never become garbage, that held the interpreter for most of every second and starved the worker.
             gc.freeze()
             self._preparing = ""
+
+    def vectors(self, patient_id: str, passage_ids: Sequence[str]) -> FloatArray:
+        """The vectors [N, D] kept of passages. Raises IndexFailure if they cannot be read."""
+        return self._index.vectors(patient_id, passage_ids)
 
     def erase_expired(self) -> None:
         """Removes the documents whose retention period is over."""

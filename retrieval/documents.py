@@ -261,6 +261,7 @@ class DocumentLibrary:
         self._forget_vectors(document)  # the words must go even if the index is broken; repair() rebuilds it
         self._before_delete(document.patient_id)
         self._store.delete_document(document_id)
+        self._compact(document.patient_id)
         self._on_delete()
 
     def delete_patient(self, patient_id: str) -> None:
@@ -268,6 +269,14 @@ class DocumentLibrary:
         for document in self._store.list_documents(patient_id):
             self.delete(document.id)
         self._index.delete_patient(patient_id)
+        self._compact(patient_id)
+
+    def _compact(self, patient_id: str) -> None:
+        try:
+            with self._indexing:
+                self._index.compact(patient_id)
+        except IndexFailure as error:
+            logger.warning("Deleted vectors may stand in the index's files until the next deletion: %s", error)
 
     def repair(
         self, on_progress: ProgressCallback = _ignore_progress, resume: Callable[[str], object] | None = None

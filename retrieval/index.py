@@ -96,6 +96,32 @@ class VectorIndex:
             collection = self._collection(patient_id)
             return set() if collection is None else set(collection.get(include=[])["ids"])
 
+    def vectors(self, patient_id: str, ids: Sequence[str]) -> FloatArray:
+        """The stored vectors [N, D] of those ids that are there, in no order."""
+        with self._guard():
+            collection = self._collection(patient_id)
+            found = [] if collection is None else collection.get(ids=list(ids), include=["embeddings"])["embeddings"]
+        return np.asarray(found, dtype=np.float32)
+
+    def compact(self, patient_id: str) -> None:
+        """Takes deleted vectors out of the files: Chroma's graph only marks them, and its database keeps freed pages.
+        The patient's collection is written anew, the database vacuumed."""
+        with self._guard():
+            collection = self._collection(patient_id)
+            if collection is not None:
+                kept = collection.get(include=["embeddings"])
+                ids, vectors = list(kept["ids"]), np.asarray(kept["embeddings"], dtype=np.float32)
+                self.delete_patient(patient_id)
+                if ids:
+                    self.add(patient_id, ids, vectors)
+            if not (self.path / "chroma.sqlite3").exists():
+                return
+            self.close()
+            with contextlib.closing(sqlite3.connect(self.path / "chroma.sqlite3", timeout=30)) as database:
+                database.execute("PRAGMA secure_delete = ON")
+                database.execute("VACUUM")
+                database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
     def delete_patient(self, patient_id: str) -> None:
         """Removes a patient's collection and its files; no error if there is none."""
         self._revisions[patient_id] += 1
