@@ -1,7 +1,8 @@
 """How people say that somebody is in danger: phrases of `lexicon/concepts.yaml` found in a text, with their status.
 
 Each phrase is tried only where a word begins as it does, and only from there, so that a text costs time by its words
-and not by the number of phrases. Knows nothing of rules or verdicts.
+and not by the number of phrases. A phrase that could backtrack without end is refused as it is read, and a text on which
+they take too long all together raises. Knows nothing of rules or verdicts.
 """
 
 from __future__ import annotations
@@ -12,19 +13,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
+from time import perf_counter
 from typing import Any
-
-import regex
 
 from safety.assertion import Assertion, assess
 from safety.lexicon import concepts
 
 MAX_KEY = 4  # letters by which a phrase is looked up
+MAX_REPEATS = 40  # from which a repetition counts as one without bound
 _WORD = re.compile(r"[a-z0-9]+|[\u3400-\u9fff\u2160-\u216f]")
 _NO_DENIAL = r"(?!(?:no|not|nor|denies|denied|denying|without|never)\b)"
 _GAPS = {
-    " ~ ": rf"(?:[\s,/(-]+{_NO_DENIAL}[\w'’.+%-]+){{0,3}}?[\s,/(-]+",
-    " … ": rf"(?:[\s,/(-]+{_NO_DENIAL}[\w'’.:%°+/-]+){{0,8}}?[\s,/(-]+",
+    " ~ ": rf"(?:[\s,/(-]{{1,6}}{_NO_DENIAL}[\w'’.+%-]+){{0,3}}?[\s,/(-]{{1,6}}",
+    " … ": rf"(?:[\s,/(-]{{1,6}}{_NO_DENIAL}[\w'’.:%°+/-]+){{0,8}}?[\s,/(-]{{1,6}}",
 }
 _NAMED = re.compile(r"<(\w+)>")
 
@@ -42,27 +43,30 @@ class Hit:
 @dataclass(frozen=True, slots=True)
 class _Phrase:
     concept: str
-    pattern: regex.Pattern[str]
+    pattern: re.Pattern[str]
 
 
 def find_concepts(lowered: str, sentences: Sequence[tuple[int, int]], timeout_s: float) -> Iterator[Hit]:
     """Concepts that a text in lower case says are so now, in order of their place.
 
-    Raises TimeoutError if a phrase takes longer than timeout_s."""
+    Raises TimeoutError once timeout_s are over."""
     phrases = _phrases()
+    deadline = perf_counter() + timeout_s
     for span in sentences:
+        if perf_counter() > deadline:
+            raise TimeoutError
         sentence = lowered[span[0] : span[1]]
         for word in _WORD.finditer(sentence):
-            yield from _hits_at(sentence, word, span, phrases, timeout_s)
+            yield from _hits_at(sentence, word, span, phrases)
 
 
 def _hits_at(
-    sentence: str, word: re.Match[str], span: tuple[int, int], phrases: Mapping[str, list[_Phrase]], timeout_s: float
+    sentence: str, word: re.Match[str], span: tuple[int, int], phrases: Mapping[str, list[_Phrase]]
 ) -> Iterator[Hit]:
     written = word.group()
     keys = [written[:length] for length in range(1, min(len(written), MAX_KEY) + 1)] + [f"{written} "]
     for phrase in (phrase for key in keys for phrase in phrases.get(key, ())):
-        match = phrase.pattern.match(sentence, word.start(), timeout=timeout_s)
+        match = phrase.pattern.match(sentence, word.start())
         if match and assess(sentence, match.start(), match.end()) is Assertion.PRESENT:
             yield Hit(phrase.concept, span[0] + match.start(), span[0] + match.end(), span)
 
@@ -83,7 +87,7 @@ def _phrases() -> dict[str, list[_Phrase]]:
     for name, languages in data["concepts"].items():
         for written in (phrase for phrases in languages.values() for phrase in phrases):
             expanded = _expand(written, data["words"])
-            phrase = _Phrase(name, regex.compile(expanded, regex.VERSION1))
+            phrase = _Phrase(name, re.compile(expanded))
             for key in beginnings(expanded):
                 found[key].append(phrase)
     return dict(found)
@@ -93,7 +97,7 @@ def _expand(phrase: str, words: Mapping[str, str]) -> str:
     phrase = _NAMED.sub(lambda match: f"(?:{words[match.group(1)]})", phrase)
     for mark, gap in _GAPS.items():
         phrase = phrase.replace(mark, gap)
-    phrase = phrase.replace(" ?", r"[\s-]*").replace(" ", r"[\s,-]+")
+    phrase = phrase.replace(" ?", r"[\s-]{0,4}").replace(" ", r"[\s,-]{1,6}")
     return rf"(?:{phrase})(?![a-z])" if phrase[-1].isalpha() and phrase[-2:-1] != "\\" else phrase
 
 
@@ -101,10 +105,23 @@ def beginnings(pattern: str) -> set[str]:
     """The first letters of every text that a pattern can match, up to MAX_KEY; one that is a whole word ends in a
     space. Raises ValueError if the text may begin with anything."""
     parsed: Any = re._parser.parse(pattern)  # type: ignore[attr-defined]  # the standard library's own reading
+    if _has_nested_repeats(list(parsed)):
+        raise ValueError(f"{pattern!r} repeats a repetition, which can take for ever; bound one of the two.")
     keys = {lead.key for lead in _lead({_Lead("")}, list(parsed))}
     if not all(key.strip() for key in keys):
         raise ValueError(f"{pattern!r} may begin with anything; begin it with a letter, a digit or a list of words.")
     return keys
+
+
+def _has_nested_repeats(nodes: Any, is_inside: bool = False) -> bool:
+    """Whether a repetition without bound stands inside another one."""
+    if isinstance(nodes, tuple) and len(nodes) == 2 and str(nodes[0]) in ("MAX_REPEAT", "MIN_REPEAT"):
+        _, high, inner = nodes[1]
+        is_unbounded = high > MAX_REPEATS
+        return (is_unbounded and is_inside) or _has_nested_repeats(inner, is_inside or is_unbounded)
+    if isinstance(nodes, str | int | None):
+        return False
+    return any(_has_nested_repeats(node, is_inside) for node in nodes)
 
 
 class _End(StrEnum):

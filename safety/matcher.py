@@ -7,7 +7,7 @@ scope, and no pattern ever meets more than MAX_SEGMENT characters at once. Knows
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import regex
@@ -46,28 +46,29 @@ class Matcher:
         """Findings in order of their place. A rule that runs out of time gives a finding `unavailable` instead."""
         source = normalise(text)
         lowered = _lower(source.text)
-        segments: list[tuple[int, int]] = []
-        findings = self._find_conditions(source, lowered, direction)
+        segments = _segments(source.text)
+        findings = self._find_conditions(source, lowered, segments, direction)
         for compiled in self._compiled:
             if direction not in compiled.rule.direction:
                 continue
             places = [place for word in compiled.rule.keywords for place in _occurrences(lowered, word)]
             if not places:
                 continue
-            segments = segments or _segments(source.text)
             found = list(self._find_rule(compiled, source, _touched(segments, places), direction))
             if found and compiled.rule.is_asserted and is_exam_question(source.text):
                 found = [finding for finding in found if finding.severity is Verdict.UNAVAILABLE]
             findings += found
         return _without_repeats(findings)
 
-    def _find_conditions(self, source: NormalisedText, lowered: str, direction: Direction) -> list[Finding]:
+    def _find_conditions(
+        self, source: NormalisedText, lowered: str, segments: Sequence[tuple[int, int]], direction: Direction
+    ) -> list[Finding]:
         """Findings of the rules that are made of concepts; none in an examination question."""
         rules = [c.rule for c in self._compiled if c.rule.when and direction in c.rule.direction]
         if not rules or is_exam_question(source.text):
             return []
         try:
-            hits = list(find_concepts(lowered, _segments(source.text), self._timeout_s))
+            hits = list(find_concepts(lowered, segments, self._timeout_s))
         except TimeoutError:
             return [_out_of_time(rules[0], source, (0, len(source.text)))]
         by_concept: dict[str, list[Hit]] = {}
