@@ -33,18 +33,18 @@ class Scope:
     end: int
 
 
-def _any_of(phrases: Mapping[str, Sequence[str]], english: str = r"\b(?:{})\b", extra: str = "") -> re.Pattern[str]:
+def any_of(phrases: Mapping[str, Sequence[str]], english: str = r"\b(?:{})\b", extra: str = "") -> re.Pattern[str]:
     """One pattern for the phrases of both languages; `english` says how the English ones are bounded."""
     joined = "|".join(phrases["en"]).replace(" ", r"\s+")
     return re.compile("|".join([english.format(joined), *phrases["zh"], *([extra] if extra else [])]), re.IGNORECASE)
 
 
 _CUES = cues()
-_PSEUDO = _any_of(_CUES["pseudo"])
-_FORWARD = {Assertion(status): _any_of(phrases) for status, phrases in _CUES["forward"].items()}
-_BACKWARD = {Assertion(status): _any_of(phrases) for status, phrases in _CUES["backward"].items()}
+_PSEUDO = any_of(_CUES["pseudo"])
+_FORWARD = {Assertion(status): any_of(phrases) for status, phrases in _CUES["forward"].items()}
+_BACKWARD = {Assertion(status): any_of(phrases) for status, phrases in _CUES["backward"].items()}
 _NOT_CONTRACTED = re.compile(r"n't\b", re.IGNORECASE)
-_END = _any_of(_CUES["end"], extra=r";|；|。|\.\s+(?=\S)|\s{4,}")
+_END = any_of(_CUES["end"], extra=r";|；|。|\.\s+(?=\S)|\s{4,}")
 # A condition ends where its consequence begins; a relative's story where the patient's does.
 _END_OF = {
     Assertion.HYPOTHETICAL: re.compile(r", (?:he|she|they|you|then|please|call|go)\b|，", re.IGNORECASE),
@@ -62,17 +62,17 @@ _WINDOW = {Assertion.HISTORICAL: 90}  # characters a cue reaches, where the sent
 _DEFAULT_WINDOW = 400
 _ORDER = (Assertion.NEGATED, Assertion.FAMILY, Assertion.HYPOTHETICAL, Assertion.HISTORICAL)
 
-_KNOWLEDGE = _any_of(_CUES["knowledge"], english=r"^\W*(?:please\s+)?(?:{})\b")
+_KNOWLEDGE = any_of(_CUES["knowledge"], english=r"^\W*(?:please\s+)?(?:{})\b")
 _QUESTION = re.compile(
     r"^\W*(?:(?:and|so|but|please|hi|hello)\W+)*(?:what(?:'s)?|how|which|when|why|where|who|is|are|do|does|did|was|were|has|"
     r"have|had|can|could|should|would|will|may)\b[^?]*\?\W*$",
     re.IGNORECASE,
 )
-_IMMEDIATE = _any_of(_CUES["immediate"])
-_PAST = _any_of(_CUES["past"], extra=r"[(,–-]\s?(?:19|20)\d\d\b|\b(?:19|20)\d\d\W*$")
-_PRESENT = _any_of(_CUES["present"])
+_IMMEDIATE = any_of(_CUES["immediate"])
+_PAST = any_of(_CUES["past"], extra=r"[(,–-]\s?(?:19|20)\d\d\b|\b(?:19|20)\d\d\W*$")
+_PRESENT = any_of(_CUES["present"])
 _OPTIONS = r"\ba[).] .{1,80}\bb[).] |\(a\) .{1,80}\(b\) |(?m:^)\s*q\d*[.:]"
-_EXAM = _any_of(_CUES["exam"], extra=_OPTIONS)
+_EXAM = any_of(_CUES["exam"], extra=_OPTIONS)
 
 
 def assess(sentence: str, start: int, end: int) -> Assertion:

@@ -1,8 +1,8 @@
 """How people say that somebody is in danger: phrases of `lexicon/concepts.yaml` found in a text, with their status.
 
 Each phrase is tried only where a word begins as it does, and only from there, so that a text costs time by its words
-and not by the number of phrases. A phrase that could backtrack without end is refused as it is read, and a text on which
-they take too long all together raises. Knows nothing of rules or verdicts.
+and not by the number of phrases. A phrase that could backtrack without end is refused as it is read, and a text on
+which they take too long all together raises. Knows nothing of rules or verdicts.
 """
 
 from __future__ import annotations

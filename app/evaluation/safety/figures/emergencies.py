@@ -12,7 +12,7 @@ import yaml
 from app.evaluation.safety.figure import Bench, Error, Figure, Rate, alarms, recall
 
 DATA = Path(__file__).resolve().parents[1] / "data"
-PER_FRAME = 12  # phrases put into each frame
+PER_FRAME = 24  # phrases put into each frame
 
 
 def run(bench: Bench) -> Sequence[Rate]:
