@@ -105,7 +105,8 @@ def scopes(sentence: str, is_literal: bool = False) -> tuple[Scope, ...]:
         if status is Assertion.NEGATED:
             places += _spans(_NOT_CONTRACTED, sentence)
         for _, end in _outside(pseudo, places):
-            limit = min((a for a, _ in limits if a >= end), default=len(sentence))
+            # What stands right behind a cue belongs to it: "not currently employed", "does not report any".
+            limit = min((a for a, _ in limits if a > end + 1), default=len(sentence))
             found.append(Scope(status, end, min(limit, end + _WINDOW.get(status, _DEFAULT_WINDOW))))
     for status, cue in _BACKWARD.items():
         for start, end in _outside(pseudo, _spans(cue, sentence)):
