@@ -26,6 +26,7 @@ from app.commands.loading import show_loading
 from app.commands.pack import pack
 from app.commands.quantize import quantize
 from app.commands.serve import serve
+from app.commands.train import train
 from app.config import ROOT, prepare_process, read_settings
 from app.errors import BedsideError, InputError, SettingsError, StorageError
 from app.events import Turn, TurnStatus
@@ -47,6 +48,7 @@ app.command()(erase)
 app.command()(pack)
 app.command()(quantize)
 app.command()(serve)
+app.command()(train)
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
@@ -328,21 +330,6 @@ def logits(
 
     with show_loading() as on_progress:
         run_logits(checkpoint, input_path, output_path, precision, kernels, on_progress=on_progress)
-
-
-@app.command()
-def train(
-    stage: Annotated[str, typer.Argument(help="sft")],
-    config: Annotated[Path, typer.Option(help="YAML of the run.")],
-) -> None:
-    """Trains the embedded model; an interrupted run goes on where it was."""
-    from app import prompt
-
-    if stage != "sft":
-        raise InputError(f"Unknown training stage {stage!r}; this version has sft.")
-    from model.train.sft import train as train_sft
-
-    train_sft(config, prompt.render)
 
 
 if __name__ == "__main__":

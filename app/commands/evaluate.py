@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-import sys
-import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from app.commands.eval_grounded import grounded
 from app.commands.evaluate_safety import safety
 from app.commands.files import read_text
 from app.commands.loading import show_loading
+from app.commands.progress import ProgressLine
 from app.config import read_settings
 from app.errors import InputError
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from model.router_health import RouterSnapshot
 
 eval_app = typer.Typer(help="The evaluation harness.", no_args_is_help=True, pretty_exceptions_enable=False)
+eval_app.command()(grounded)
 eval_app.command()(safety)
 
 
@@ -114,25 +115,6 @@ def read_lengths(text: str) -> list[int]:
         if not part.strip().isdecimal() or not int(part):
             raise InputError(f"--lengths: {part.strip()!r} is no number of tokens; write for example 200,400,800.")
     return sorted({int(part) for part in text.split(",")})
-
-
-class ProgressLine:
-    """One line on standard error that says how far a step is and how long it will still take: rewritten in place on a
-    terminal, a new line now and then in a log."""
-
-    def __init__(self) -> None:
-        self._step, self._started, self._shown = "", 0.0, 0.0
-
-    def __call__(self, step: str, done: int, total: int) -> None:
-        now, is_terminal = time.monotonic(), sys.stderr.isatty()
-        if step != self._step:
-            self._step, self._started, self._shown = step, now, 0.0
-        if done < total and now - self._shown < (0.2 if is_terminal else 10.0):
-            return
-        self._shown = now
-        left = (now - self._started) / max(done, 1) * (total - done)
-        line = f"{step} {done:,} of {total:,}, {left:.0f} s left in this step"
-        typer.echo(f"\r{line:<78}" if is_terminal else line, err=True, nl=not is_terminal or done == total)
 
 
 def describe_routers(snapshot: RouterSnapshot) -> str:

@@ -1,4 +1,4 @@
-"""The plots of a precision report as SVG that takes the page's own colours, so that they read in light and dark.
+"""The plots of a report as SVG that takes the page's own colours, so that they read in light and dark.
 
 Knows nothing of HTML around them. The only file that imports matplotlib, and only when a plot is drawn.
 """
@@ -25,18 +25,18 @@ def draw_plots(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         (
             "How far each token is from the reference",
             "Scored tokens by their KL divergence. The dashed line is the gate's limit for the 99th percentile.",
-            _plot(_draw_kl, report["kl"], limits["kl_p99"]),
+            plot(_draw_kl, report["kl"], limits["kl_p99"]),
         ),
         (
             "What each layer computes, given the same input",
             "Relative error of the layer and of its worst expert: a damaged layer stands out by itself. "
             "Dashed: the gate's limits.",
-            _plot(_draw_errors, report["layers"], limits),
+            plot(_draw_errors, report["layers"], limits),
         ),
         (
             "Answers that changed",
             "Of the items of each category; amber: a number, a drug, a negation or the safety verdict changed.",
-            _plot(_draw_changes, report["answers"]["by_category"]),
+            plot(_draw_changes, report["answers"]["by_category"]),
         ),
     ]
     if routed:
@@ -44,13 +44,14 @@ def draw_plots(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
             "Which experts each layer chooses",
             "Share of the experts chosen that are the reference's, layer by layer: running freely, and given the "
             "reference's own input. Dashed: the gate's limits.",
-            _plot(_draw_experts, routed, limits),
+            plot(_draw_experts, routed, limits),
         )
         plots.insert(1, described)
     return plots
 
 
-def _plot(draw: Any, *arguments: Any) -> str:
+def plot(draw: Any, *arguments: Any) -> str:
+    """What draw(axes, *arguments) draws, as an <svg> element."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 

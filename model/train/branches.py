@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.modeling import Attention, BailingMoeV2ForCausalLM, DecoderLayer, MoE, RouterOutput, rotate
+from model.modeling import Attention, BailingMoeV2ForCausalLM, DecoderLayer, MoE, MTPLayer, RouterOutput, rotate
 from model.train.packing import Batch
 
 
@@ -20,19 +20,45 @@ def decode(model: BailingMoeV2ForCausalLM, batch: Batch) -> tuple[Tensor, list[t
     """The residual stream [B,S,D] before the final norm, and what each router chose."""
     x_BSD = model.model.word_embeddings(batch.ids)
     cos, sin = (table.to(x_BSD.dtype) for table in model.rotary(batch.positions))
-    num_shared, routers = batch.num_shared, []
+    num_shared = batch.num_shared
+    routers: list[tuple[MoE, RouterOutput]] = []
     mask = batch.mask[:, :, num_shared:]
     for layer in model.model.layers[: model.config.num_hidden_layers]:
         assert isinstance(layer, DecoderLayer)
-        x_BSD = x_BSD + attend(layer.attention, layer.input_layernorm(x_BSD), cos, sin, mask, num_shared)
-        h_BSD = layer.post_attention_layernorm(x_BSD)
-        if isinstance(layer.mlp, MoE):
-            y_BSD, router = layer.mlp(h_BSD)
-            routers.append((layer.mlp, router))
-        else:
-            y_BSD = layer.mlp(h_BSD)
-        x_BSD = x_BSD + y_BSD
+        x_BSD, router = _run_layer(layer, x_BSD, cos, sin, mask, num_shared)
+        if router is not None:
+            routers.append(router)
     return x_BSD, routers
+
+
+def decode_mtp(
+    model: BailingMoeV2ForCausalLM, batch: Batch, hidden_BSD: Tensor
+) -> tuple[Tensor, tuple[MoE, RouterOutput]]:
+    """The MTP layer's state [B,S,D] after its final norm, from the decoder's after its own, and what its router chose.
+
+    Where a token has no one next token, as the last that all branches share, the padding's embedding stands for it."""
+    layer = model.model.layers[model.config.num_hidden_layers]
+    assert isinstance(layer, MTPLayer)
+    pad_id = model.config.pad_token_id or 0
+    next_ids, next_branches = (F.pad(x[:, 1:], (0, 1), value=v) for x, v in ((batch.ids, pad_id), (batch.branches, -1)))
+    next_ids = next_ids.masked_fill(next_branches != batch.branches, pad_id)
+    joined = layer.join(model.model.word_embeddings(next_ids).to(hidden_BSD.dtype), hidden_BSD)
+    cos, sin = (table.to(joined.dtype) for table in model.rotary(batch.positions))
+    mask = batch.mask[:, :, batch.num_shared :]
+    x_BSD, router = _run_layer(layer, joined, cos, sin, mask, batch.num_shared)
+    assert router is not None
+    return layer.final_layernorm(x_BSD), router
+
+
+def _run_layer(
+    layer: DecoderLayer, x_BSD: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, num_shared: int
+) -> tuple[Tensor, tuple[MoE, RouterOutput] | None]:
+    x_BSD = x_BSD + attend(layer.attention, layer.input_layernorm(x_BSD), cos, sin, mask, num_shared)
+    h_BSD = layer.post_attention_layernorm(x_BSD)
+    if isinstance(layer.mlp, MoE):
+        y_BSD, router = layer.mlp(h_BSD)
+        return x_BSD + y_BSD, (layer.mlp, router)
+    return x_BSD + layer.mlp(h_BSD), None
 
 
 def attend(attention: Attention, x_BSD: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, num_shared: int) -> Tensor:

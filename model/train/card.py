@@ -12,9 +12,10 @@ from pathlib import Path
 
 from safetensors import safe_open
 
-from model.train.evaluate import Figures, evaluate
+from model.train.evaluate import evaluate
 from model.train.export import EMBEDDED, export
 from model.train.packing import Render
+from model.train.score import Figures
 
 CARD = """# Bedside's embedded model, first version
 

@@ -41,9 +41,9 @@ FINAL_NORM = 0.2  # the head is the embedding: brings logits to the usual size
 class _Layout:
     """Where things lie in the residual stream and in a head."""
 
-    def __init__(self, model: BailingMoeV2ForCausalLM) -> None:
+    def __init__(self, model: BailingMoeV2ForCausalLM, num_free: int) -> None:
         config = model.config
-        D, self.C = config.hidden_size, config.head_dim
+        D, self.C = config.hidden_size - num_free, config.head_dim
         self.words = slice(NUM_MARKS, D - 2 * self.C)
         self.previous = slice(D - 2 * self.C, D - self.C)
         self.first = slice(D - self.C, D)
@@ -63,15 +63,15 @@ class _Layout:
 
 
 @torch.no_grad()
-def init_circuits(model: BailingMoeV2ForCausalLM, tokens: Sequence[str]) -> None:
-    """Overwrites the model's random weights, by torch's global seed. tokens: the text of each id. Needs at least
-    NUM_LAYERS layers and a tied head."""
+def init_circuits(model: BailingMoeV2ForCausalLM, tokens: Sequence[str], num_free: int = 0) -> None:
+    """Overwrites the random weights, by torch's global seed. tokens: the text of each id; num_free: dims at the end of
+    the stream that are left to others. Needs at least NUM_LAYERS layers and a tied head."""
     assert model.config.num_hidden_layers >= NUM_LAYERS
     assert model.config.tie_word_embeddings
     for name, parameter in model.named_parameters():
         if name.endswith(("attention.dense.weight", "down_proj.weight", "down_proj")):
             nn.init.zeros_(parameter)
-    layout = _Layout(model)
+    layout = _Layout(model, num_free)
     model.model.word_embeddings.weight.copy_(_embeddings(tokens, layout, model.config.hidden_size))
     nn.init.constant_(model.model.norm.weight, FINAL_NORM)
     layers = [layer for layer in model.model.layers if isinstance(layer, DecoderLayer)]

@@ -9,6 +9,8 @@ from typing import Any
 import yaml
 
 from model.config import CheckpointError, ModelConfig
+from model.train.examples import SHARES
+from model.train.rewards import REWARDS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -37,6 +39,9 @@ class TrainConfig:
     weight_decay: float = 0.01
     warmup: float = 0.01  # share of the run
     decay: float = 0.4  # share of the run over which the rate falls to zero
+    init_from: Path | None = None  # a checkpoint to grow from, with its tokenizer; None: written circuits
+    citing: bool = False  # whether the start is given the circuits that cite
+    decision_weight: float = 1.0  # of the loss where an answer could go another way; its other tokens weigh 1
     language_weight: float = 0.1  # of the loss on prompt tokens; the loss on answer tokens weighs 1
     language_share: float = 0.15  # of the prompt tokens on which it is taken
     bias_rate: float = 0.001  # step of expert_bias against the load
@@ -45,6 +50,17 @@ class TrainConfig:
     save_every_s: float = 180.0
     sample_every_pools: int = 10
     sizes: tuple[tuple[float, float], ...] = field(default=((0.0, 0.1), (1.0, 1.0)))  # (progress, longest passages)
+    shares: dict[str, float] = field(default_factory=dict)  # of situations, see examples.SHARES
+    device: str = "cpu"  # or "cuda"
+    workers: int = 0  # processes that make examples ahead; 0: this one makes them
+    mtp_weight: float = 0.3  # of the MTP layer's loss (DeepSeek-V3, arXiv 2412.19437, section 4.2)
+    yarn_from: float = 0.0  # progress from which model.rope_scaling holds
+    long_sequence_tokens: int = 0  # cpt: of a sequence from yarn_from on; 0: max_sequence_tokens throughout
+    rewards: dict[str, float] = field(default_factory=dict)  # grpo: weight of each, see rewards.REWARDS
+    samples_per_item: int = 8  # grpo: answers drawn for a question
+    temperature: float = 1.0  # grpo: at which they are drawn
+    max_answer_tokens: int = 96  # grpo
+    kl_weight: float = 0.02  # grpo: what holds the policy near the model it began with
 
     def __post_init__(self) -> None:
         for name in (
@@ -57,6 +73,12 @@ class TrainConfig:
         ):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        for name, known in (("shares", SHARES), ("rewards", REWARDS)):
+            strange = sorted(set(getattr(self, name)) - set(known))
+            if strange:
+                raise ConfigError(f"{name}: unknown name {strange[0]!r}; use {', '.join(known)}.")
+        if self.device not in ("cpu", "cuda"):
+            raise ConfigError(f"device is {self.device!r}; use cpu or cuda.")
         if self.precision not in ("bfloat16", "float32"):
             raise ConfigError(f"precision is {self.precision!r}; use bfloat16 or float32.")
         if list(self.sizes) != sorted(self.sizes) or not self.sizes:
@@ -112,7 +134,11 @@ def _parse(name: str, kind: str, value: Any) -> Any:
             )
         except (CheckpointError, TypeError) as error:
             raise ConfigError(f"model: {error}") from error
-    if kind == "Path":
+    if kind == "dict[str, float]":
+        if not isinstance(value, dict) or not all(isinstance(v, int | float) and v >= 0 for v in value.values()):
+            raise ConfigError(f"{name} must map names to numbers that are not negative.")
+        return {str(key): float(number) for key, number in value.items()}
+    if kind in ("Path", "Path | None"):
         return ROOT / str(value)
     if name == "sizes":
         try:
@@ -121,6 +147,7 @@ def _parse(name: str, kind: str, value: Any) -> Any:
             raise ConfigError("sizes must be a list of [progress, size] pairs.") from None
     if kind == "float" and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
-    if isinstance(value, bool) or not isinstance(value, {"int": int, "float": float, "str": str}[kind]):
+    wanted = {"int": int, "float": float, "str": str, "bool": bool}[kind]
+    if (isinstance(value, bool) and kind != "bool") or not isinstance(value, wanted):
         raise ConfigError(f"{name} is {value!r}; it must be of type {kind}.")
     return value

@@ -9,7 +9,7 @@ import json
 import lzma
 import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,7 +73,7 @@ def read_texts(data: Path) -> dict[str, list[Text]]:
 
 
 def split_held_out(
-    texts: dict[str, list[Text]], one_in: int = 40
+    texts: Mapping[str, Sequence[Text]], one_in: int = 40
 ) -> tuple[dict[str, list[Text]], dict[str, list[Text]]]:
     """(for training, held out), whole documents at a time, by a hash of their name."""
 

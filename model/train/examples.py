@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from contracts import Passage, Patient
-from model.train import wording
+from model.train import chinese, situations, wording
 from model.train.asks import ASKS, LOOKUPS, LOOKUPS_TWO, LOOKUPS_ZH
 from model.train.corpora import Text
 from model.train.records import Key, Line, Person, Sheet, invent_drug, synonyms, write_sheet
@@ -44,15 +44,19 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A question and its claims; none means that the passages do not say. history: earlier (question, answer)."""
+    """A question and its claims; none means that the passages do not say. history: earlier (question, answer); said:
+    what is to be said instead of claims; opening: what is said before them, without a citation."""
 
     question: str
     claims: tuple[Claim, ...]
     history: tuple[tuple[str, str], ...] = ()
+    said: str = ""
+    opening: str = ""
 
     @property
     def answer(self) -> str:
-        return " ".join(cite(c.text, c.passage + 1) for c in self.claims) or ABSTENTION
+        cited = " ".join(cite(c.text, c.passage + 1) for c in self.claims) or ABSTENTION
+        return self.said or f"{self.opening} {cited}".lstrip()
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +83,18 @@ def cite(text: str, key: int) -> str:
     return f"{text.rstrip('.!?。！？ ')} [{key}]{end}"
 
 
+# Of the invented records, how many hold two documents that disagree; of their questions, how many lean on the one
+# before, are no question about the record, or are the patient's own.
+SHARES: Mapping[str, float] = {"conflict": 0.08, "follow_up": 0.1, "no_question": 0.0, "to_patient": 0.0}
+CHINESE_RECORDS = 5  # weight among the sources below
+
+
 class ExampleMaker:
     """Makes groups: of invented records, and of the public texts given. size 0..1 is how long passages may be."""
 
-    def __init__(self, texts: dict[str, list[Text]]) -> None:
+    def __init__(self, texts: dict[str, list[Text]], shares: Mapping[str, float] = SHARES) -> None:
         self.texts = texts
+        self.shares = {**SHARES, **shares}
         self.by_group: dict[str, list[Text]] = {}
         for text in (t for part in texts.values() for t in part):
             self.by_group.setdefault(f"{text.source}/{text.group}", []).append(text)
@@ -94,12 +105,17 @@ class ExampleMaker:
         sources = [s for s in ("medquad", "pubmedqa", "openstax", "notes", "charts", "zh") if self.texts.get(s)]
         weights = {"medquad": 8, "pubmedqa": 2, "openstax": 8, "notes": 9, "charts": 4, "zh": 3}
         of_record = {"record": 1, "text": 0}.get(kind, 46)
-        source = rng.choices(["record", *sources], [of_record, *(kind != "record" and weights[s] for s in sources)])[0]
-        group = (
-            self._from_record(rng, size, num_items)
-            if source == "record"
-            else self._from_texts(rng, source, size, num_items)
-        )
+        of_chinese = {"record": 1 / 9, "text": 0}.get(kind, CHINESE_RECORDS)
+        source = rng.choices(
+            ["record", "zh_record", *sources],
+            [of_record, of_chinese, *(kind != "record" and weights[s] for s in sources)],
+        )[0]
+        if source == "record":
+            group = self._from_record(rng, size, num_items)
+        elif source == "zh_record":
+            group = self._from_chinese_record(rng, size, num_items)
+        else:
+            group = self._from_texts(rng, source, size, num_items)
         return group if group.items else self.make(f"{seed}+", size, num_items, kind)
 
     # --- invented records ---------------------------------------------------------------------------------------
@@ -110,28 +126,57 @@ class ExampleMaker:
         sheets = [write_sheet(person, rng.randint(2, max_lines)) for _ in range(_num_passages(rng, size))]
         if rng.random() < 0.06:
             sheets[0] = _inject(sheets[0], rng)
-        facts: dict[Key, list[Claim]] = {}
-        for index, sheet in enumerate(sheets):
-            for line in sheet.lines:
-                for key in line.keys:
-                    facts.setdefault(key, []).append(claim_of(line.text, index))
+        disputed = None
+        if len(sheets) > 1 and rng.random() < self.shares["conflict"]:
+            disputed = _disagree(rng, person, sheets)
+        facts = _facts(sheets)
         lines = [(i, line) for i, sheet in enumerate(sheets) for line in sheet.lines if len(line.text) > 15]
         whole = "\n".join(" ".join(sheet.text.split()) for sheet in sheets)
         items: list[Item] = []
         keys = sorted(facts)
         for _ in range(num_items):
             draw = rng.random()
-            if draw < 0.22 or not keys:
+            item: Item | None
+            if disputed in facts and not items:
+                item = Item(_ask(rng, disputed, person), tuple(_distinct(facts[disputed])[:MAX_CLAIMS]))
+            elif rng.random() < self.shares["no_question"]:
+                question, said = situations.no_question(rng, is_chinese=False)
+                item = Item(question, (), said=said)
+            elif rng.random() < self.shares["follow_up"]:
+                item = _follow_up(rng, facts, person)
+            elif draw < 0.22 or not keys:
                 item = _unanswerable(rng, person, facts, whole)
             elif draw < 0.36 and lines:
-                index, line = rng.choice(lines)
+                _, line = rng.choice(lines)
                 item = _look_up(rng, line.text, [(i, x.text) for i, x in lines])
             else:
                 key = rng.choice(keys)
                 item = Item(_ask(rng, key, person), tuple(_distinct(facts[key])[:MAX_CLAIMS]))
             if item is not None:
-                items.append(item)
+                items.append(self._to_patient(rng, item))
         return Group(_passages(sheets), _with_history(rng, items), _patient(rng, person))
+
+    def _to_patient(self, rng: random.Random, item: Item) -> Item:
+        if item.said or not item.claims or rng.random() >= self.shares["to_patient"]:
+            return item
+        question = rng.choice(situations.TO_PATIENT).format(q=item.question)
+        return replace(item, question=question, opening=situations.COMFORT)
+
+    def _from_chinese_record(self, rng: random.Random, size: float, num_items: int) -> Group:
+        max_lines = max(2, round(2 + size * rng.uniform(1, 5)))
+        sheets = [chinese.write_sheet(rng, max_lines) for _ in range(_num_passages(rng, size))]
+        if rng.random() < 0.06:
+            sheets[0] = _inject(sheets[0], rng, chinese.INJECTIONS)
+        facts, whole = _facts(sheets), "".join(sheet.text for sheet in sheets)
+        items: list[Item] = []
+        for _ in range(num_items):
+            key = chinese.absent_key(rng, whole) if rng.random() < 0.25 or not facts else rng.choice(sorted(facts))
+            if rng.random() < self.shares["no_question"]:
+                question, said = situations.no_question(rng, is_chinese=True)
+                items.append(Item(question, (), said=said))
+            elif key is not None:
+                items.append(Item(chinese.ask(rng, key), tuple(_distinct(facts.get(key, ()))[:MAX_CLAIMS])))
+        return Group(_passages(sheets), _with_history(rng, items))
 
     # --- public texts -------------------------------------------------------------------------------------------
 
@@ -200,10 +245,43 @@ def _num_passages(rng: random.Random, size: float) -> int:
     return rng.randint(1, 3) if size < 0.2 else rng.choice((2, 3, 3, 4, 4, 5, 6))
 
 
-def _inject(sheet: Sheet, rng: random.Random) -> Sheet:
+def _facts(sheets: Sequence[Sheet]) -> dict[Key, list[Claim]]:
+    facts: dict[Key, list[Claim]] = {}
+    for index, sheet in enumerate(sheets):
+        for line in sheet.lines:
+            for key in line.keys:
+                facts.setdefault(key, []).append(claim_of(line.text, index))
+    return facts
+
+
+def _insert(sheet: Sheet, line: Line, rng: random.Random) -> Sheet:
     lines = list(sheet.lines)
-    lines.insert(rng.randint(0, len(lines)), Line(rng.choice(wording.INJECTIONS)))
-    return Sheet(sheet.document, sheet.page, tuple(lines), sheet.joiner, sheet.width)
+    lines.insert(rng.randint(0, len(lines)), line)
+    return replace(sheet, lines=tuple(lines))
+
+
+def _inject(sheet: Sheet, rng: random.Random, forged: Sequence[str] = wording.INJECTIONS) -> Sheet:
+    return _insert(sheet, Line(rng.choice(forged)), rng)
+
+
+def _disagree(rng: random.Random, person: Person, sheets: list[Sheet]) -> Key:
+    """Puts two lines that disagree into two of the sheets; returns what they disagree about."""
+    key, *lines = situations.conflict(person)
+    for index, line in zip(rng.sample(range(len(sheets)), 2), lines, strict=True):
+        sheets[index] = _insert(sheets[index], line, rng)
+    return key
+
+
+def _follow_up(rng: random.Random, facts: Mapping[Key, list[Claim]], person: Person) -> Item | None:
+    """A question that names only what is new in it: "And the sodium?" after one about the potassium."""
+    kind = rng.choice(("lab", "dose", "vital", "imaging"))
+    keys = sorted(key for key in facts if key[0] == kind)
+    if len(keys) < 2:
+        return None
+    before, asked = rng.sample(keys, 2)
+    first = Item(_ask(rng, before, person), tuple(_distinct(facts[before])[:2]))
+    question = rng.choice(situations.FOLLOW_UPS).format(x=rng.choice(synonyms(kind, asked[1])))
+    return Item(question, tuple(_distinct(facts[asked])[:MAX_CLAIMS]), ((first.question, first.answer),))
 
 
 def _text_sheet(rng: random.Random, text: Text, max_chars: int) -> Sheet:
@@ -357,9 +435,9 @@ def _with_history(rng: random.Random, items: Sequence[Item]) -> tuple[Item, ...]
     result = []
     for item in items:
         earlier = [x for x in items if x.question != item.question and len(x.answer) < 300]
-        if earlier and rng.random() < 0.17:
+        if earlier and not item.history and rng.random() < 0.17:
             turns = rng.sample(earlier, min(len(earlier), rng.choice((1, 1, 2))))
-            item = Item(item.question, item.claims, tuple((t.question, t.answer) for t in turns))
+            item = replace(item, history=tuple((t.question, t.answer) for t in turns))
         result.append(item)
     return tuple(result)
 

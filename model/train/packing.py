@@ -22,14 +22,15 @@ from model.chat_template import ChatTemplate
 from model.tokenizer import Tokenizer
 from model.train.examples import Group, Item
 
+NUM_OPENING_TOKENS = 3  # by then a sentence is one of the passages' and no other
 Render = Callable[[str, Sequence[Passage], Sequence[tuple[str, str]], Patient | None], list[Message]]
-PROMPT, ANSWER, UNSCORED = 0, 1, 2
+PROMPT, ANSWER, UNSCORED, DECISION = 0, 1, 2, 3
 
 
 @dataclass(frozen=True, slots=True)
 class PackedSequence:
     """One group in tokens. branch 0 is what all share; kind says how the token itself is scored: as part of a prompt,
-    of an answer, or not at all."""
+    of an answer, as a token of an answer at which it could go another way, or not at all."""
 
     ids: tuple[int, ...]
     positions: tuple[int, ...]
@@ -46,6 +47,9 @@ class Batch:
     branches: Tensor
     kinds: Tensor
 
+    def to(self, device: torch.device) -> Batch:
+        return Batch(*(x.to(device) for x in (self.ids, self.positions, self.branches, self.kinds)))
+
     @property
     def num_shared(self) -> int:
         """How many leading positions every sequence shares among its branches."""
@@ -55,7 +59,7 @@ class Batch:
     def mask(self) -> Tensor:
         """[B,1,S,S] True where a token may look: earlier, in the shared part or in its own branch."""
         S = self.ids.shape[1]
-        is_earlier = torch.ones(S, S, dtype=torch.bool).tril()
+        is_earlier = torch.ones(S, S, dtype=torch.bool, device=self.ids.device).tril()
         query, key = self.branches[:, :, None], self.branches[:, None, :]
         return (is_earlier & ((key == 0) | (key == query)))[:, None]
 
@@ -71,6 +75,10 @@ class Packer:
         self._encoder = FastTokenizer.from_file(str(folder / "tokenizer.json"))
         self._end = "<|role_end|>"
 
+    def list_tokens(self, number: int) -> list[str]:
+        """The text of each of the first `number` ids."""
+        return [self.tokenizer.get_bytes(id_).decode("utf-8", "replace") for id_ in range(number)]
+
     def messages(self, group: Group, item: Item) -> list[Message]:
         return self._render(item.question, group.passages, item.history, group.patient)
 
@@ -81,7 +89,7 @@ class Packer:
         """None if the passages alone do not fit; branches that do not fit are left out."""
         prompts = [self.prompt(group, item) for item in group.items]
         cut = shared_length(prompts, len(group.passages))
-        shared = self._encode(prompts[0][:cut])
+        shared = self.encode(prompts[0][:cut])
         ids, positions, branches, kinds = (
             list(shared),
             list(range(len(shared))),
@@ -89,19 +97,32 @@ class Packer:
             [PROMPT] * len(shared),
         )
         for number, (prompt, item) in enumerate(zip(prompts, group.items, strict=True), 1):
-            question, answer = self._encode(prompt[cut:]), self._encode(item.answer + self._end)
+            question, answer = self.encode(prompt[cut:]), self.encode(item.answer + self._end)
             size = len(question) + len(answer)
             if len(ids) + size > max_tokens:
                 break
             ids += question + answer
             positions += range(len(shared), len(shared) + size)
             branches += [number] * size
-            kinds += [PROMPT] * len(question) + [ANSWER] * len(answer)
+            kinds += [PROMPT] * len(question) + answer_kinds([self.tokenizer.get_bytes(id_) for id_ in answer])
         has_branch = len(ids) > len(shared)
         return PackedSequence(tuple(ids), tuple(positions), tuple(branches), tuple(kinds)) if has_branch else None
 
-    def _encode(self, text: str) -> list[int]:
+    def encode(self, text: str) -> list[int]:
+        """Tokens of a rendered text, in which special tokens stand for themselves."""
         return self._encoder.encode(text, add_special_tokens=False).ids
+
+
+def answer_kinds(tokens: Sequence[bytes]) -> list[int]:
+    """The kind of each token of an answer: DECISION where a sentence begins, where its citation opens and in the
+    citation's number; the rest follows from what stands in the passage. The end token has no bytes."""
+    kinds, since_start, is_open = [], 0, False
+    for token in tokens:
+        is_decision = since_start < NUM_OPENING_TOKENS or is_open or token.endswith(b"[")
+        kinds.append(DECISION if is_decision or not token else ANSWER)
+        is_open = token.endswith(b"[") or (is_open and token.isdigit())
+        since_start = 0 if token.startswith((b"].", b"]\xe3")) else since_start + 1
+    return kinds
 
 
 def shared_length(prompts: Sequence[str], num_passages: int) -> int:
@@ -123,10 +144,11 @@ def make_batches(
             batches.append([])
         batches[-1].append(sequence)
     rng.shuffle(batches)
-    return [_stack(batch, pad_id) for batch in batches]
+    return [make_batch(batch, pad_id) for batch in batches]
 
 
-def _stack(sequences: Sequence[PackedSequence], pad_id: int) -> Batch:
+def make_batch(sequences: Sequence[PackedSequence], pad_id: int) -> Batch:
+    """The sequences, padded to the longest."""
     width = max(len(s.ids) for s in sequences)
 
     def rows(name: str, filler: int) -> Tensor:

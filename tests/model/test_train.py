@@ -4,61 +4,34 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from contracts import Message, Passage, Patient, Role
-from model.config import ModelConfig
+from contracts import Passage
 from model.modeling import BailingMoeV2ForCausalLM
 from model.train.branches import decode
 from model.train.card import write_card
 from model.train.circuits import init_circuits
-from model.train.config import ConfigError, TrainConfig, load_config, parse_config
+from model.train.config import ConfigError, load_config, parse_config
 from model.train.corpora import Text, split_held_out, split_sentences
-from model.train.evaluate import score, split_claims
 from model.train.examples import ABSTENTION, Claim, ExampleMaker, Group, Item, cite
 from model.train.export import EMBEDDED, FILES, MAX_BYTES, ExportError, export
+from model.train.losses import losses
 from model.train.optimizer import orthogonalize
-from model.train.packing import ANSWER, Packer, make_batches
-from model.train.sft import Run, losses
+from model.train.packing import ANSWER, DECISION, Packer, make_batches
+from model.train.score import score, split_claims
+from model.train.sft import SftRun
+from tests.model.training import TEXTS, TINY, make_config, render
 
 NANO = Path(__file__).resolve().parents[2] / "model" / "train" / "configs" / "nano.yaml"
-SENTENCES = (
-    "The femoral artery supplies the thigh with oxygenated blood.",
-    "Warfarin inhibits the synthesis of vitamin K dependent clotting factors.",
-    "Patients with nephrotic syndrome lose protein through damaged glomeruli.",
-    "Sickle cell anaemia is inherited in an autosomal recessive pattern.",
-)
-TINY = {
-    "vocab_size": 512, "hidden_size": 64, "intermediate_size": 48, "moe_intermediate_size": 16, "num_hidden_layers": 5,
-    "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16, "num_experts": 4, "num_experts_per_tok": 2,
-    "n_group": 2, "topk_group": 1, "partial_rotary_factor": 0.5, "max_position_embeddings": 1024,
-    "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 4, "tie_word_embeddings": True, "routed_scaling_factor": 2.5,
-    "rms_norm_eps": 1e-6, "rope_theta": 600000, "first_k_dense_replace": 1, "num_shared_experts": 1,
-}  # fmt: skip
-
-
-def render(
-    question: str, passages: Sequence[Passage], history: Sequence[tuple[str, str]] = (), patient: Patient | None = None
-) -> list[Message]:
-    """A prompt of the product's shape: passages in the first user turn, then the turns before, then the question."""
-    blocks = [f"[{i}] {p.document_name}, page {p.page}\n{p.text}" for i, p in enumerate(passages, 1)]
-    questions = [q for q, _ in history] + [question]
-    messages = [Message(Role.SYSTEM, "Answer from the passages.")]
-    for index, text in enumerate(questions):
-        messages.append(Message(Role.USER, "\n\n".join([*(blocks if index == 0 else []), f"Question: {text}"])))
-        if index < len(history):
-            messages.append(Message(Role.ASSISTANT, history[index][1]))
-    return messages
 
 
 @pytest.fixture(scope="module")
 def texts() -> dict[str, list[Text]]:
-    return {"openstax": [Text("openstax", str(i), (s, *SENTENCES[:i]), f"#{i}") for i, s in enumerate(SENTENCES)]}
+    return TEXTS
 
 
 @pytest.fixture(scope="module")
@@ -157,22 +130,15 @@ def test_a_document_is_held_out_as_a_whole_and_never_trained_on() -> None:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, texts: dict[str, list[Text]]) -> Run:
+def run(tmp_path_factory: pytest.TempPathFactory, texts: dict[str, list[Text]]) -> SftRun:
     return make_run(tmp_path_factory.mktemp("run"), texts)
 
 
-def make_run(folder: Path, texts: dict[str, list[Text]], **changes: object) -> Run:
-    settings = {
-        "num_pools": 2, "groups_per_pool": 16, "items_per_group": 4, "tokens_per_batch": 2048,
-        "max_sequence_tokens": 900, "threads": 1, "precision": "float32", "sizes": ((0.0, 0.0),),
-        "num_tokenizer_groups": 60, "sample_every_pools": 100,
-    }  # fmt: skip
-    model = ModelConfig.from_hf({"architectures": ["BailingMoeV2ForCausalLM"], "model_type": "bailing_moe_v2", **TINY})
-    config = TrainConfig(model=model, output_dir=folder, data_dir=folder, **(settings | changes))  # type: ignore[arg-type]
-    return Run(config, render, texts=texts)
+def make_run(folder: Path, texts: dict[str, list[Text]], **changes: object) -> SftRun:
+    return SftRun(make_config(folder, **changes), render, texts)
 
 
-def test_a_packed_group_reads_as_each_prompt_alone(run: Run) -> None:
+def test_a_packed_group_reads_as_each_prompt_alone(run: SftRun) -> None:
     group = run.maker.make("packed", 0.3, 4)
     packed = run.packer.pack(group, 900)
     assert packed is not None
@@ -181,12 +147,12 @@ def test_a_packed_group_reads_as_each_prompt_alone(run: Run) -> None:
         alone = run.packer.template.encode(run.packer.messages(group, item))
         assert [packed.ids[i] for i in mine][: len(alone)] == alone
         assert [packed.positions[i] for i in mine] == list(range(len(mine)))
-        answer = [packed.ids[i] for i in mine if packed.kinds[i] == ANSWER]
+        answer = [packed.ids[i] for i in mine if packed.kinds[i] in (ANSWER, DECISION)]
         assert run.packer.tokenizer.decode(answer) == item.answer
         assert answer[-1] in run.packer.tokenizer.stop_ids
 
 
-def test_a_branch_is_computed_as_if_it_stood_alone(run: Run) -> None:
+def test_a_branch_is_computed_as_if_it_stood_alone(run: SftRun) -> None:
     group = run.maker.make("alone", 0.1, 4)
     whole = run.packer.pack(group, 4000)
     assert whole is not None
@@ -200,8 +166,8 @@ def test_a_branch_is_computed_as_if_it_stood_alone(run: Run) -> None:
     torch.testing.assert_close(run.model.model.norm(x)[row, kept[-5:]], expected, atol=1e-5, rtol=1e-4)
 
 
-def test_a_group_too_long_is_left_out_and_a_branch_too_long_is_cut_off(run: Run) -> None:
-    group = run.maker.make("long", 0.3, 4)
+def test_a_group_too_long_is_left_out_and_a_branch_too_long_is_cut_off(run: SftRun) -> None:
+    group = run.maker.make("long one", 0.3, 4)
     packed = run.packer.pack(group, 900)
     assert packed is not None
     shared = packed.branches.count(0)
@@ -244,14 +210,13 @@ def test_the_finished_folder_is_a_checkpoint_that_the_product_reads(
     run = make_run(tmp_path, texts, num_pools=1)
     folder = run.go()
     model, packer = load_model(folder, torch.float32), Packer(folder, render)
-    batch = run.batches(0)[0]
-    ours, _, _ = losses(run.model, batch, 0.1, 0)
-    stored, _, _ = losses(model, batch, 0.1, 0)
-    assert stored.item() == pytest.approx(ours.item(), abs=0.05)  # stored in bfloat16
+    batch = run.work(0)[0]
+    ours, stored = (losses(m, batch, run.config, 0).figures["answer_loss"] for m in (run.model, model))
+    assert stored == pytest.approx(ours, abs=0.05)  # stored in bfloat16
     assert packer.tokenizer.stop_ids == (1, 4)
 
 
-def test_a_prompt_token_cannot_see_the_answer(run: Run) -> None:
+def test_a_prompt_token_cannot_see_the_answer(run: SftRun) -> None:
     """The loss of one branch must not change with the words of another."""
     group = run.maker.make("leak", 0.3, 4)
     other = replace(group, items=(*group.items[:-1], replace(group.items[-1], claims=(Claim("Nothing at all.", 0),))))
@@ -265,7 +230,7 @@ def test_a_prompt_token_cannot_see_the_answer(run: Run) -> None:
     torch.testing.assert_close(outs[0], outs[1], atol=1e-5, rtol=1e-4)
 
 
-def test_the_start_looks_up_and_copies_before_any_training(run: Run) -> None:
+def test_the_start_looks_up_and_copies_before_any_training(run: SftRun) -> None:
     """What random weights cannot: a word of the question finds its line, and a line begun is gone on with."""
     group = run.maker.make("start", 0.3, 8, "record")
     packed = run.packer.pack(group, 4000)
@@ -275,9 +240,9 @@ def test_the_start_looks_up_and_copies_before_any_training(run: Run) -> None:
     model = BailingMoeV2ForCausalLM(replace(load_config(NANO).model, vocab_size=512))
     tokens = [run.packer.tokenizer.get_bytes(i).decode("utf-8", "replace") for i in range(512)]
     with torch.no_grad():
-        at_random = losses(model, batch, 0.1, 0)[0].item()
+        at_random = losses(model, batch, run.config, 0).figures["answer_loss"]
         init_circuits(model, tokens)
-        started = losses(model, batch, 0.1, 0)[0].item()
+        started = losses(model, batch, run.config, 0).figures["answer_loss"]
     assert started < at_random - 0.4
 
 
@@ -313,7 +278,7 @@ def test_words_without_a_citation_count_as_cited_to_nothing() -> None:
     assert split_claims("Sodium was low [3]. It rose.") == [("Sodium was low", 3), ("It rose.", 0)]
 
 
-def test_the_card_holds_the_figures_and_the_length_of_all_starts(run: Run, tmp_path: Path) -> None:
+def test_the_card_holds_the_figures_and_the_length_of_all_starts(run: SftRun, tmp_path: Path) -> None:
     run.go(max_steps=1)
     log = [{"step": i + 1, "tokens": 1000 * i, "answer_loss": 0.5, "seconds": 60.0 * (i % 2 + 1)} for i in range(4)]
     (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, log)))

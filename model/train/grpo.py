@@ -1,0 +1,193 @@
+"""Group relative policy optimisation: several answers to a question, each held against their mean.
+
+After Shao et al. 2024 (DeepSeekMath, arXiv 2402.03300) with one update for each draw, so that nothing has to be
+clipped, and with the mean over tokens instead of answers (Yu et al. 2025, DAPO, arXiv 2503.14476). Answers are drawn by
+a seeded generator, so that a resumed run draws the same.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from model.checkpoint import load_model
+from model.kv_cache import KVCache
+from model.modeling import BailingMoeV2ForCausalLM
+from model.train.bpe import write_tokenizer
+from model.train.branches import decode
+from model.train.config import ConfigError, TrainConfig
+from model.train.corpora import Text, split_held_out
+from model.train.evaluate import answer
+from model.train.examples import ExampleMaker, Group, Item
+from model.train.losses import cross_entropy
+from model.train.packing import ANSWER, PROMPT, Batch, PackedSequence, Packer, Render, make_batch, shared_length
+from model.train.rewards import REWARDS, agreement, total
+from model.train.run import Run, Step
+
+HELD = "held_agreement"  # how the reward that is never trained on is called in the log
+_SAME = 1e-6  # spread of rewards below which a question teaches nothing
+
+
+class GrpoRun(Run[Group]):
+    """texts: the public texts by source. The configuration must name init_from, whose model it also stays near."""
+
+    def __init__(
+        self, config: TrainConfig, render: Render, texts: Mapping[str, Sequence[Text]], resume: bool = True
+    ) -> None:
+        if config.init_from is None:
+            raise ConfigError("grpo needs init_from: the folder of a model that has been fine-tuned.")
+        if not any(config.rewards.values()):
+            raise ConfigError("grpo needs rewards: a weight for at least one of them.")
+        train, held_out = split_held_out(texts)
+        self.maker, self.held_out = ExampleMaker(train, config.shares), ExampleMaker(held_out, config.shares)
+        write_tokenizer(config.output_dir, config, train, render)
+        self.packer = Packer(config.output_dir, render)
+        super().__init__(config, self.packer.list_tokens(config.model.vocab_size), resume)
+        self.reference = load_model(config.init_from, torch.float32).to(self.device) if config.kl_weight else None
+
+    def work(self, pool: int) -> list[Group]:
+        config, size = self.config, self.config.size_at(pool / self.config.num_pools)
+        seeds = (f"{config.seed}/grpo/{pool}/{index}" for index in range(config.groups_per_pool))
+        return [self.maker.make(seed, size, config.items_per_group) for seed in seeds]
+
+    def step(self, work: Group) -> Step:
+        # 1. answers and what they are worth
+        drawn = [(item, said, ids) for item in work.items for ids, said in self._draw(work, item)]
+        rewards = [{name: reward(work, item, said) for name, reward in REWARDS.items()} for item, said, _ in drawn]
+        totals = torch.tensor([total(reward, self.config.rewards) for reward in rewards])
+        advantages = relative(totals.view(len(work.items), -1)).flatten().to(self.device)
+        # 2. one pass over all of them: the passages once, each answer a branch
+        packed = pack_answers(self.packer, work, [(item, ids) for item, _, ids in drawn])
+        batch = make_batch([packed], self.config.model.pad_token_id or 0).to(self.device)
+        is_drawn = (batch.kinds[:, 1:] == ANSWER) & (batch.branches[:, 1:] == batch.branches[:, :-1])
+        log_probs, routers = self._log_probs(self.model, batch, is_drawn)
+        owner = batch.branches[:, 1:][is_drawn] - 1
+        loss = -(advantages[owner] * log_probs).mean()
+        # 3. what holds it near the model it began with: the k3 estimator of Schulman 2020
+        divergence = torch.zeros((), device=self.device)
+        if self.reference is not None:
+            with torch.no_grad():
+                before, _ = self._log_probs(self.reference, batch, is_drawn)
+            ratio = before - log_probs
+            divergence = (ratio.exp() - ratio - 1).mean()
+        figures = {name: _mean([reward[name] for reward in rewards]) for name in REWARDS}
+        figures |= {
+            "reward": totals.mean().item(),
+            HELD: _mean([agreement(work, item, said) for item, said, _ in drawn]),
+            "kl": divergence.item(),
+            "answer_tokens": _mean([len(ids) for _, _, ids in drawn]),
+        }
+        num_tokens = int((batch.branches >= 0).sum())
+        return Step(loss + self.config.kl_weight * divergence, routers, num_tokens, int(is_drawn.sum()), figures)
+
+    def samples(self) -> list[dict[str, Any]]:
+        group = self.held_out.make(f"sample/{self.progress.pool}", 0.7, 3)
+        said = [(item, answer(self.model, self.packer, group, item, 80)) for item in group.items]
+        return [{"question": item.question, "wanted": item.answer, "said": words} for item, words in said]
+
+    def _draw(self, group: Group, item: Item) -> list[tuple[list[int], str]]:
+        """(ids with the end token, text) of each answer."""
+        head, question = prompt_ids(self.packer, group, item)
+        generator = torch.Generator().manual_seed(hash_of(self.config.seed, self.progress.steps, item.question))
+        config = self.config
+        answers = draw(
+            self.model, [*head, *question], config.samples_per_item, config.max_answer_tokens, config.temperature,
+            self.packer.tokenizer.stop_ids, generator,
+        )  # fmt: skip
+        stops = self.packer.tokenizer.stop_ids
+        return [(ids, self.packer.tokenizer.decode([id_ for id_ in ids if id_ not in stops])) for ids in answers]
+
+    @staticmethod
+    def _log_probs(model: BailingMoeV2ForCausalLM, batch: Batch, is_drawn: Tensor) -> tuple[Tensor, Any]:
+        x_BSD, routers = decode(model, batch)
+        hidden = model.model.norm(x_BSD[:, :-1][is_drawn])
+        return -cross_entropy(model, hidden, batch.ids[:, 1:][is_drawn]), routers
+
+
+def relative(rewards: Tensor) -> Tensor:
+    """Advantages [items, samples]: how far each reward is from its question's mean, in standard deviations; 0 where all
+    are alike."""
+    spread = rewards.std(1, keepdim=True, correction=0)
+    return torch.where(spread > _SAME, (rewards - rewards.mean(1, keepdim=True)) / (spread + _SAME), 0.0)
+
+
+def prompt_ids(packer: Packer, group: Group, item: Item) -> tuple[list[int], list[int]]:
+    """The prompt's tokens: what its passages' questions share, and the rest."""
+    prompt = packer.prompt(group, item)
+    cut = shared_length([prompt], len(group.passages))
+    return packer.encode(prompt[:cut]), packer.encode(prompt[cut:])
+
+
+def pack_answers(packer: Packer, group: Group, answers: Sequence[tuple[Item, Sequence[int]]]) -> PackedSequence:
+    """The passages once, then each question with one drawn answer as a branch."""
+    shared, _ = prompt_ids(packer, group, group.items[0])
+    parts = [(prompt_ids(packer, group, item), ids) for item, ids in answers]
+    if any(head != shared for (head, _), _ in parts):
+        shared = []  # a question with a history of its own
+    ids, positions, branches, kinds = list(shared), list(range(len(shared))), [0] * len(shared), [PROMPT] * len(shared)
+    for number, ((head, question), drawn) in enumerate(parts, 1):
+        before = question if shared else [*head, *question]
+        ids += [*before, *drawn]
+        positions += range(len(shared), len(shared) + len(before) + len(drawn))
+        branches += [number] * (len(before) + len(drawn))
+        kinds += [PROMPT] * len(before) + [ANSWER] * len(drawn)
+    return PackedSequence(tuple(ids), tuple(positions), tuple(branches), tuple(kinds))
+
+
+@torch.no_grad()
+def draw(
+    model: BailingMoeV2ForCausalLM,
+    prompt: Sequence[int],
+    number: int,
+    max_tokens: int,
+    temperature: float,
+    stop_ids: Sequence[int],
+    generator: torch.Generator,
+) -> list[list[int]]:
+    """Answers drawn from the model, each with its stop token unless cut off. The prompt is read once."""
+    first = KVCache(model.config, 1, len(prompt), model.dtype, model.device)
+    logits = model(torch.tensor([prompt], device=model.device), cache=first, logits_to_keep=1).logits[:, -1]
+    cache = KVCache(model.config, number, len(prompt) + max_tokens, model.dtype, model.device)
+    for layer in range(model.config.num_hidden_layers):
+        cache.append(layer, *(part.expand(number, -1, -1, -1) for part in first.get(layer)))
+    cache.advance(len(prompt))
+    logits = logits.expand(number, -1)
+    answers: list[list[int]] = [[] for _ in range(number)]
+    is_open = [True] * number
+    for _ in range(max_tokens):
+        ids = torch.multinomial((logits.float().cpu() / temperature).softmax(-1), 1, generator=generator)
+        for index, id_ in enumerate(ids[:, 0].tolist()):
+            if is_open[index]:
+                answers[index].append(id_)
+                is_open[index] = id_ not in stop_ids
+        if not any(is_open):
+            break
+        logits = model(ids.to(model.device), cache=cache, logits_to_keep=1).logits[:, -1]
+    return answers
+
+
+def find_hacking(entries: Sequence[Mapping[str, Any]]) -> str:
+    """A sentence if the reward rose while the held one fell, between a run's first and last quarter; "" if not."""
+    steps = [entry for entry in entries if "reward" in entry]
+    quarter = max(1, len(steps) // 4)
+    first, last = steps[:quarter], steps[-quarter:]
+    if not steps:
+        return ""
+    rise = _mean([entry["reward"] for entry in last]) - _mean([entry["reward"] for entry in first])
+    fall = _mean([entry[HELD] for entry in first]) - _mean([entry[HELD] for entry in last])
+    if rise <= 0 or fall <= 0.02:
+        return ""
+    return f"The reward rose by {rise:.3f} while the held reward fell by {fall:.3f}: look at the samples of the log."
+
+
+def hash_of(*parts: object) -> int:
+    """A seed from what a draw depends on, the same in every process."""
+    return zlib.crc32("/".join(map(str, parts)).encode())
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else 0.0

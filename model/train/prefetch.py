@@ -1,0 +1,39 @@
+"""Makes the pools of a run ahead of time in other processes, so that a fast device does not wait for its examples."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from typing import TypeVar
+
+Work = TypeVar("Work")
+_make: Callable[[int], Sequence[object]] | None = None  # in a worker: what makes a pool
+
+
+def prefetch(make: Callable[[int], Sequence[Work]], pools: range, num_workers: int) -> Iterator[Sequence[Work]]:
+    """make(pool) of each pool in order, by num_workers processes; by this one if there are none. What is made must
+    depend on the pool alone: workers are copies of this process at the moment of the first call."""
+    if not num_workers:
+        yield from map(make, pools)
+        return
+    context = multiprocessing.get_context("fork")  # what makes a pool is large and cannot be sent
+    with ProcessPoolExecutor(num_workers, context, _remember, (make,)) as executor:
+        waiting: deque[Future[Sequence[Work]]] = deque()
+        for pool in pools:
+            waiting.append(executor.submit(_run, pool))  # type: ignore[arg-type]
+            if len(waiting) > num_workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _remember(make: Callable[[int], Sequence[object]]) -> None:
+    global _make
+    _make = make
+
+
+def _run(pool: int) -> Sequence[object]:
+    assert _make is not None
+    return _make(pool)
