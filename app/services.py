@@ -90,7 +90,7 @@ class Services:
 
     def vectors(self, patient_id: str, passage_ids: Sequence[str]) -> FloatArray:
         """The vectors [N, D] kept of passages. Raises IndexFailure if they cannot be read."""
-        return self._index.vectors(patient_id, passage_ids)
+        return self._index.vectors_of(patient_id, passage_ids)
 
     def erase_expired(self) -> None:
         """Removes the documents whose retention period is over."""

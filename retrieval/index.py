@@ -96,7 +96,7 @@ class VectorIndex:
             collection = self._collection(patient_id)
             return set() if collection is None else set(collection.get(include=[])["ids"])
 
-    def vectors(self, patient_id: str, ids: Sequence[str]) -> FloatArray:
+    def vectors_of(self, patient_id: str, ids: Sequence[str]) -> FloatArray:
         """The stored vectors [N, D] of those ids that are there, in no order."""
         with self._guard():
             collection = self._collection(patient_id)
