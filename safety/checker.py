@@ -1,7 +1,8 @@
 """The safety layer as the rest of the product sees it: what comes in, what is read, what goes out.
 
-Implements `contracts.SafetyChecker` with rules and the support check. The outermost edge of the layer: whatever goes
-wrong inside comes back as the verdict `unavailable`, which withholds.
+Implements `contracts.SafetyChecker` with rules, the support check and whatever models are given. The verdict is the
+worst finding's, so that neither a rule nor a model lowers what another said. The outermost edge of the layer: whatever
+goes wrong inside comes back as the verdict `unavailable`, which withholds.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from typing import Any
 from contracts import CheckResult, ClaimCheck, Direction, Finding, Message, Passage, Patient, Role, Verdict
 from safety.claims import strip_citations
 from safety.matcher import Matcher
+from safety.model_check import ModelCheck, ModelInput, ModelPanel
 from safety.rule import Rule
 from safety.rule_files import load_rules
-from safety.support import SUPPORT_SOURCE, abstention_object, check_support, is_abstention
+from safety.support import SUPPORT_SOURCE, Support, abstention_object, check_support, is_abstention
 
 _LOG = logging.getLogger(__name__)
 MAX_CLAIM = 4000  # characters; nothing a person would call one claim is longer
@@ -52,10 +54,11 @@ _UNSUPPORTED: dict[type[Any], dict[str, Any]] = {ClaimCheck: {"supported": False
 class RuleSafetyChecker:
     """Loads the rules once; every check is then safe to call from any thread. Raises RuleError if a rule is odd."""
 
-    def __init__(self, rules_dir: Path | None = None) -> None:
+    def __init__(self, rules_dir: Path | None = None, models: Sequence[ModelCheck] = ()) -> None:
         rule_set = load_rules(rules_dir)
         self._rules = rule_set.rules
-        self._version = rule_set.version
+        self._models = ModelPanel(models)
+        self._version = ";".join(filter(None, (rule_set.version, self._models.version)))
         self._matcher = Matcher(self._rules)
         self._cited_allowed = {rule.id for rule in self._rules if rule.is_cited_allowed}
 
@@ -72,17 +75,21 @@ class RuleSafetyChecker:
     def check_input(self, messages: Sequence[Message], patient: Patient | None = None) -> CheckResult:
         """Checks the last user message. Emergencies are notices and come first."""
         text = next((message.text for message in reversed(messages) if message.role is Role.USER), "")
-        return _result(self._matcher.find(text, Direction.INPUT))
+        found = self._matcher.find(text, Direction.INPUT)
+        given = ModelInput(text, Direction.INPUT, messages, patient=patient, findings=found)
+        return _result([*found, *self._models.find(given)])
 
     @_faults_withhold(CheckResult)
     def check_document(self, text: str) -> CheckResult:
         """Looks for text that speaks to the machine; a finding spans the sentence that is kept from the model."""
-        return _result(self._matcher.find(text, Direction.DOCUMENT))
+        found = self._matcher.find(text, Direction.DOCUMENT)
+        return _result([*found, *self._models.find(ModelInput(text, Direction.DOCUMENT, findings=found))])
 
     @_faults_withhold(CheckResult)
     def check_output(self, text: str) -> CheckResult:
         """The rules on an answer's words alone, without passages: absolutes, reassurance, how doses are written."""
-        return _result(self._matcher.find(text, Direction.OUTPUT))
+        found = self._matcher.find(text, Direction.OUTPUT)
+        return _result([*found, *self._models.find(ModelInput(text, Direction.OUTPUT, findings=found))])
 
     @_faults_withhold(ClaimCheck)
     def check_claim(
@@ -99,8 +106,14 @@ class RuleSafetyChecker:
             return _unsupported(claim, support.missing, findings)
         evidence = " ".join(passages[i].text[a:b] for i, (a, b) in support.evidence.items()).casefold()
         kept = [f for f in findings if f.rule not in self._cited_allowed or f.evidence.casefold() not in evidence]
-        found = (*kept, *support.findings)
+        by_rules = (*kept, *support.findings)
+        given = ModelInput(claim, Direction.OUTPUT, (), _evidence(support, passages), patient, by_rules)
+        found = (*by_rules, *self._models.find(given))
         return ClaimCheck(_worst(found), supported=True, evidence=support.evidence, findings=found)
+
+
+def _evidence(support: Support, passages: Sequence[Passage]) -> list[Passage]:
+    return [passages[index] for index in support.evidence]
 
 
 def _result(findings: Sequence[Finding]) -> CheckResult:

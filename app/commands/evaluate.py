@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from app.commands.evaluate_safety import safety
 from app.commands.files import read_text
 from app.commands.loading import show_loading
 from app.config import read_settings
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from model.router_health import RouterSnapshot
 
 eval_app = typer.Typer(help="The evaluation harness.", no_args_is_help=True, pretty_exceptions_enable=False)
+eval_app.command()(safety)
 
 
 @eval_app.command()
