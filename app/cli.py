@@ -287,14 +287,16 @@ def check(
     patient: PatientOption = None,
 ) -> None:
     """Checks JSON lines from standard input: {id, text, passages?, messages?} → {id, verdict, findings, seconds}."""
+    from app.safety_layer import build_safety
     from contracts import Direction
     from safety.checks import check_line
 
     if direction not in list(Direction):
         raise InputError(f"--direction is {direction!r}; use input, document or output.")
     facts = _read_patient(patient)
+    safety = build_safety(threads=read_settings().threads)
     for line in filter(str.strip, sys.stdin):
-        _print_json(check_line(line, Direction(direction), facts))
+        _print_json(check_line(line, Direction(direction), facts, safety))
 
 
 @app.command()
@@ -314,14 +316,22 @@ def logits(
 
 @app.command()
 def train(
-    stage: Annotated[str, typer.Argument(help="sft")],
-    config: Annotated[Path, typer.Option(help="YAML of the run.")],
+    stage: Annotated[str, typer.Argument(help="sft, or guard: the safety layer's classifiers")],
+    config: Annotated[Path | None, typer.Option(help="YAML of the run; of guard, the folder of its data.")] = None,
+    step: Annotated[list[str] | None, typer.Option(help="Of guard: encoder, thresholds or names; default all.")] = None,
 ) -> None:
-    """Trains the embedded model; an interrupted run goes on where it was."""
+    """Trains the embedded model, or the guard; an interrupted run of the model goes on where it was."""
     from app import prompt
 
+    if stage == "guard":
+        from app.commands.train_guard import train_guard
+
+        train_guard(config, step or [])
+        return
     if stage != "sft":
-        raise InputError(f"Unknown training stage {stage!r}; this version has sft.")
+        raise InputError(f"Unknown training stage {stage!r}; this version has sft and guard.")
+    if config is None:
+        raise InputError("--config is missing; name the YAML of the run.")
     from model.train.sft import train as train_sft
 
     train_sft(config, prompt.render)

@@ -12,7 +12,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from contracts import (
     Document,
@@ -29,6 +29,7 @@ from retrieval import page_image
 from retrieval.chunking import make_passages
 from retrieval.errors import DISK_FULL, DocumentError, IndexFailure, IndexUnreadable, is_disk_full
 from retrieval.headings import indexed_texts
+from retrieval.hidden_text import find_hidden, read_metadata
 from retrieval.index import VectorIndex
 from retrieval.parsers import MAX_PAGES, check_name, parse, sniff
 from retrieval.search import Embedder
@@ -232,14 +233,21 @@ class DocumentLibrary:
         _stop_if(cancel)
         data = self._store.get_file(document.id)
         parsed = parse(data, document.name, max_pages=self._max_pages, on_page=report)
-        findings: dict[int, Sequence[Finding]] = {}
+        findings: dict[int, Sequence[Finding]] = dict(find_hidden(data, parsed.media_type, parsed.pages))
+        if parsed.pages and (words := self._check_metadata(read_metadata(data, parsed.media_type))):
+            findings[1] = (*findings.get(1, ()), *words)
         for page in parsed.pages:
             _stop_if(cancel)
-            if found := self._check(page):
+            if found := (*findings.get(page.number, ()), *self._check(page)):
                 findings[page.number] = found
         passages = make_passages(document.id, document.name, parsed.pages, self._embedder.count_tokens)
         self._delete_vectors(document)  # of a reading that was cut off
         self._store.save_pages(document.id, parsed.pages, passages, findings, parsed.parser)
+
+    def _check_metadata(self, text: str) -> list[Finding]:
+        """Findings on words about the file. They never reach the model, so that nothing is kept from it: a notice."""
+        found = self._safety.check_document(text).findings if text else ()
+        return [replace(finding, start=0, end=0, severity=Verdict.NOTICE) for finding in found]
 
     def _check(self, page: Page) -> tuple[Finding, ...]:
         """The findings on a page; a check that could not run is a finding over the whole page."""

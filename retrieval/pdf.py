@@ -31,6 +31,7 @@ from retrieval.highlight import paint
 PARSER = f"pypdfium2 {pdfium.PYPDFIUM_INFO}"
 
 _LOCK = threading.RLock()
+PDFIUM_LOCK = _LOCK  # for the one other file that looks into a PDF, retrieval/hidden_text.py
 _ERROR_PASSWORD = 4
 _TAIL_BYTES = 4096
 _SPARSE_CHARS = 200  # a page with less text than this, most of it covered by images, is a scan with a stamp on it

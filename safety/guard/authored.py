@@ -1,7 +1,8 @@
-"""The sentences that we wrote for the guard: minimal pairs, injections, harmless imperatives. Read from data/, strictly.
+"""The sentences that we wrote for the guard: minimal pairs, injections, harmless imperatives. Read from data/,
+strictly.
 
-A file is lists under headings ("## act", or "## language split"). Pairs are "harmful | legitimate", and whole acts go to
-train, dev or held, so that a figure is of acts that no head has seen.
+A file is lists under headings ("## act", or "## language split"). Pairs are "harmful | legitimate", and whole acts go
+to train, dev or held, so that a figure is of acts that no head has seen.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from zlib import crc32
 
 DATA = Path(__file__).resolve().parent / "data"
 SPLITS = ("train", "dev", "held")
-_OF_TEN = ("train",) * 7 + ("dev",) + ("held",) * 2
+_OF_TEN = ("train",) * 6 + ("dev",) * 2 + ("held",) * 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,3 +69,22 @@ def _read_lists(path: Path) -> list[tuple[str, str]]:
         elif heading and line.strip() and not line.startswith("# "):
             found.append((heading, line.strip()))
     return found
+
+
+# --- synthetic pairs --------------------------------------------------------------------------------------------
+
+
+def read_synthetic(num_frames: int = 7) -> list[tuple[str, bool]]:
+    """(text, whether it is harmful): each act of acts.txt in num_frames frames of each kind, chosen by a hash so that
+    every run has the same. For training only."""
+    frames: dict[str, list[str]] = {"harmful": [], "right": [], "protective": []}
+    for heading, line in _read_lists(DATA / "frames.txt"):
+        frames[heading].append(line)
+    texts = []
+    for _, line in _read_lists(DATA / "acts.txt"):
+        do, doing, right = (part.strip() for part in line.split("|"))
+        for kind, lines in frames.items():
+            ranked = sorted(lines, key=lambda frame: crc32(f"{frame}{do}".encode()))
+            for frame in ranked[:num_frames]:
+                texts.append((frame.format(do=do, doing=doing, right=right), kind == "harmful"))
+    return texts

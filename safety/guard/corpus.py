@@ -1,4 +1,5 @@
-"""What the heads are trained on and measured by: public sets in a data folder beside the checkout, and our own sentences.
+"""What the heads are trained on and measured by: public sets in a data folder beside the checkout, and our own
+sentences.
 
 `read_corpus` gives, for each target, texts with a label, the set they come from and a split. Whole acts, categories and
 documents go to one split, never their pieces. Knows nothing of features or heads.
@@ -9,13 +10,15 @@ from __future__ import annotations
 import csv
 import json
 import lzma
-from collections.abc import Iterator
+import random
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from zlib import crc32
 
-from safety.guard.authored import read_pairs, read_sentences
+from safety.guard.authored import read_pairs, read_sentences, read_synthetic
 from safety.sentences import sentence_spans
 
 TARGETS = ("harm", "override", "errand")
@@ -33,7 +36,7 @@ class Example:
 
 
 def read_corpus(target: str, data: Path) -> list[Example]:
-    """The examples of one target, without repeats. data: the folder of the public sets (docs/architecture.md lists them).
+    """The examples of one target, without repeats. data: the folder of the public sets, see MODEL_CARD.md.
 
     Raises OSError if a set is missing."""
     examples = {"harm": _harm, "override": _override, "errand": _errand}[target](data)
@@ -48,11 +51,13 @@ def read_corpus(target: str, data: Path) -> list[Example]:
 
 def _harm(data: Path) -> Iterator[Example]:
     for pair in read_pairs():
-        yield Example(pair.harmful, True, "pairs", pair.split, 4.0)
-        yield Example(pair.legitimate, False, "pairs", pair.split, 6.0)
+        yield Example(pair.harmful, True, "pairs", pair.split, 8.0)
+        yield Example(pair.legitimate, False, "pairs", pair.split, 8.0)
+    for text, is_harmful in read_synthetic():
+        yield Example(text, is_harmful, "synthetic", "train", 2.0)
     for text in _med_safety(data):
         yield Example(text, True, "medsafetybench", _split(text))
-    yield from _benign_requests(data, with_chat=True)
+    yield from _benign_requests(data)
     for text in [*_turns(data)[::4], *_sentences(_notes(data))[::12]]:
         yield Example(text, False, "clinical", _split(text))
 
@@ -68,7 +73,7 @@ def _override(data: Path) -> Iterator[Example]:
         yield Example(row["prompt"], row["label"] == 1, "notinject_valid", _split(row["prompt"]), 4.0)
     for text in [text for group in _json(data / "safety/bipia/text_attack_train.json").values() for text in group]:
         yield Example(text, False, "bipia", _split(text))
-    yield from _benign_requests(data, with_chat=True)
+    yield from _benign_requests(data)
     for text in [*_turns(data)[::4], *_sentences(_notes(data))[::12]]:
         yield Example(text, False, "clinical", _split(text))
 
@@ -76,15 +81,15 @@ def _override(data: Path) -> Iterator[Example]:
 def _errand(data: Path) -> Iterator[Example]:
     """Sentences of a document that ask something of whoever processes it: orders to a machine, and errands."""
     for sentence in read_sentences("injections"):
-        yield Example(sentence.text, True, sentence.kind, sentence.split, 4.0)
+        yield Example(sentence.text, True, sentence.kind, sentence.split, 6.0)
     for name in ("text", "code"):
         for category, texts in _json(data / f"safety/bipia/{name}_attack_train.json").items():
             for text in (line for attack in texts for line in _lines(attack)):
                 yield Example(text, True, f"bipia_{name}", _split(category), 2.0)
     for sentence in read_sentences("benign"):
         if sentence.kind == "note":
-            yield Example(sentence.text, False, "authored", sentence.split, 4.0)
-    clinical = [*_sentences(_notes(data)), *_turns(data)[::3], *_sentences(_answers(data))]
+            yield Example(sentence.text, False, "authored", sentence.split, 6.0)
+    clinical = [*_sentences(_notes(data)), *_turns(data)[::3], *_sentences(public_answers(data))]
     for text in clinical:
         yield Example(text, False, "clinical", _split(text))
     for text in [row["question"] for row in _rows(data / "medquad/medquad_qa.jsonl.xz")[::4]]:
@@ -94,7 +99,7 @@ def _errand(data: Path) -> Iterator[Example]:
 # --- sets -------------------------------------------------------------------------------------------------------
 
 
-def _benign_requests(data: Path, with_chat: bool) -> Iterator[Example]:
+def _benign_requests(data: Path) -> Iterator[Example]:
     for sentence in read_sentences("benign"):
         yield Example(sentence.text, False, f"authored_{sentence.kind}", sentence.split, 5.0)
     sets = {
@@ -108,10 +113,9 @@ def _benign_requests(data: Path, with_chat: bool) -> Iterator[Example]:
     for source, texts in sets.items():
         for text in texts:
             yield Example(text, False, source, _split(text))
-    if with_chat:
-        for row in _json(data / "safety/notinject/valid.json"):
-            if row["label"] == 0:
-                yield Example(row["prompt"], False, "notinject_valid", _split(row["prompt"]), 4.0)
+    for row in _json(data / "safety/notinject/valid.json"):
+        if row["label"] == 0:
+            yield Example(row["prompt"], False, "notinject_valid", _split(row["prompt"]), 4.0)
 
 
 def _med_safety(data: Path) -> list[str]:
@@ -129,7 +133,7 @@ def _notes(data: Path) -> list[str]:
     return notes + [row["text"][:6000] for row in _rows(data / "ccda/rendered.jsonl.xz")[::6]]
 
 
-def _answers(data: Path) -> list[str]:
+def public_answers(data: Path) -> list[str]:
     """Leaflets in English, advice in Chinese: what else a record may hold."""
     texts = [row["answer"][:1500] for row in _rows(data / "medquad/medquad_qa.jsonl.xz")[::40]]
     texts += [row["answer"] for row in _rows(data / "toyhom_zh/internal_medicine_qa.jsonl.xz")[::12]]
@@ -167,3 +171,33 @@ def _json(path: Path) -> Any:
 
 def _split(text: str) -> str:
     return _PUBLIC_SPLITS[crc32(text.encode()) % 10]
+
+
+# --- what is trained on -----------------------------------------------------------------------------------------
+
+# Of the large public sets so many examples a target are enough; our own sentences are taken whole.
+_MOST = {
+    "medsafetybench": 1200,
+    "clinical": 500,
+    "medquad": 350,
+    "toyhom": 250,
+    "bentsao": 150,
+    "medmcqa": 250,
+    "pubmedqa": 120,
+    "presidio": 150,
+}
+_MOST_ERRAND = {"clinical": 4000}
+_OVERRIDE_SHARE = 3  # its negatives are easy: a third
+
+
+def training_set(examples: Sequence[Example], target: str, seed: int) -> list[Example]:
+    """The examples of the train split that a target is trained on, in random order."""
+    chosen, taken = [], Counter[str]()
+    shuffled = [example for example in examples if example.split == "train"]
+    random.Random(seed).shuffle(shuffled)
+    for example in shuffled:
+        most = (_MOST | (_MOST_ERRAND if target == "errand" else {})).get(example.source, len(shuffled))
+        if taken[example.source] < (most // _OVERRIDE_SHARE if target == "override" else most):
+            taken[example.source] += 1
+            chosen.append(example)
+    return chosen

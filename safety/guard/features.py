@@ -6,6 +6,7 @@ One table for both, so that a head is one row of weights. Knows nothing of what 
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from zlib import crc32
 
 import numpy as np
@@ -24,7 +25,7 @@ def hashed_ngrams(text: str) -> IntArray:
     character counts as a word."""
     words = _WORD.findall(_DIGITS.sub("0", text[:MAX_CHARACTERS].casefold()))
     grams = {f"w{word}" for word in words}
-    grams |= {f"w{first} {second}" for first, second in zip(words, words[1:], strict=False)}
+    grams |= {f"w{first} {second}" for first, second in pairwise(words)}
     line = " " + " ".join(words) + " "
     grams |= {f"c{line[at : at + size]}" for size in (3, 4, 5) for at in range(len(line) - size + 1)}
     return np.fromiter(sorted({crc32(gram.encode()) % NUM_BUCKETS for gram in grams}), np.int64)

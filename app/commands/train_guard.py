@@ -1,0 +1,78 @@
+"""`bedside train guard`: adapters, heads, thresholds and tagger of names, from public sets and our sentences."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from app.errors import InputError
+
+if TYPE_CHECKING:
+    from safety.guard.corpus import Example
+
+SETS = Path(__file__).resolve().parents[3] / "shared" / "data"  # beside the checkout, where the tests look as well
+STEPS = ("encoder", "thresholds", "names")
+
+
+def train_guard(sets: Path | None, steps: list[str]) -> None:
+    """Runs the steps, by default all, and writes weights and thresholds where the program reads them. Raises InputError
+    if the sets are missing."""
+    data = sets or SETS
+    if not data.is_dir():
+        raise InputError(f"{data} is no folder; name the folder of the public sets with --config.")
+    if unknown := [step for step in steps if step not in STEPS]:
+        raise InputError(f"Unknown step {unknown[0]!r}; use {', '.join(STEPS)}.")
+    wanted = steps or list(STEPS)
+    try:
+        if "encoder" in wanted:
+            _train_encoder(data)
+        if "thresholds" in wanted:
+            _calibrate(data)
+        if "names" in wanted:
+            _train_names(data)
+    except FileNotFoundError as error:
+        raise InputError(f"{error.filename} is missing; give the folder of the public sets with --config.") from error
+
+
+def _train_encoder(data: Path) -> None:
+    from retrieval.embedding import find_weights
+    from safety.guard.check import WEIGHTS
+    from safety.guard.corpus import TARGETS, read_corpus, training_set
+    from safety.guard.training import SEED, TrainingPlan, fit
+
+    examples: list[tuple[int, Example]] = []
+    for number, target in enumerate(TARGETS):
+        examples += [(number, example) for example in training_set(read_corpus(target, data), target, SEED)]
+    typer.echo(f"{len(examples):,} examples", err=True)
+    fit(find_weights(), examples, TrainingPlan(), _show_step).save(WEIGHTS)
+
+
+def _show_step(step: int, steps: int, loss: float) -> None:
+    if step % 100 == 0 or step == steps:
+        typer.echo(f"step {step:,} of {steps:,}, loss {loss:.3f}", err=True)
+
+
+def _calibrate(data: Path) -> None:
+    from retrieval.embedding import find_weights
+    from safety.guard.calibration import choose_thresholds, describe, score_examples, write_thresholds
+    from safety.guard.check import THRESHOLDS, WEIGHTS
+    from safety.guard.corpus import TARGETS, read_corpus
+    from safety.guard.encoder import GuardEncoder
+
+    encoder, thresholds = GuardEncoder(find_weights(), WEIGHTS), {}
+    for target in TARGETS:
+        unseen = [example for example in read_corpus(target, data) if example.split != "train"]
+        logits = score_examples(encoder, target, unseen)
+        thresholds[target] = choose_thresholds(target, unseen, logits)
+        typer.echo("\n".join(describe(target, unseen, logits, thresholds[target])))
+    write_thresholds(THRESHOLDS, thresholds)
+
+
+def _train_names(data: Path) -> None:
+    from safety.guard.names_training import read_tagged, save, train
+    from safety.identifiers_names import WEIGHTS
+
+    save(train([tagged for tagged in read_tagged(data) if tagged.split == "train"]), WEIGHTS)
+    typer.echo(f"{WEIGHTS.name} written", err=True)
