@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 
 from safety.lexicon import cues
 
@@ -32,23 +33,25 @@ class Scope:
     end: int
 
 
-def _any_of(phrases: Mapping[str, Sequence[str]], english: str = r"\b(?:{})\b", extra: str = "") -> re.Pattern[str]:
+def any_of(phrases: Mapping[str, Sequence[str]], english: str = r"\b(?:{})\b", extra: str = "") -> re.Pattern[str]:
     """One pattern for the phrases of both languages; `english` says how the English ones are bounded."""
     joined = "|".join(phrases["en"]).replace(" ", r"\s+")
     return re.compile("|".join([english.format(joined), *phrases["zh"], *([extra] if extra else [])]), re.IGNORECASE)
 
 
 _CUES = cues()
-_PSEUDO = _any_of(_CUES["pseudo"])
-_FORWARD = {Assertion(status): _any_of(phrases) for status, phrases in _CUES["forward"].items()}
-_BACKWARD = {Assertion(status): _any_of(phrases) for status, phrases in _CUES["backward"].items()}
+_PSEUDO = any_of(_CUES["pseudo"])
+_FORWARD = {Assertion(status): any_of(phrases) for status, phrases in _CUES["forward"].items()}
+_BACKWARD = {Assertion(status): any_of(phrases) for status, phrases in _CUES["backward"].items()}
 _NOT_CONTRACTED = re.compile(r"n't\b", re.IGNORECASE)
-_END = _any_of(_CUES["end"], extra=r";|；|。|\.\s+(?=\S)|\s{4,}")
+_END = any_of(_CUES["end"], extra=r";|；|。|\.\s+(?=\S)|\s{4,}")
 # A condition ends where its consequence begins; a relative's story where the patient's does.
 _END_OF = {
     Assertion.HYPOTHETICAL: re.compile(r", (?:he|she|they|you|then|please|call|go)\b|，", re.IGNORECASE),
     Assertion.FAMILY: re.compile(
-        r"\b(?:patient|he|she|i|who|is|now|just)\b|, (?=has\b)|患者|本人|我|，", re.IGNORECASE
+        r"\b(?:patient|he|she|i|who|is|now|just|him|found|says|said|reports|noticed|called|brought|thinks|witnessed)\b"
+        r"|, (?=has\b)|患者|本人|我|，",
+        re.IGNORECASE,
     ),
     Assertion.HISTORICAL: re.compile(
         r"\b(?:has|is|with|and (?:is|now|has)|states?|developed|come in|came in|woke|having|started)\b|，",
@@ -59,27 +62,38 @@ _WINDOW = {Assertion.HISTORICAL: 90}  # characters a cue reaches, where the sent
 _DEFAULT_WINDOW = 400
 _ORDER = (Assertion.NEGATED, Assertion.FAMILY, Assertion.HYPOTHETICAL, Assertion.HISTORICAL)
 
-_KNOWLEDGE = _any_of(_CUES["knowledge"], english=r"^\W*(?:please\s+)?(?:{})\b")
-_IMMEDIATE = _any_of(_CUES["immediate"])
-_OPTIONS = r"\ba\) .{1,80}\bb\) |\(a\) .{1,80}\(b\) |(?m:^)\s*q\d*[.:]"
-_EXAM = _any_of(_CUES["exam"], extra=_OPTIONS)
+_KNOWLEDGE = any_of(_CUES["knowledge"], english=r"^\W*(?:please\s+)?(?:{})\b")
+_QUESTION = re.compile(
+    r"^\W*(?:(?:and|so|but|please|hi|hello)\W+)*(?:what(?:'s)?|how|which|when|why|where|who|is|are|do|does|did|was|were|has|"
+    r"have|had|can|could|should|would|will|may)\b[^?]*\?\W*$",
+    re.IGNORECASE,
+)
+_IMMEDIATE = any_of(_CUES["immediate"])
+_PAST = any_of(_CUES["past"], extra=r"[(,–-]\s?(?:19|20)\d\d\b|\b(?:19|20)\d\d\W*$")
+_PRESENT = any_of(_CUES["present"])
+_OPTIONS = r"\ba[).] .{1,80}\bb[).] |\(a\) .{1,80}\(b\) |(?m:^)\s*q\d*[.:]"
+_EXAM = any_of(_CUES["exam"], extra=_OPTIONS)
 
 
 def assess(sentence: str, start: int, end: int) -> Assertion:
     """The status of sentence[start:end]. Where several scopes cover it, the first of negated, family, hypothetical,
-    historical, general. A negation must cover all of it: "won't stop bleeding" holds a negation and is none."""
+    historical, general. A negation must stand before it: "won't stop bleeding" holds a negation and is none. A sentence
+    that dates itself to the past and says nothing of now is historical as a whole."""
     found = {
         scope.status
         for scope in scopes(sentence)
-        if scope.start < end <= scope.end and (scope.start <= start or scope.status is not Assertion.NEGATED)
+        if (scope.start <= start < scope.end if scope.status is Assertion.NEGATED else scope.start < end <= scope.end)
     }
     for status in _ORDER:
         if status in found:
             return status
-    return Assertion.GENERAL if is_general_question(sentence) else Assertion.PRESENT
+    if is_general_question(sentence):
+        return Assertion.GENERAL
+    return Assertion.HISTORICAL if is_past(sentence) else Assertion.PRESENT
 
 
-def scopes(sentence: str, is_literal: bool = False) -> list[Scope]:
+@lru_cache(maxsize=2048)
+def scopes(sentence: str, is_literal: bool = False) -> tuple[Scope, ...]:
     """All scopes of one sentence, in no particular order. is_literal also takes phrases that only look like cues
     ("without difficulty", "no change"): right where two texts are compared word for word."""
     pseudo = [] if is_literal else _spans(_PSEUDO, sentence)
@@ -91,18 +105,27 @@ def scopes(sentence: str, is_literal: bool = False) -> list[Scope]:
         if status is Assertion.NEGATED:
             places += _spans(_NOT_CONTRACTED, sentence)
         for _, end in _outside(pseudo, places):
-            limit = min((a for a, _ in limits if a >= end), default=len(sentence))
+            # What stands right behind a cue belongs to it: "not currently employed", "does not report any".
+            limit = min((a for a, _ in limits if a > end + 1), default=len(sentence))
             found.append(Scope(status, end, min(limit, end + _WINDOW.get(status, _DEFAULT_WINDOW))))
     for status, cue in _BACKWARD.items():
-        for start, _ in _outside(pseudo, _spans(cue, sentence)):
+        for start, end in _outside(pseudo, _spans(cue, sentence)):
             limit = max((b for _, b in ends if b <= start), default=0)
-            found.append(Scope(status, max(limit, _last_comma(sentence, start)), start))
-    return found
+            found.append(Scope(status, max(limit, _last_comma(sentence, start, end)), start))
+    return tuple(found)
 
 
+@lru_cache(maxsize=512)
 def is_general_question(sentence: str) -> bool:
     """Asks for knowledge, or what the record says, and names nobody who is ill now."""
-    return bool(_KNOWLEDGE.search(sentence)) and not _IMMEDIATE.search(sentence)
+    is_asked = _KNOWLEDGE.search(sentence) or _QUESTION.search(sentence)
+    return bool(is_asked) and not _IMMEDIATE.search(sentence)
+
+
+@lru_cache(maxsize=512)
+def is_past(sentence: str) -> bool:
+    """Dates what it says to the past, and says of nothing that it is so now."""
+    return bool(_PAST.search(sentence)) and not _PRESENT.search(sentence)
 
 
 def is_exam_question(text: str) -> bool:
@@ -117,6 +140,10 @@ def _spans(pattern: re.Pattern[str] | None, sentence: str) -> list[tuple[int, in
     return [match.span() for match in pattern.finditer(sentence)] if pattern else []
 
 
-def _last_comma(sentence: str, place: int) -> int:
-    """Backward cues speak of their own clause: "fever, chest pain absent" leaves the fever."""
-    return max(sentence.rfind(mark, 0, place) for mark in (",", "，", ":", "：")) + 1
+def _last_comma(sentence: str, start: int, end: int) -> int:
+    """Where the clause of a backward cue begins: "fever, chest pain absent" leaves the fever. A cue that is a clause of
+    its own speaks of the one before: "bowel obstruction, resolved"."""
+    before = sentence[:start].rstrip()
+    if before.endswith(",") and re.match(r"\s*(?:[.;,]|$)", sentence[end:]):
+        start = len(before) - 1
+    return max(sentence.rfind(mark, 0, start) for mark in (",", "，", ":", "：")) + 1

@@ -17,8 +17,10 @@ from typing import Any
 
 from contracts import CheckResult, ClaimCheck, Direction, Finding, Message, Passage, Patient, Role, Verdict
 from safety.claims import strip_citations
+from safety.knowledge_files import Knowledge, load_knowledge
 from safety.matcher import Matcher
 from safety.model_check import ModelCheck, ModelInput, ModelPanel
+from safety.prescribing import check_prescribing
 from safety.rule import Rule
 from safety.rule_files import load_rules
 from safety.support import SUPPORT_SOURCE, Support, abstention_object, check_support, is_abstention
@@ -52,13 +54,23 @@ _UNSUPPORTED: dict[type[Any], dict[str, Any]] = {ClaimCheck: {"supported": False
 
 
 class RuleSafetyChecker:
-    """Loads the rules once; every check is then safe to call from any thread. Raises RuleError if a rule is odd."""
+    """Loads rules and knowledge once; every check is then safe to call from any thread.
 
-    def __init__(self, rules_dir: Path | None = None, models: Sequence[ModelCheck] = ()) -> None:
+    Raises RuleError if something in them is odd."""
+
+    def __init__(
+        self,
+        rules_dir: Path | None = None,
+        models: Sequence[ModelCheck] = (),
+        knowledge_dir: Path | None = None,
+    ) -> None:
         rule_set = load_rules(rules_dir)
         self._rules = rule_set.rules
+        self._knowledge = load_knowledge(knowledge_dir)
         self._models = ModelPanel(models)
-        self._loaded_version = ";".join(filter(None, (rule_set.version, self._models.version)))
+        self._loaded_version = ";".join(
+            filter(None, (rule_set.version, f"knowledge@{self._knowledge.version}", self._models.version))
+        )
         self.switch_off(())
         self._cited_allowed = {rule.id for rule in self._rules if rule.is_cited_allowed}
 
@@ -78,11 +90,18 @@ class RuleSafetyChecker:
         """The loaded rules, for the review page."""
         return self._rules
 
+    @property
+    def knowledge(self) -> Knowledge:
+        """What is known of drugs, for the review page."""
+        return self._knowledge
+
     @_faults_withhold(CheckResult)
     def check_input(self, messages: Sequence[Message], patient: Patient | None = None) -> CheckResult:
-        """Checks the last user message. Emergencies are notices and come first."""
+        """Checks the last user message. Emergencies are notices and come first; what is wrong with a prescription is a
+        notice too, as the clinician may well be asking about it."""
         text = next((message.text for message in reversed(messages) if message.role is Role.USER), "")
-        found = self._matcher.find(text, Direction.INPUT)
+        prescribed = check_prescribing(text, patient, self._knowledge)
+        found = [*self._matcher.find(text, Direction.INPUT), *(_as_notice(finding) for finding in prescribed)]
         given = ModelInput(text, Direction.INPUT, messages, patient=patient, findings=found)
         return _result([*found, *self._models.find(given)])
 
@@ -93,10 +112,15 @@ class RuleSafetyChecker:
         return _result([*found, *self._models.find(ModelInput(text, Direction.DOCUMENT, findings=found))])
 
     @_faults_withhold(CheckResult)
-    def check_output(self, text: str) -> CheckResult:
-        """The rules on an answer's words alone, without passages: absolutes, reassurance, how doses are written."""
-        found = self._matcher.find(text, Direction.OUTPUT)
-        return _result([*found, *self._models.find(ModelInput(text, Direction.OUTPUT, findings=found))])
+    def check_output(self, text: str, patient: Patient | None = None) -> CheckResult:
+        """The rules on an answer's words alone, without passages: absolutes, reassurance, how doses are written, and
+        what is wrong with what it prescribes."""
+        found = self._output_findings(text, patient)
+        given = ModelInput(text, Direction.OUTPUT, patient=patient, findings=found)
+        return _result([*found, *self._models.find(given)])
+
+    def _output_findings(self, text: str, patient: Patient | None) -> list[Finding]:
+        return [*self._matcher.find(text, Direction.OUTPUT), *check_prescribing(text, patient, self._knowledge)]
 
     @_faults_withhold(ClaimCheck)
     def check_claim(
@@ -105,7 +129,7 @@ class RuleSafetyChecker:
         """Holds one claim against the passages: the rules on its words, and whether it stands in them."""
         if len(claim) > MAX_CLAIM:
             return _unsupported(claim, "it is too long to be checked as one statement", [])
-        findings = self._matcher.find(claim, Direction.OUTPUT)
+        findings = self._output_findings(claim, patient)
         if is_abstention(claim):
             return _abstention(claim, passages, findings)
         support = check_support(claim, cited, passages)
@@ -126,6 +150,10 @@ def _evidence(support: Support, passages: Sequence[Passage]) -> list[Passage]:
 def _result(findings: Sequence[Finding]) -> CheckResult:
     ordered = sorted(findings, key=lambda finding: (not finding.rule.startswith("emergency."), finding.start))
     return CheckResult(_worst(ordered), tuple(ordered))
+
+
+def _as_notice(finding: Finding) -> Finding:
+    return replace(finding, severity=Verdict.NOTICE)
 
 
 def _worst(findings: Sequence[Finding]) -> Verdict:

@@ -74,18 +74,20 @@ def _check(
     if direction is Direction.DOCUMENT:
         return checker.check_document(text)
     if "passages" not in item:
-        return checker.check_output(text)
+        return checker.check_output(text, patient)
     return _check_claims(text, _passages(item["passages"]), patient, checker)
 
 
 def _check_claims(
     text: str, passages: Sequence[Passage], patient: Patient | None, checker: RuleSafetyChecker
 ) -> CheckResult:
+    """A text without a single citation is held against all passages; one that cites must cite rightly."""
+    has_marks, everything = bool(citations_of(text)), range(len(passages))
     splitter = ClaimSplitter()
     findings, verdicts, place = [], [], 0
     for claim in splitter.feed(text) + splitter.flush():
         place = text.index(claim, place)
-        check = checker.check_claim(claim, citations_of(claim), passages, patient)
+        check = checker.check_claim(claim, citations_of(claim) if has_marks else everything, passages, patient)
         verdicts.append(check.verdict)
         findings += [_shifted(finding, place) for finding in check.findings]
         place += len(claim)

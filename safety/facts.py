@@ -51,6 +51,7 @@ STATUSES = frozenset(
 )
 _COMPARED = (Assertion.NEGATED, Assertion.FAMILY, Assertion.HYPOTHETICAL)
 _PART_END = re.compile(r"[,;:，；、|]|\band\b|\bthen\b", re.IGNORECASE)
+NOUN_REACH = 30  # characters from a side to what it is the side of
 OWNER_REACH = 160  # characters back to the drug or measurement a number belongs to
 
 
@@ -84,6 +85,7 @@ class Side:
     key: str  # "left", "right" or "both"
     nouns: tuple[str, ...]  # keys of the next words
     start: int
+    clause: tuple[int, int]  # as of a number: what is said of this side
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +123,7 @@ def facts_of(text: str, sentences: Sequence[tuple[int, int]]) -> Facts:
         words=tuple(words),
         quantities=owned,
         dates=dates,
-        sides=tuple(_sides(text, words)),
+        sides=tuple(_sides(text, words, sentences)),
         statuses=tuple(_statuses(text, words, sentences)),
         is_hypothetical=any(scope.status is Assertion.HYPOTHETICAL for scope in scoped),
         is_uncertain=bool(_UNCERTAIN.search(text)),
@@ -257,10 +259,16 @@ def uncertain_spans(text: str, sentences: Sequence[tuple[int, int]]) -> list[tup
 
 def _own(text: str, quantity: Quantity, words: Sequence[Word], sentences: Sequence[tuple[int, int]]) -> OwnedQuantity:
     start, end = _sentence_of(quantity.start, text, sentences)
-    left = max((m.end() for m in _PART_END.finditer(text, start, quantity.start)), default=start)
-    right = next((m.start() for m in _PART_END.finditer(text, quantity.end, end)), end)
     owners = [word for word in words if is_owner(word.key)]
-    return OwnedQuantity(quantity, _owner(text, quantity, owners, start, end), (left, right))
+    clause = _clause(text, quantity.start, quantity.end, sentences)
+    return OwnedQuantity(quantity, _owner(text, quantity, owners, start, end), clause)
+
+
+def _clause(text: str, first: int, last: int, sentences: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """The stretch between commas and "and" around text[first:last]."""
+    start, end = _sentence_of(first, text, sentences)
+    left = max((m.end() for m in _PART_END.finditer(text, start, first)), default=start)
+    return left, next((m.start() for m in _PART_END.finditer(text, last, end)), end)
 
 
 def _sentence_of(place: int, text: str, sentences: Sequence[tuple[int, int]]) -> tuple[int, int]:
@@ -307,12 +315,14 @@ def _statuses(text: str, words: Sequence[Word], sentences: Sequence[tuple[int, i
         yield OwnedStatus(word.key, owner, word.start)
 
 
-def _sides(text: str, words: Sequence[Word]) -> Iterator[Side]:
+def _sides(text: str, words: Sequence[Word], sentences: Sequence[tuple[int, int]]) -> Iterator[Side]:
     for match in _SIDE.finditer(text):
         key = {"bilateral": "both", "双": "both", "左": "left", "右": "right"}.get(
             match.group().lower(), match.group().lower()
         )
-        yield Side(key, tuple(w.key for w in words if match.end() <= w.start <= match.end() + 30)[:3], match.start())
+        end = min(match.end() + NOUN_REACH, _sentence_of(match.start(), text, sentences)[1])
+        nouns = tuple(w.key for w in words if match.end() <= w.start <= end)[:3]
+        yield Side(key, nouns, match.start(), _clause(text, *match.span(), sentences))
 
 
 def _blank(text: str, spans: Sequence[tuple[int, int]]) -> str:

@@ -7,19 +7,21 @@ scope, and no pattern ever meets more than MAX_SEGMENT characters at once. Knows
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import regex
 
 from contracts import Direction, Finding, Verdict
 from safety.assertion import Assertion, assess, is_exam_question
+from safety.concepts import Hit, find_concepts
 from safety.normalise import NormalisedText, normalise
 from safety.rule import Rule
 from safety.sentences import sentence_spans
 
 TIMEOUT_S = 1.0  # per pattern and sentence; need is below 0.001, but on a starved machine 0.25 was seen to run out
 MAX_SEGMENT, OVERLAP = 1000, 200  # characters
+REACH = 300  # characters within which the concepts of a condition must stand
 _CJK = regex.compile(r"\p{Han}")
 # " … " in a pattern: up to ten words of the same clause, none of them a negation.
 _GAP = r"(?:(?![\s,/(]+(?:no|not|nor|denies|denied|denying|without|never)\b)[\s,/(]+[\w'’.:%°+/)-]+){0,10}?[\s,/(]+"
@@ -44,20 +46,36 @@ class Matcher:
         """Findings in order of their place. A rule that runs out of time gives a finding `unavailable` instead."""
         source = normalise(text)
         lowered = _lower(source.text)
-        segments: list[tuple[int, int]] = []
-        findings: list[Finding] = []
+        segments = _segments(source.text)
+        findings = self._find_conditions(source, lowered, segments, direction)
         for compiled in self._compiled:
             if direction not in compiled.rule.direction:
                 continue
             places = [place for word in compiled.rule.keywords for place in _occurrences(lowered, word)]
             if not places:
                 continue
-            segments = segments or _segments(source.text)
             found = list(self._find_rule(compiled, source, _touched(segments, places), direction))
             if found and compiled.rule.is_asserted and is_exam_question(source.text):
                 found = [finding for finding in found if finding.severity is Verdict.UNAVAILABLE]
             findings += found
         return _without_repeats(findings)
+
+    def _find_conditions(
+        self, source: NormalisedText, lowered: str, segments: Sequence[tuple[int, int]], direction: Direction
+    ) -> list[Finding]:
+        """Findings of the rules that are made of concepts; none in an examination question."""
+        rules = [c.rule for c in self._compiled if c.rule.when and direction in c.rule.direction]
+        if not rules or is_exam_question(source.text):
+            return []
+        try:
+            hits = list(find_concepts(lowered, segments, self._timeout_s))
+        except TimeoutError:
+            return [_out_of_time(rules[0], source, (0, len(source.text)))]
+        by_concept: dict[str, list[Hit]] = {}
+        for hit in hits:
+            by_concept.setdefault(hit.concept, []).append(hit)
+        found = ((rule, _meet(rule, by_concept)) for rule in rules)
+        return [_finding(rule, source, (h.start, h.end), h.sentence, direction) for rule, h in found if h is not None]
 
     def _find_rule(
         self, compiled: _Compiled, source: NormalisedText, segments: Iterable[tuple[int, int]], direction: Direction
@@ -67,13 +85,7 @@ class Matcher:
             try:
                 span = self._match(compiled, source.text[start:end])
             except TimeoutError:
-                yield Finding(
-                    rule.id,
-                    Verdict.UNAVAILABLE,
-                    *source.raw_span(start, end),
-                    f"The check “{rule.title}” ran out of time on this text, so the text is withheld; shorten it.",
-                    rule.source,
-                )
+                yield _out_of_time(rule, source, (start, end))
                 return
             if span is not None:
                 yield _finding(rule, source, (start + span[0], start + span[1]), (start, end), direction)
@@ -132,6 +144,20 @@ def _touched(segments: list[tuple[int, int]], places: Iterable[int]) -> list[tup
         index = bisect_right(starts, place) - 1
         touched |= {i for i in (index - 1, index) if i >= 0 and segments[i][1] > place}
     return [segments[index] for index in sorted(touched)]
+
+
+def _meet(rule: Rule, hits: Mapping[str, list[Hit]]) -> Hit | None:
+    """The first concept of the first condition whose concepts all stand near it; None if there is no such place."""
+    for first, *others in rule.conditions:
+        for hit in hits.get(first, ()):
+            if all(any(abs(h.start - hit.start) <= REACH for h in hits.get(name, ())) for name in others):
+                return hit
+    return None
+
+
+def _out_of_time(rule: Rule, source: NormalisedText, span: tuple[int, int]) -> Finding:
+    message = f"The check “{rule.title}” ran out of time on this text, so the text is withheld; shorten it."
+    return Finding(rule.id, Verdict.UNAVAILABLE, *source.raw_span(*span), message, rule.source)
 
 
 def _finding(

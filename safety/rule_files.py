@@ -17,6 +17,8 @@ import regex
 import yaml
 
 from contracts import Direction, Verdict
+from safety.concepts import known_concepts
+from safety.lexicon import CONCEPTS
 from safety.matcher import Matcher
 from safety.rule import Examples, Rule, RuleError, RuleSet
 from safety.strict_yaml import load_strict
@@ -33,7 +35,7 @@ def load_rules(folder: Path | None = None) -> RuleSet:
     if not paths:
         raise RuleError(f"There is no rule file (*.yaml) in {folder}; correct the path.")
     rules: dict[str, Rule] = {}
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(CONCEPTS.read_bytes())
     for path in paths:
         data = path.read_bytes()
         digest.update(path.name.encode() + b"\0" + data + b"\0")
@@ -66,7 +68,7 @@ def _read_rule(file: str, number: int, entry: Any) -> Rule:
     values = dict(entry)
     for key in ("id", "title", "message", "message_zh", "source", "owner"):
         values[key] = _text(f"{where}: {key}", entry[key])
-    for key in ("keywords", "patterns", "unless"):
+    for key in ("keywords", "patterns", "when", "unless"):
         values[key] = _texts(f"{where}: {key}", entry.get(key, []))
     values["severity"] = _severity(where, entry["severity"])
     if "input_severity" in entry:
@@ -121,8 +123,12 @@ def _directions(where: str, values: Any) -> tuple[Direction, ...]:
 
 def _check_content(where: str, rule: Rule) -> None:
     """Patterns compile, and every example does what it says."""
-    if not rule.patterns or not rule.keywords:
-        raise RuleError(f"{where}: needs at least one pattern and one keyword.")
+    if not rule.patterns and not rule.when:
+        raise RuleError(f"{where}: needs at least one pattern or one condition.")
+    if bool(rule.patterns) is not bool(rule.keywords):
+        raise RuleError(f"{where}: patterns and keywords need each other.")
+    if unknown := sorted({name for names in rule.conditions for name in names} - known_concepts()):
+        raise RuleError(f"{where}: the concept {unknown[0]!r} is not in lexicon/concepts.yaml.")
     if any(keyword != keyword.lower() for keyword in rule.keywords):
         raise RuleError(f"{where}: keywords are written in lower case.")
     for kind, examples in (("fires", rule.examples.fires), ("must_not_fire", rule.examples.must_not_fire)):

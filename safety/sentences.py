@@ -44,10 +44,12 @@ def is_abbreviation(before: str) -> bool:
 def _ends_sentence(text: str, match: re.Match[str]) -> bool:
     if match.group()[0] in "。！？":
         return True
+    if match.group()[0] == "?":
+        return True
     rest = text[match.end() : match.end() + 80].lstrip()
     if rest and rest[0].islower():
         return False
-    if match.group()[0] != ".":
+    if match.group()[0] == "!":
         return True
     line = text[text.rfind("\n", 0, match.start()) + 1 : match.start()]
     return not (is_abbreviation(line) or re.fullmatch(r"\s*\d{1,3}", line))

@@ -21,7 +21,6 @@ from safety.facts import (
     STATUSES,
     Facts,
     OwnedQuantity,
-    Side,
     Word,
     facts_of,
     is_owner,
@@ -42,6 +41,13 @@ _LETTER = re.compile(r"[^\W\d_]")
 _MARKUP = re.compile(r"^\s*(?:[-*•·#>]+\s+|\(?\d{1,2}[.)、]\s+)+|\*\*|__|`")
 _PLAIN_WORD = re.compile(r"(?<![\w-])[a-z]{6,}(?![\w-])")
 _STUTTER = re.compile(r"\b([^\W\d_]{2,})(?:\W+\1\b){2,}", re.IGNORECASE)
+_ONLY_A_NAME = re.compile(
+    r"(?:the )?(?:patient|mr|mrs|ms|miss|mx|dr|prof|professor|doctor|nurse|sir|madam)\.?\s*"
+    r"(?:[A-Z][\w'’.-]*\s*){0,4}[.,;!]*"
+    r"|(?:患者|病人|医生)?[\u3400-\u9fff]{1,3}(?:先生|女士|医生|太太|小姐)[。，]?",
+    re.IGNORECASE,
+)
+_CAPITALISED = re.compile(r"(?:[A-Z][\w'’.-]*\W*)+")
 _BROKEN_CITATION = re.compile(r"\[\d+(?![\d\]])|\[\s*$")
 _OF_PASSAGES = re.compile(r"\b(?:the|these|those) passages\b", re.IGNORECASE)
 _ITEM = re.compile(r"\s*(?:[;；、]|,\s+and\b|,|，|\band\b)\s*")
@@ -159,6 +165,8 @@ def _malformed(text: str) -> str:
     """What keeps a text from being a sentence at all; "" if it may be one. Small models break off and stutter."""
     if not _LETTER.search(text):
         return "it holds no statement"
+    if _ONLY_A_NAME.fullmatch(text) and (_CAPITALISED.fullmatch(text) or not text.isascii()):
+        return "it names somebody and says nothing of them"
     if text.rstrip().endswith((":", "：")):
         return "it announces something and does not say it"
     if _STUTTER.search(text):
@@ -265,7 +273,7 @@ def _lacks(claim: Facts, window: _Window, parsed: _Parsed) -> str:
         return "too few of its words stand together in the record"
     return (
         _lacks_numbers(claim, window, parsed)
-        or _lacks_sides(claim.sides, window.facts.sides)
+        or _lacks_sides(claim, window)
         or _lacks_change(claim, window, heading)
         or _lacks_result(claim, window, parsed)
         or _lacks_denial(claim, window, parsed.text)
@@ -295,12 +303,7 @@ def _is_same(claimed: OwnedQuantity, other: OwnedQuantity, claim: Facts, window:
         and q.clause != other.clause
         and q.quantity.value != other.quantity.value
     ]
-    for places in _said_of(claimed, claim, window, text):
-        if not any(_within(place, other.clause) for place in places) and all(
-            any(_within(place, rival) for rival in rivals) for place in places
-        ):
-            return False
-    return True
+    return not any(_all_elsewhere(places, [other.clause], rivals) for places in _said_of(claimed, claim, window, text))
 
 
 def _said_of(claimed: OwnedQuantity, claim: Facts, window: _Window, text: str) -> Iterator[list[int]]:
@@ -376,15 +379,31 @@ def _is_same_date(claimed: DateFact, other: DateFact, text: str) -> bool:
     return any(year is None or year in years or str(year) in text for year, _, _ in claimed.readings)
 
 
-def _lacks_sides(claimed: Sequence[Side], found: Sequence[Side]) -> str:
-    for side in claimed:
+def _lacks_sides(claim: Facts, window: _Window) -> str:
+    """The same side, of the same thing, and not of what the record says of the other side."""
+    found = window.facts.sides
+    for side in claim.sides:
+        missing = f"“{side.key}” is not the side in the record"
         same = [other for other in found if other.key == side.key]
         if not same:
-            return f"“{side.key}” is not the side in the record"
+            return missing
         noun = next((key for key in side.nouns if any(key in other.nouns for other in found)), None)
         if noun and not any(noun in other.nouns for other in same):
-            return f"“{side.key}” is not the side in the record"
+            return missing
+        rivals = [other.clause for other in found if other.key != side.key]
+        for word in claim.words:
+            if word.key not in side.nouns[:1] and _within(word.start, side.clause):
+                places = [w.start for w in window.facts.words if w.key == word.key]
+                if places and _all_elsewhere(places, [other.clause for other in same], rivals):
+                    return missing
     return ""
+
+
+def _all_elsewhere(places: Sequence[int], own: Sequence[tuple[int, int]], rivals: Sequence[tuple[int, int]]) -> bool:
+    """Whether every place lies where something else is spoken of, and none where this is."""
+    return not any(_within(place, span) for place in places for span in own) and all(
+        any(_within(place, rival) for rival in rivals) for place in places
+    )
 
 
 def _lacks_status(claim: Facts, window: _Window, parsed: _Parsed, is_family: bool) -> str:

@@ -13,7 +13,10 @@ from typing import Any
 
 import yaml
 
+from safety.strict_yaml import load_strict
+
 _FOLDER = Path(__file__).resolve().parent
+CONCEPTS = _FOLDER / "concepts.yaml"
 _MIN_DRUG_LETTERS = 7  # shorter words end like a drug stem too often
 _CLINICAL_ENDING = re.compile(
     r"(?:itis|osis|emia|oma|opathy|algia|ectomy|otomy|ostomy|plasty|oscopy|uria|phagia|plegia|paresis|megaly|rrhea|"
@@ -101,6 +104,13 @@ def abbreviations() -> frozenset[str]:
 def cues() -> dict[str, Any]:
     """Cue phrases of assertion status, as cues.yaml holds them."""
     data: dict[str, Any] = yaml.safe_load((_FOLDER / "cues.yaml").read_text(encoding="utf-8"))
+    return data
+
+
+@cache
+def concepts() -> dict[str, Any]:
+    """{"words": name -> alternatives, "concepts": name -> language -> phrases}, as concepts.yaml holds them."""
+    data: dict[str, Any] = load_strict(CONCEPTS.read_bytes())
     return data
 
 

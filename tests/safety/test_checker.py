@@ -36,7 +36,8 @@ def emergencies(result: CheckResult) -> list[str]:
 
 def test_it_is_a_safety_checker(safety: RuleSafetyChecker) -> None:
     seam: SafetyChecker = safety
-    assert seam.version.count("+") == 1
+    rules, knowledge = seam.version.split(";")
+    assert rules.count("+") == knowledge.count("+") == 1
     assert len(safety.rules) > 40
 
 

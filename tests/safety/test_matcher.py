@@ -55,7 +55,7 @@ def test_an_instruction_in_a_document_is_found_and_only_its_sentence(checker: Ru
 def test_a_find_in_a_question_spans_the_words_themselves(checker: RuleSafetyChecker) -> None:
     text = "Füllung \u200b ok. He has crushing chest pain since noon."
     findings = Matcher(RULES).find(text, Direction.INPUT)
-    assert "crushing chest pain" in {text[f.start : f.end] for f in findings}
+    assert "chest pain" in {text[f.start : f.end] for f in findings}
 
 
 def test_a_pattern_out_of_time_is_a_finding_that_withholds() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from app.evaluation.safety.figure import Bench, Error, Figure, Rate
-from safety.assertion import Assertion, scopes
+from safety.assertion import Assertion, assess
 
 FILE = "safety/negex/rsAnnotations-1-120-random-first-half.txt"
 
@@ -15,9 +15,9 @@ def run(bench: Bench) -> Sequence[Rate]:
     missed: list[Error] = []
     false: list[Error] = []
     for sentence, start, end, is_negated in _annotated(bench):
-        covers = [s for s in scopes(sentence) if s.status is Assertion.NEGATED and s.start <= start and end <= s.end]
-        right += bool(covers) and is_negated
-        if bool(covers) != is_negated:
+        is_found = assess(sentence, start, end) is Assertion.NEGATED
+        right += is_found and is_negated
+        if is_found != is_negated:
             error = Error(sentence, f"{sentence[start:end]} is {'negated' if is_negated else 'not negated'}")
             (missed if is_negated else false).append(error)
     return [

@@ -1,0 +1,67 @@
+"""Emergencies in what is asked: found where somebody is in danger now, silent where nobody is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from app.evaluation.safety.figure import Bench, Error, Figure, Rate, alarms, recall
+
+DATA = Path(__file__).resolve().parents[1] / "data"
+PER_FRAME = 24  # phrases put into each frame
+
+
+def run(bench: Bench) -> Sequence[Rate]:
+    present, absent = present_messages(), list(absent_messages())
+    rates = []
+    for split, name in ((1, "looked at"), (0, "unseen")):
+        danger = present[split::2]
+        missed = [Error(text, "no notice") for text in danger if not found(bench, text)]
+        calm = [(kind, text) for place, kind, text in absent if place % 2 == split]
+        false = [Error(text, f"{kind}: {found(bench, text)}") for kind, text in calm if found(bench, text)]
+        rates += [
+            recall(f"recalled, {name}", len(danger), missed, 0.99),
+            alarms(f"false alarms, {name}", len(calm), false, 0.02),
+        ]
+    return rates
+
+
+def found(bench: Bench, text: str) -> str:
+    """The rule that sees an emergency in the text; "" if none does."""
+    return next((f.rule for f in bench.ask(text).findings if f.rule.startswith("emergency.")), "")
+
+
+@cache
+def present_messages() -> list[str]:
+    lines = (DATA / "emergencies_present.txt").read_text(encoding="utf-8").splitlines()
+    return [line for line in lines if not line.startswith("#")]
+
+
+def absent_messages() -> Iterator[tuple[int, str, str]]:
+    """(place, kind, text): texts of an even place are the unseen split, by frame and by phrase."""
+    data: dict[str, Any] = yaml.safe_load((DATA / "emergencies_absent.yaml").read_text(encoding="utf-8"))
+    for kind, texts in data["written"].items():
+        yield from ((place, kind, text) for place, text in enumerate(texts))
+    for kind, frames in data["frames"].items():
+        phrases = data["phrases"]["zh" if kind == "zh" else "finding"]
+        for place, frame in enumerate(frames):
+            for step in range(min(PER_FRAME, len(phrases) // 2)):
+                phrase = phrases[place % 2 :: 2][(7 * place + step * 2 + step // 2) % (len(phrases) // 2)]
+                words = {"finding": phrase, "Finding": phrase[0].upper() + phrase[1:], "zh": phrase}
+                yield place, kind, frame.format(**words)
+
+
+FIGURE = Figure(
+    name="emergencies",
+    title="Emergencies and red flags",
+    data=(
+        "Authored messages in English and Chinese, written before the rules; of each list every second item was never "
+        "looked at while rules were written (“unseen”)."
+    ),
+    peer="symptom checkers 49–90 % (Semigran, BMJ 2015)",
+    run=run,
+)

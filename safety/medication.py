@@ -1,0 +1,163 @@
+"""Drugs in a text: which, whether they are to be given, and in what dose.
+
+Knows nothing of rules, and of medicine only the names that it is handed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from safety.assertion import Assertion, any_of, assess
+from safety.lexicon import cues
+from safety.quantities import Quantity, find_frequencies, find_quantities
+from safety.sentences import sentence_spans
+
+DOSE_REACH = 70  # characters from a drug's name to its dose
+_TOKEN = re.compile(r"[a-z][a-z'’]*(?:-[a-z0-9]+)*")
+_MAX_WORDS = 3
+_NOT_GIVEN, _GIVES, _WAS_NOT_GIVEN = (any_of(cues()[name]) for name in ("not_given", "gives", "was_not_given"))
+_NOT_PROPOSED = (Assertion.NEGATED, Assertion.HISTORICAL, Assertion.FAMILY)
+_DOSE_UNITS = re.compile(r"(?:mg|mcg|g|ng|unit|iu|mmol|meq|ml)(?:/kg)?(?:/day|/h|/min)?")
+
+
+@dataclass(frozen=True, slots=True)
+class Mention:
+    """text[start:end] names the drug. is_active: it is given or to be given, for all that the sentence says."""
+
+    drug: str
+    start: int
+    end: int
+    sentence: tuple[int, int]
+    is_active: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Dose:
+    """amount of unit at once; times_a_day is None if the text does not say, below 1 for less than daily."""
+
+    mention: Mention
+    amount: float
+    unit: str
+    times_a_day: float | None
+    is_total: bool  # "3 g daily": all of a day, however it is divided
+    start: int
+    end: int
+
+
+def find_mentions(text: str, names: Mapping[str, str]) -> list[Mention]:
+    """Drugs of `names` (any name, lower case -> the drug) in order of their place."""
+    lowered = text.lower().translate(_APOSTROPHE) if len(text.lower()) == len(text) else text
+    return [mention for span in sentence_spans(text) for mention in _mentions_in(lowered, span, names)]
+
+
+def find_doses(text: str, mentions: Sequence[Mention]) -> Iterator[Dose]:
+    """The doses that the text gives with the drugs."""
+    quantities = [q for q in find_quantities(text) if _DOSE_UNITS.fullmatch(q.unit)]
+    frequencies = list(find_frequencies(text))
+    for quantity in quantities:
+        mention = _owner(text, quantity, mentions)
+        if mention is None or _is_concentration(text, quantity):
+            continue
+        often = next(
+            (f for f in frequencies if quantity.end <= f.start < mention.sentence[1] and f.start - quantity.end < 40),
+            None,
+        )
+        times = _times_a_day(often)
+        is_total = bool(_TOTAL.match(text, quantity.end)) or (times == 1 and bool(_DAILY.match(text, quantity.end)))
+        largest = quantity.value.split("-")[-1]
+        try:
+            amount = float(largest)
+        except ValueError:
+            continue  # "160/800 mg": which of the two it is cannot be told
+        yield Dose(mention, amount, quantity.unit, times, is_total, quantity.start, quantity.end)
+
+
+# --- names ------------------------------------------------------------------------------------------------------
+
+_APOSTROPHE = str.maketrans("’", "'")
+_TOTAL = re.compile(
+    r"\s*(?:/\s?day|(?:a|per|each|every) day|/\s?24\s?h|in 24 hours|daily (?:in|divided)|total|每日总量)", re.IGNORECASE
+)
+_DAILY = re.compile(r"\s*(?:daily|a day|per day|/\s?d\b)", re.IGNORECASE)
+
+
+def _mentions_in(lowered: str, span: tuple[int, int], names: Mapping[str, str]) -> Iterator[Mention]:
+    found = sorted({*_latin(lowered, span, names), *_chinese(lowered, span, names)})
+    sentence = lowered[span[0] : span[1]]
+    blocked = list(_not_given(sentence)) if found else []
+    for start, end, drug in found:
+        a, b = start - span[0], end - span[0]
+        is_active = (
+            not any(first <= a < last for first, last in blocked) and assess(sentence, a, b) not in _NOT_PROPOSED
+        )
+        yield Mention(drug, start, end, span, is_active)
+
+
+def _latin(lowered: str, span: tuple[int, int], names: Mapping[str, str]) -> Iterator[tuple[int, int, str]]:
+    tokens = [match.span() for match in _TOKEN.finditer(lowered, *span)]
+    index = 0
+    while index < len(tokens):
+        for length in range(min(_MAX_WORDS, len(tokens) - index), 0, -1):
+            start, end = tokens[index][0], tokens[index + length - 1][1]
+            drug = names.get(lowered[start:end])
+            if drug is not None:
+                yield start, end, drug
+                index += length
+                break
+        else:
+            index += 1
+
+
+def _chinese(lowered: str, span: tuple[int, int], names: Mapping[str, str]) -> Iterator[tuple[int, int, str]]:
+    if lowered.isascii():
+        return
+    taken = span[0]
+    for name in sorted((n for n in names if not n.isascii() and n in lowered), key=len, reverse=True):
+        place = lowered.find(name, *span)
+        while place >= 0:
+            if place >= taken:
+                yield place, place + len(name), names[name]
+            place = lowered.find(name, place + 1, span[1])
+
+
+def _not_given(sentence: str) -> Iterator[tuple[int, int]]:
+    for match in _NOT_GIVEN.finditer(sentence):
+        gives = _GIVES.search(sentence, match.end())
+        yield match.end(), gives.start() if gives else len(sentence)
+    for match in _WAS_NOT_GIVEN.finditer(sentence):
+        turns = [turn.end() for turn in _GIVES.finditer(sentence, 0, match.start())]
+        yield max(turns, default=0), match.start()
+
+
+# --- doses ------------------------------------------------------------------------------------------------------
+
+
+def _owner(text: str, quantity: Quantity, mentions: Sequence[Mention]) -> Mention | None:
+    """The drug right after ("5 mg of apixaban"), else the last one before in the same sentence."""
+    after = next((m for m in mentions if m.start >= quantity.end), None)
+    if after and re.fullmatch(r"\s*(?:of\s+)?(?:oral\s+|iv\s+|intravenous\s+)?", text[quantity.end : after.start]):
+        return after
+    before = [m for m in mentions if m.end <= quantity.start and m.sentence[0] <= quantity.start < m.sentence[1]]
+    return before[-1] if before and quantity.start - before[-1].end <= DOSE_REACH else None
+
+
+def _is_concentration(text: str, quantity: Quantity) -> bool:
+    """ "10 mg/mL", "1.2 ng/mL": how much is in something, not how much is given."""
+    return bool(re.match(r"\s?(?:/|per)\s?(?:\d+\s?)?(?:ml|l|dl)\b", text[quantity.end :], re.IGNORECASE))
+
+
+def _times_a_day(often: Quantity | None) -> float | None:
+    if often is None:
+        return None
+    try:
+        count = float(often.value)
+    except ValueError:
+        return None
+    if often.unit == "x/day":
+        return count
+    if often.unit == "x/week":
+        return count / 7
+    hours = {"every h": 1, "every d": 24, "every w": 168, "every m": 720}.get(often.unit)
+    return 24 / (hours * count) if hours and count else None
