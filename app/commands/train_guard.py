@@ -61,12 +61,11 @@ def _calibrate(data: Path) -> None:
     from safety.guard.corpus import TARGETS, read_corpus
     from safety.guard.encoder import GuardEncoder
 
-    encoder, thresholds = GuardEncoder(find_weights(), WEIGHTS), {}
+    unseen = {t: [example for example in read_corpus(t, data) if example.split != "train"] for t in TARGETS}
+    logits = score_examples(GuardEncoder(find_weights(), WEIGHTS), unseen)
+    thresholds = {t: choose_thresholds(t, unseen[t], logits[t]) for t in TARGETS}
     for target in TARGETS:
-        unseen = [example for example in read_corpus(target, data) if example.split != "train"]
-        logits = score_examples(encoder, target, unseen)
-        thresholds[target] = choose_thresholds(target, unseen, logits)
-        typer.echo("\n".join(describe(target, unseen, logits, thresholds[target])))
+        typer.echo("\n".join(describe(target, unseen[target], logits[target], thresholds[target])))
     write_thresholds(THRESHOLDS, thresholds)
 
 

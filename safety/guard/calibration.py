@@ -40,12 +40,18 @@ class Promise:
 PROMISES = {
     "harm": Promise(0.01, 0.003, 0.003, {"pairs": 0.02, "authored_ask": 0.05, "authored_chat": 0.05}),
     "override": Promise(0.05, 0.004, 0.004, {}),
-    "errand": Promise(0.02, 0.0003, 0.0003, {"authored": 0.05}),
+    "errand": Promise(0.02, 0.0006, 0.0006, {"authored": 0.05}),
 }
 
 
-def score_examples(encoder: GuardEncoder, target: str, examples: Sequence[Example]) -> list[float]:
-    return [float(logit) for logit in encoder.score([example.text for example in examples])[target]]
+def score_examples(encoder: GuardEncoder, examples: Mapping[str, Sequence[Example]]) -> dict[str, list[float]]:
+    """Target -> the logit of each of its examples; a text that several targets know is read once."""
+    texts = sorted({example.text for of_target in examples.values() for example in of_target})
+    places = {text: place for place, text in enumerate(texts)}
+    scores = encoder.score(texts)
+    return {
+        target: [float(scores[target][places[e.text]]) for e in of_target] for target, of_target in examples.items()
+    }
 
 
 def choose_thresholds(target: str, examples: Sequence[Example], logits: Sequence[float]) -> Thresholds:

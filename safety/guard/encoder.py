@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,9 @@ MAX_TOKENS = 96  # of one sentence
 BATCH_SIZE = 16
 FIRST_ADAPTED = 2  # of six blocks: those below stay as published, so that training reads each text through them once
 ADAPTED = ("query", "key", "value", "dense")  # the linear layers of an encoder block
+
+
+_LOADING = threading.Lock()
 
 
 class WeightsError(RuntimeError):
@@ -51,27 +55,14 @@ class GuardEncoder:
     def __init__(self, base: Path, weights: Path, threads: int = 1) -> None:
         """base: folder of MiniLM's checkpoint and tokenizer; weights: the guard's own *.safetensors."""
         self._base, self._path, self._threads = base, weights, threads
-        self._lock = threading.Lock()
-        self._loaded: tuple[Any, Any, dict[str, Head]] | None = None
 
     def score(self, texts: Sequence[str]) -> dict[str, FloatArray]:
         """Target -> float32 [N] logits. Raises WeightsError."""
-        tokenizer, model, heads = self._load()
+        with _LOADING:  # of two first callers one loads
+            tokenizer, model, heads = _load(self._base, self._path)
         rows = [hashed_ngrams(text) for text in texts]
         vectors = self._encode(tokenizer, model, texts)
         return {target: head.score(rows, vectors) for target, head in heads.items()}
-
-    def _load(self) -> tuple[Any, Any, dict[str, Head]]:
-        with self._lock:
-            if self._loaded is None:
-                try:
-                    tensors = load_file(self._path)
-                    model = load_base(self._base)
-                    merge(model, tensors)
-                    self._loaded = load_tokenizer(self._base), model.eval(), _heads(tensors)
-                except (OSError, KeyError, ValueError, AttributeError, RuntimeError) as error:
-                    raise WeightsError(f"{self._path.name} cannot be used ({error}); restore the file.") from error
-            return self._loaded
 
     def _encode(self, tokenizer: Any, model: Any, texts: Sequence[str]) -> FloatArray:
         import torch
@@ -85,6 +76,18 @@ class GuardEncoder:
                 rows = order[first : first + BATCH_SIZE]
                 vectors[rows] = pool(model, [ids[row] for row in rows]).float().numpy()
         return vectors
+
+
+@cache
+def _load(base: Path, weights: Path) -> tuple[Any, Any, dict[str, Head]]:
+    """Tokenizer, model and heads, once for a process."""
+    try:
+        tensors = load_file(weights)
+        model = load_base(base)
+        merge(model, tensors)
+        return load_tokenizer(base), model.eval(), _heads(tensors)
+    except (OSError, KeyError, ValueError, AttributeError, RuntimeError) as error:
+        raise WeightsError(f"{weights.name} cannot be used ({error}); restore the file.") from error
 
 
 def load_tokenizer(base: Path) -> Any:
