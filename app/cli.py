@@ -26,7 +26,7 @@ from app.commands.loading import show_loading
 from app.commands.pack import pack
 from app.commands.quantize import quantize
 from app.commands.serve import serve
-from app.commands.train import train
+from app.commands.train import train_app
 from app.config import ROOT, prepare_process, read_settings
 from app.errors import BedsideError, InputError, SettingsError, StorageError
 from app.events import Turn, TurnStatus
@@ -44,11 +44,11 @@ app = typer.Typer(
 )
 app.add_typer(bench_app, name="bench")
 app.add_typer(eval_app, name="eval")
+app.add_typer(train_app, name="train")
 app.command()(erase)
 app.command()(pack)
 app.command()(quantize)
 app.command()(serve)
-app.command()(train)
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
@@ -307,14 +307,16 @@ def check(
     patient: PatientOption = None,
 ) -> None:
     """Checks JSON lines from standard input: {id, text, passages?, messages?} → {id, verdict, findings, seconds}."""
+    from app.safety_layer import build_safety
     from contracts import Direction
     from safety.checks import check_line
 
     if direction not in list(Direction):
         raise InputError(f"--direction is {direction!r}; use input, document or output.")
     facts = _read_patient(patient)
+    safety = build_safety(threads=read_settings().threads)
     for line in filter(str.strip, sys.stdin):
-        _print_json(check_line(line, Direction(direction), facts))
+        _print_json(check_line(line, Direction(direction), facts, safety))
 
 
 @app.command()

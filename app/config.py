@@ -84,6 +84,10 @@ class Settings:
     top_k: int = 0
     repetition_penalty: float = 1.0
     constrain_citations: bool = False  # an answer's [n] can name only passages that were given
+    user_header: str = ""  # request header in which the hospital's proxy names the user; empty: one local user
+    role_header: str = ""  # and the user's roles, with commas between; empty: the local user is a clinician
+    reveal_roles: str = "clinician"  # who may look at what was withheld, with a reason; empty: nobody
+    review_roles: str = "clinician"  # who may switch safety rules off and on, with a reason; empty: nobody
 
     def __post_init__(self) -> None:
         limits: Mapping[str, tuple[float, float]] = {

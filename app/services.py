@@ -22,6 +22,7 @@ from app.errors import StorageError
 from app.jobs import Jobs
 from app.prepared_records import FOLDER, PreparedRecords, remove_prepared
 from app.remote_generator import RemoteGenerator
+from app.safety_layer import JudgeSeat, build_safety
 from app.store import Store
 from contracts import Generator, LoadCancelled, LoadProgress, Patient
 from model.generator import LocalGenerator
@@ -102,6 +103,15 @@ class Services:
                 self.library.delete(document.id)
                 _LOG.info("document %s was removed: its retention period is over", document.id)
 
+    def switch_rule(self, rule: str, actor: str, off_because: str | None) -> None:
+        """Switches a safety rule off for this reason, or on again; it holds from the next check on. Raises InputError
+        without a reason."""
+        if off_because is None:
+            self.store.switch_on_rule(rule, actor)
+        else:
+            self.store.switch_off_rule(rule, actor, off_because)
+        self.safety.switch_off([switch.rule for switch in self.store.list_rule_switches()])
+
     def delete_patient(self, patient_id: str) -> None:
         """Removes a patient with every document, vector, conversation and finding; answers under way are stopped."""
         for conversation in self.store.list_conversations(patient_id):
@@ -135,13 +145,16 @@ def build_services(
     with ExitStack() as opened:
         lock = _own(settings)
         opened.callback(lock.release)
-        safety = RuleSafetyChecker()  # first: without its rules nothing may start
+        judge = JudgeSeat()
+        safety = build_safety(judge, settings.threads)  # first: without its rules nothing may start
         store = Store.open(settings.data_dir, settings.database_url or None)
         opened.callback(store.close)
         num_interrupted = store.recover()
         if num_interrupted:
             _LOG.warning("%d answers were interrupted by the last end of the program", num_interrupted)
         generator = generator or _load_generator(settings, on_progress, cancel)
+        judge.take(generator)
+        safety.switch_off([switch.rule for switch in store.list_rule_switches()])
         services = _compose(settings, store, generator, safety, lock)
         opened.pop_all()
     services.start_preparing()

@@ -33,7 +33,18 @@ MAX_BYTES = 400_000  # of a corpus file: larger ones only make the round slower
 MEMORY_MB = 1024
 STALL_S = 20.0
 MAX_SECONDS = 90.0  # a file may restart its reader a few times, each within the stall
-_SPECIAL = (b"\x00", b"\xff", b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"-1", b"4294967296", b"../", b"<", b"&", b"%PDF-")
+_SPECIAL = (
+    b"\x00",
+    b"\xff",
+    b"\xff\xff\xff\xff",
+    b"\x7f\xff\xff\xff",
+    b"-1",
+    b"4294967296",
+    b"../",
+    b"<",
+    b"&",
+    b"%PDF-",
+)
 _NUMBER = re.compile(rb"\d+")
 
 
@@ -135,7 +146,9 @@ def main() -> None:
     options = parser.parse_args()
     files = small_files()
     for folder in options.corpus:
-        files |= {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.suffix not in (".json", ".xz")}
+        files |= {
+            path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.suffix not in (".json", ".xz")
+        }
     files = {name: data for name, data in files.items() if 0 < len(data) <= MAX_BYTES}
     emit("fuzz-parsers", run(files, options.minutes, options.seed), options)
 

@@ -23,11 +23,12 @@ from app.ui.preparing import draw_preparing
 from app.ui.screens import enter
 from app.ui.sidebar import draw_history, draw_patients
 from app.ui.text import count, escape, say
-from app.ui.turn import turn_node
+from app.ui.turn import Reveal, turn_node
 from contracts import Document, DocumentStatus
 
 _POLL_S = 0.2
 _DRAFT, _ERROR = "question_draft", "question_error"
+_TO_REVEAL, _REVEALED = "to_reveal", "revealed"  # a turn's id; the ids of turns revealed in this session
 
 
 def main() -> None:
@@ -61,6 +62,8 @@ def main() -> None:
     _draw_input(services, record, documents, is_live=live is not None)
     if st.session_state.pop(session.EVIDENCE_DIALOG, False):
         show_dialog(services, turns)
+    elif turn_id := st.session_state.pop(_TO_REVEAL, None):
+        _reveal(services, turn_id)
 
 
 # --- above the chat ---------------------------------------------------------------------------------------------
@@ -116,26 +119,55 @@ def _draw_turns(services: Services, turns: list[Turn], is_live: bool) -> None:
         return
     key = f"turns_{turns[0].conversation_id}"
     if not is_live:
-        _draw(turns, key, follow=True)
+        _draw(services, turns, key, follow=True)
         return
-    _draw(turns[:-1], key)
+    _draw(services, turns[:-1], key)
     poll(lambda: _draw_live(services, turns[-1]), _POLL_S)
 
 
 def _draw_live(services: Services, turn: Turn) -> bool:
     """Draws the turn as far as it has come; whether the rest of the screen has to follow."""
     live = services.jobs.live(turn.conversation_id)
-    _draw([live or services.store.get_turn(turn.id) or turn], key="live_turn", follow=True)
+    _draw(services, [live or services.store.get_turn(turn.id) or turn], key="live_turn", follow=True)
     return live is None or st.session_state.pop(session.EVIDENCE_CHANGED, False)
 
 
-def _draw(turns: Sequence[Turn], key: str, follow: bool = False) -> None:
-    nodes = [turn_node(turn, get_active(turn.id)) for turn in turns]
-    draw(nodes, key=key, on_press=_open_pressed, follow=follow)
+def _draw(services: Services, turns: Sequence[Turn], key: str, follow: bool = False) -> None:
+    may_reveal = session.get_actor(services).has_any(services.settings.reveal_roles)
+    unrevealed = Reveal.ON_REQUEST if may_reveal else Reveal.NO
+    revealed = st.session_state.get(_REVEALED, ())
+    nodes = [
+        turn_node(turn, get_active(turn.id), Reveal.SHOWN if may_reveal and turn.id in revealed else unrevealed)
+        for turn in turns
+    ]
+    draw(nodes, key=key, on_press=_act_on_press, follow=follow)
 
 
-def _open_pressed(pressed: Mapping[str, Any]) -> None:
-    open_evidence(pressed["turn"], pressed["at"], pressed["narrow"])
+def _act_on_press(pressed: Mapping[str, Any]) -> None:
+    if "reveal" in pressed:
+        st.session_state[_TO_REVEAL] = pressed["reveal"]
+    else:
+        open_evidence(pressed["turn"], pressed["at"], pressed["narrow"])
+
+
+@dialog(say("reveal.title"))
+def _reveal(services: Services, turn_id: str) -> None:
+    """Asks why; only a reason that is stored opens what was withheld, and only for this session."""
+    with st.form("reveal_form", border=False):
+        st.write(say("reveal.warning"))
+        reason = st.text_input(say("reveal.reason"))
+        if not st.form_submit_button(say("reveal.send"), type="primary"):
+            return
+    actor = session.get_actor(services)
+    if not actor.has_any(services.settings.reveal_roles):
+        return
+    try:
+        services.store.reveal(turn_id, actor.name, reason)
+    except FAILURES as error:
+        draw_failure(error)
+        return
+    st.session_state[_REVEALED] = {*st.session_state.get(_REVEALED, ()), turn_id}
+    st.rerun()
 
 
 def _draw_actions(services: Services, turn: Turn) -> None:

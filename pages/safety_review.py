@@ -1,20 +1,21 @@
-"""Safety review: the rules as loaded, a sentence to try them on, and what they found lately."""
+"""Safety review: what was found, what people say of it, rules and models as loaded, a sentence to try them on."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import streamlit as st
 
 from app.services import Services
-from app.store.records import FindingRecord
+from app.store.records import Judgement
+from app.ui.review_findings import draw_findings
+from app.ui.review_rules import draw_audit, draw_rates, draw_sets, draw_switch
 from app.ui.rule_table import draw_rules
 from app.ui.screens import enter
 from app.ui.text import escape, say
 from contracts import CheckResult, Direction, Message, Role, Verdict
 
 _MAX_FINDINGS = 100
-_TRY_AS = ("question", "document")
+_TRY_AS = {"question": Direction.INPUT, "document": Direction.DOCUMENT}
+_TRIED = "tried"  # (text, direction) of the last sentence tried
 
 
 def main() -> None:
@@ -23,8 +24,12 @@ def main() -> None:
     st.write(say("safety.lead"))
     st.caption(say("safety.version", version=escape(services.safety.version)))
     _draw_try(services)
+    draw_sets(services)
     draw_rules(services.safety.rules)
-    _draw_findings(services.store.list_findings(limit=_MAX_FINDINGS))
+    draw_switch(services)
+    draw_rates(services)
+    draw_audit(services)
+    draw_findings(services, services.store.list_findings(limit=_MAX_FINDINGS))
 
 
 def _draw_try(services: Services) -> None:
@@ -34,18 +39,20 @@ def _draw_try(services: Services) -> None:
         as_what = st.segmented_control(
             say("safety.try.as"),
             _TRY_AS,
-            default=_TRY_AS[0],
+            default="question",
             required=True,
             format_func=lambda what: say(f"safety.try.{what}"),
             key="try_as",
         )
-        is_sent = st.form_submit_button(say("safety.try.run"), type="primary")
-    if not is_sent or not text.strip():
-        return
-    if as_what == "question":
-        _draw_result(services.safety.check_input([Message(Role.USER, text)]))
-    else:
-        _draw_result(services.safety.check_document(text))
+        if st.form_submit_button(say("safety.try.run"), type="primary"):
+            st.session_state[_TRIED] = (text, _TRY_AS[as_what]) if text.strip() else None
+    if tried := st.session_state.get(_TRIED):
+        text, direction = tried
+        is_input = direction is Direction.INPUT
+        checker = services.safety
+        result = checker.check_input([Message(Role.USER, text)]) if is_input else checker.check_document(text)
+        _draw_result(result)
+        _draw_missed(services, text, direction)
 
 
 def _draw_result(result: CheckResult) -> None:
@@ -61,28 +68,10 @@ def _draw_result(result: CheckResult) -> None:
     st.caption(say("safety.try.verdict", verdict=result.verdict.value))
 
 
-def _draw_findings(records: Sequence[FindingRecord]) -> None:
-    st.subheader(say("safety.recent"), anchor=False)
-    if not records:
-        st.info(say("safety.recent.none"))
-        return
-    rows = [
-        {
-            say("column.when"): record.found_at[:16].replace("T", " "),
-            say("column.severity"): record.finding.severity.value,
-            say("column.where"): _place(record),
-            say("column.message"): record.finding.message,
-            say("column.evidence"): record.finding.evidence,
-        }
-        for record in records
-    ]
-    st.dataframe(rows, hide_index=True, alt=say("safety.recent"))
-
-
-def _place(record: FindingRecord) -> str:
-    if record.page:
-        return say("where.page", document=record.document_name, page=record.page)
-    return say("where.answer" if record.direction is Direction.OUTPUT else "where.question")
+def _draw_missed(services: Services, text: str, direction: Direction) -> None:
+    if st.button(say("safety.missed"), key="missed", icon=":material/flag:"):
+        services.store.add_feedback("", direction, Judgement.MISSED, text)
+        st.toast(say("safety.thanks"))
 
 
 main()

@@ -27,6 +27,7 @@ from contracts import (
     Verdict,
 )
 from retrieval.chunking import make_passages
+from retrieval.hidden import Stretch, hidden_findings
 from retrieval.identity import find_mismatches
 from retrieval.index import VectorIndex
 from retrieval.parsers import merge_recognised, warnings_of
@@ -112,7 +113,7 @@ class Ingest:
             if isinstance(event, Opened):
                 opened = event
                 continue
-            self._save(event.pages, opened)
+            self._save(event.pages, opened, event.hidden)
             done += len(event.pages)
             self._on_progress("reading", done, opened.num_pages)
 
@@ -133,8 +134,12 @@ class Ingest:
         pages_now = self._store.get_pages(self._document.id)
         self._save([], replace(opened, warnings=(*opened.warnings, *warnings_of(pages_now))))
 
-    def _save(self, pages: Sequence[Page], opened: Opened) -> None:
-        findings = {page.number: found for page in pages if (found := self._check(page))}
+    def _save(self, pages: Sequence[Page], opened: Opened, hidden: Sequence[Stretch] = ()) -> None:
+        findings: dict[int, Sequence[Finding]] = {}
+        for page in pages:
+            about_file = self._check_metadata(opened.metadata) if page.number == 1 else []
+            if found := (*about_file, *hidden_findings(hidden, page), *self._check(page)):
+                findings[page.number] = found
         passages = [passage for page in pages for passage in self._passages(page)]
         batch = PageBatch(opened.num_pages, opened.parser, pages, passages, findings, opened.warnings)
         self._store.save_pages(self._document.id, batch)
@@ -157,6 +162,11 @@ class Ingest:
             return result.findings
         message = "This page could not be checked for injected instructions; read it before relying on it."
         return (Finding("document-check-unavailable", Verdict.UNAVAILABLE, 0, len(page.text), message),)
+
+    def _check_metadata(self, text: str) -> list[Finding]:
+        """Findings on words about the file. They never reach the model, so that nothing is kept from it: a notice."""
+        found = self._parts.safety.check_document(text).findings if text else ()
+        return [replace(finding, start=0, end=0, severity=Verdict.NOTICE) for finding in found]
 
     # --- what was noticed -----------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ goes wrong inside comes back as the verdict `unavailable`, which withholds.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import wraps
 from pathlib import Path
@@ -68,11 +68,18 @@ class RuleSafetyChecker:
         self._rules = rule_set.rules
         self._knowledge = load_knowledge(knowledge_dir)
         self._models = ModelPanel(models)
-        self._version = ";".join(
+        self._loaded_version = ";".join(
             filter(None, (rule_set.version, f"knowledge@{self._knowledge.version}", self._models.version))
         )
-        self._matcher = Matcher(self._rules)
+        self.switch_off(())
         self._cited_allowed = {rule.id for rule in self._rules if rule.is_cited_allowed}
+
+    def switch_off(self, rule_ids: Collection[str]) -> None:
+        """Leaves these rules out of every later check, and only these; the version names them. Unknown ids are of rules
+        that are gone."""
+        off = sorted(rule.id for rule in self._rules if rule.id in set(rule_ids))
+        self._matcher = Matcher(rule for rule in self._rules if rule.id not in off)
+        self._version = ";".join([self._loaded_version, *(f"-{rule_id}" for rule_id in off)])
 
     @property
     def version(self) -> str:

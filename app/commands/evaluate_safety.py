@@ -24,14 +24,14 @@ def safety(
     """Measures the safety layer against its goals; exit status 1 if one is missed."""
     from app.evaluation.safety.figure import Bench
     from app.evaluation.safety.run import as_json, as_markdown, describe, find_figures, measure
-    from safety.checker import RuleSafetyChecker
+    from app.safety_layer import build_safety
 
     if sets is not None and not sets.is_dir():
         raise InputError(f"--sets: {sets} is not a folder.")
     if output is not None and output.suffix not in (".json", ".md"):
         raise InputError(f"--output: {output} must end in .json or .md.")
     chosen = find_figures(figure or ())
-    checker = RuleSafetyChecker()
+    checker = build_safety()
     bench = Bench(checker, sets or (SETS if SETS.is_dir() else None))
     outcomes = list(measure(chosen, bench, lambda name: typer.echo(f"{name} …", err=True)))
     typer.echo(describe(outcomes))

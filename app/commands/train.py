@@ -1,4 +1,4 @@
-"""`bedside train STAGE --config FILE`: the three stages that make a model, and the plots of a run."""
+"""`bedside train`: the three stages that make a model, the plots of a run, and the guard of the safety layer."""
 
 from __future__ import annotations
 
@@ -8,31 +8,60 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from app.commands.train_guard import guard
 from app.errors import InputError
 
 if TYPE_CHECKING:
     from model.train.config import TrainConfig
 
 
+train_app = typer.Typer(help="Trains the embedded model and the guard.", no_args_is_help=True)
+
+ConfigOption = Annotated[Path, typer.Option("--config", help="YAML of the run.")]
+MaxStepsOption = Annotated[int | None, typer.Option(min=1, help="Stop after so many steps, to go on later.")]
+
+
 class Stage(StrEnum):
     CPT = "cpt"
     SFT = "sft"
     GRPO = "grpo"
-    PLOT = "plot"
 
 
-def train(
-    stage: Annotated[Stage, typer.Argument(help="cpt, sft or grpo; plot draws what a run has logged so far.")],
-    config: Annotated[Path, typer.Option(help="YAML of the run.")],
-    max_steps: Annotated[int | None, typer.Option(min=1, help="Stop after so many steps, to go on later.")] = None,
-) -> None:
-    """Trains the embedded model, a stage at a time; an interrupted run goes on where it was, to the bit."""
+@train_app.command()
+def cpt(config: ConfigOption, max_steps: MaxStepsOption = None) -> None:
+    """Continual pre-training on medical text; like each stage, an interrupted run goes on where it was, to the bit."""
+    _train(Stage.CPT, config, max_steps)
+
+
+@train_app.command()
+def sft(config: ConfigOption, max_steps: MaxStepsOption = None) -> None:
+    """Supervised fine-tuning on questions about passages, with cited answers."""
+    _train(Stage.SFT, config, max_steps)
+
+
+@train_app.command()
+def grpo(config: ConfigOption, max_steps: MaxStepsOption = None) -> None:
+    """Reinforcement by rewards for citations, support, abstention and form."""
+    _train(Stage.GRPO, config, max_steps)
+
+
+@train_app.command()
+def plot(config: ConfigOption) -> None:
+    """Draws what a run has logged so far."""
     from model.train.config import load_config
 
-    settings = load_config(config)
-    if stage is not Stage.PLOT:
-        _run(stage, settings, max_steps)
-    typer.echo(f"Checkpoint: {settings.output_dir}\nPlots: {_plot(settings.output_dir)}")
+    typer.echo(f"Plots: {_plot(load_config(config).output_dir)}")
+
+
+train_app.command()(guard)
+
+
+def _train(stage: Stage, path: Path, max_steps: int | None) -> None:
+    from model.train.config import load_config
+
+    config = load_config(path)
+    _run(stage, config, max_steps)
+    typer.echo(f"Checkpoint: {config.output_dir}\nPlots: {_plot(config.output_dir)}")
 
 
 def _run(stage: Stage, config: TrainConfig, max_steps: int | None) -> None:

@@ -1,4 +1,5 @@
-"""What the store hands out besides the shared types: patients, conversations and findings with their place.
+"""What the store hands out besides the shared types: patients, conversations, findings with their
+place, and what people said of them.
 
 Plain values; knows nothing of SQL.
 """
@@ -6,6 +7,7 @@ Plain values; knows nothing of SQL.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 from contracts import Direction, Finding, Patient
 
@@ -41,3 +43,49 @@ class FindingRecord:
     conversation_id: str = ""
     turn_id: str = ""
     claim: int | None = None  # index of the claim; None: the question, the passages, or the model
+
+
+class Judgement(StrEnum):
+    """What somebody says of a finding."""
+
+    RIGHT = "right"
+    FALSE_ALARM = "false alarm"
+    MISSED = "missed"  # a finding that should have been there
+
+
+@dataclass(frozen=True, slots=True)
+class FeedbackRecord:
+    at: str
+    rule: str  # "" for one that was missed
+    direction: Direction
+    judgement: Judgement
+    text: str
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class RuleRate:
+    """How often a rule fired and what was said of it; the counts follow Judgement."""
+
+    rule: str
+    fired: int
+    right: int
+    false_alarms: int
+    missed: int
+
+
+@dataclass(frozen=True, slots=True)
+class RuleSwitch:
+    rule: str
+    at: str
+    actor: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEntry:
+    at: str
+    actor: str
+    action: str
+    subject: str
+    detail: str

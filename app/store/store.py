@@ -19,14 +19,15 @@ from app.store.documents import Documents
 from app.store.encryption import create_key_file, parse_key, read_key_file
 from app.store.findings import Findings
 from app.store.patients import Patients
+from app.store.review import Review
 from app.store.tables import key_checks
 
 DATABASE_FILE = "bedside.sqlite3"
 KEY_FILE = "bedside.key"
 
 
-class Store(Patients, Documents, Conversations, Findings):
-    """Patients, documents, conversations and findings. One object serves every thread."""
+class Store(Patients, Documents, Conversations, Findings, Review):
+    """Patients, documents, conversations, findings and what was said of them. One object serves every thread."""
 
     @classmethod
     def open(cls, data_dir: Path, database_url: str | None = None, encryption_key: str | None = None) -> Store:

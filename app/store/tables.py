@@ -215,3 +215,41 @@ findings = Table(
     Column("source", Text, nullable=False),
     Column("evidence", EncryptedText, nullable=False),
 )
+
+# Who did what that a reviewer must find again; each row seals the one before it (app.store.audit). `detail` is words.
+audit = Table(
+    "audit",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=True),
+    Column("at", String(32), nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("action", String(32), nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("detail", EncryptedText, nullable=False),
+    Column("seal", String(64), nullable=False),
+)
+
+# What a clinician said of a finding, or of one that was missed. `text` is what was checked.
+feedback = Table(
+    "feedback",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=True),
+    Column("id", ID, nullable=False, unique=True),
+    Column("at", String(32), nullable=False),
+    Column("patient_id", ID, ForeignKey("patients.id", ondelete="CASCADE"), index=True),
+    Column("rule", Text, nullable=False),
+    Column("direction", String(16), nullable=False),
+    Column("judgement", String(16), nullable=False),
+    Column("text", EncryptedText, nullable=False),
+    Column("note", EncryptedText, nullable=False),
+)
+
+# Rules that a hospital has switched off, with the reason.
+rule_switches = Table(
+    "rule_switches",
+    metadata,
+    Column("rule", String(128), primary_key=True),
+    Column("at", String(32), nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("reason", EncryptedText, nullable=False),
+)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import streamlit as st
 
+from app.actors import Actor, find_actor
 from app.loading import ServicesLoader
 from app.services import Services, build_services
 from app.store.records import PatientRecord
@@ -21,6 +22,11 @@ def get_loader() -> ServicesLoader:
     loader = ServicesLoader(build_services)
     loader.start()
     return loader
+
+
+def get_actor(services: Services) -> Actor:
+    """Who is at this screen."""
+    return find_actor(st.context.headers, services.settings)
 
 
 def restore(services: Services) -> None:

@@ -1,11 +1,13 @@
 """One turn as nodes: the same for an answer that streams and for one from the store. Decides nothing about either.
 
-What failed a check is never drawn: of a withheld claim only the reason is.
+What failed a check is not drawn: of a withheld claim only the reason is, until somebody permitted gave a reason to see
+it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from enum import Enum
 from itertools import groupby
 
 from app.events import Step, Turn, TurnStatus
@@ -17,11 +19,19 @@ _STEPS = (Step.CHECKING, Step.SEARCHING, Step.READING, Step.WRITING)
 _EMERGENCY = "emergency"  # how the ids of the rules for emergencies begin
 
 
-def turn_node(turn: Turn, active: int | None = None) -> Node:
+class Reveal(Enum):
+    """Whether the words of withheld claims can be looked at."""
+
+    NO = "no"
+    ON_REQUEST = "on request"  # a button asks for a reason first
+    SHOWN = "shown"  # a reason was given and audited
+
+
+def turn_node(turn: Turn, active: int | None = None, reveal: Reveal = Reveal.NO) -> Node:
     """The turn. A chip sends {"turn": id, "at": n}, n counting `citations_of(turn)`; active is the n whose
-    page is open."""
+    page is open. The button to reveal what was withheld sends {"reveal": id}."""
     is_running = turn.status is TurnStatus.RUNNING
-    answer = [*_claims(turn, active), *_ending(turn)]
+    answer = [*_claims(turn, active, Reveal.NO if is_running else reveal), *_ending(turn)]
     return node(
         "section",
         node("p", turn.question, style="question"),
@@ -102,13 +112,13 @@ def _step_label(turn: Turn) -> str:
 # --- claims -----------------------------------------------------------------------------------------------------
 
 
-def _claims(turn: Turn, active: int | None) -> list[Node]:
+def _claims(turn: Turn, active: int | None, reveal: Reveal) -> list[Node]:
     nodes: list[Node] = []
     first = 0
     for shown, group in groupby(turn.claims, _is_shown):
         claims = list(group)
         if not shown:
-            nodes.append(_withheld(claims))
+            nodes.append(_withheld(claims, turn.id, reveal))
             continue
         for claim in claims:
             nodes.append(_claim(claim, turn.id, first, active))
@@ -139,11 +149,19 @@ def _chip(citation: Citation, press: Mapping[str, object], is_active: bool) -> N
     )
 
 
-def _withheld(claims: Sequence[Claim]) -> Node:
+def _withheld(claims: Sequence[Claim], turn_id: str, reveal: Reveal) -> Node:
     reasons = list(dict.fromkeys(_reason(claim) for claim in claims))
     key = "turn.withheld.one" if len(claims) == 1 else "turn.withheld.many"
-    summary = node("summary", say(key, n=len(claims), reason=reasons[0]))
-    return node("details", summary, node("ul", *[node("li", reason) for reason in reasons]), style="withheld")
+    title = say(key, n=len(claims), reason=reasons[0])
+    if reveal is Reveal.SHOWN:
+        words = [node("li", say("turn.revealed", text=claim.text)) for claim in claims]
+        return node("div", node("p", title), node("ul", *words, style="revealed"), style="withheld")
+    summary = node("summary", title)
+    lines = node("ul", *[node("li", reason) for reason in reasons])
+    button = None
+    if reveal is Reveal.ON_REQUEST:
+        button = node("button", say("turn.reveal"), style="copy", press={"reveal": turn_id}, type="button")
+    return node("details", summary, lines, button, style="withheld")
 
 
 def _reason(claim: Claim) -> str:

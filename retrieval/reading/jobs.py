@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict
 from itertools import islice
 from typing import Any
 
@@ -11,10 +12,11 @@ from PIL import Image
 
 from contracts import LineBox, Page, ReadMethod
 from retrieval.errors import DocumentError
+from retrieval.hidden import Stretch
 from retrieval.highlight import line_boxes, paint
-from retrieval.reading import images, ocr, pdf
+from retrieval.reading import hidden_text, images, ocr, pdf
 from retrieval.reading.blocks import clean, paginate
-from retrieval.reading.formats import FORMATS, PDF, Format
+from retrieval.reading.formats import DOCX, FORMATS, PDF, Format
 from retrieval.reading.wire import Frame, page_to_json
 
 MAX_RENDERED_SIDE = 2_200
@@ -27,29 +29,37 @@ def _read(request: Request, data: bytes) -> Iterator[Frame]:
     """{media_type, first, batch, max_pages} -> opened, then pages in batches from page `first` on."""
     known = FORMATS[request["media_type"]]
     if known.count_pages is None:
-        yield from _read_blocks(known, data, request["max_pages"])
+        yield from _read_blocks(known, request, data)
         return
     total = known.count_pages(data, request["max_pages"])
-    yield {"event": "opened", "num_pages": total, "parser": known.parser}, b""
-    if request["media_type"] == PDF:
+    is_pdf = request["media_type"] == PDF
+    metadata = hidden_text.read_metadata(data) if is_pdf else ""
+    yield {"event": "opened", "num_pages": total, "parser": known.parser, "metadata": metadata}, b""
+    if is_pdf:
         pages = pdf.read_pages(data, request["first"], total)
     else:
         pages = (Page(number, "", ReadMethod.PENDING, 0.0) for number in range(request["first"], total + 1))
     while batch := list(islice(pages, request["batch"])):
-        yield {"event": "pages", "pages": [page_to_json(page) for page in batch]}, b""
+        hidden = hidden_text.find_in_pdf(data, [page.number for page in batch]) if is_pdf else ()
+        yield {"event": "pages", "pages": [page_to_json(page) for page in batch], "hidden": _as_json(hidden)}, b""
 
 
-def _read_blocks(known: Format, data: bytes, max_pages: int) -> Iterator[Frame]:
+def _read_blocks(known: Format, request: Request, data: bytes) -> Iterator[Frame]:
     assert known.read is not None
     blocks = known.read(data)
     texts = paginate([clean(text) for text in blocks.texts])
     if not texts:
         raise DocumentError(f"This {known.label} holds no text; check that it is the right file.")
-    if len(texts) > max_pages:
+    if len(texts) > (max_pages := request["max_pages"]):
         raise DocumentError(f"This file is as long as {len(texts):,} pages; the limit is {max_pages:,}; split it.")
     yield {"event": "opened", "num_pages": len(texts), "parser": known.parser, "warnings": blocks.warnings}, b""
     pages = [page_to_json(Page(number, text)) for number, text in enumerate(texts, start=1)]
-    yield {"event": "pages", "pages": pages, "tables": blocks.tables}, b""
+    hidden = hidden_text.find_in_docx(data) if request["media_type"] == DOCX else ()
+    yield {"event": "pages", "pages": pages, "tables": blocks.tables, "hidden": _as_json(hidden)}, b""
+
+
+def _as_json(stretches: Iterable[Stretch]) -> list[dict[str, Any]]:
+    return [asdict(stretch) for stretch in stretches]
 
 
 def _recognise(request: Request, data: bytes) -> Iterator[Frame]:

@@ -67,7 +67,7 @@ _ANGLES_SAMPLED = 64
 
 def count_pages(data: bytes, max_pages: int) -> int:
     """How many pages a PDF has; DocumentError if it is encrypted, cut off, none, empty or longer than max_pages."""
-    with _LOCK, _open(data) as document:
+    with open_pdf(data) as document:
         total = len(document)
     if total == 0:
         raise DocumentError("This PDF has no pages; export it again from where it came from.")
@@ -81,7 +81,7 @@ def read_pages(data: bytes, first: int = 1, last: int | None = None) -> Iterator
     # Opened again per group of pages, so that other threads can render in between.
     last = last or count_pages(data, 10**9)
     for start in range(first - 1, last, 16):
-        with _LOCK, _open(data) as document:
+        with open_pdf(data) as document:
             pages = [_read_page(document, index) for index in range(start, min(start + 16, last))]
         yield from pages
 
@@ -106,7 +106,7 @@ def draw_page(data: bytes, page_number: int, dpi: int) -> Image.Image:
 def _draw(
     data: bytes, page_number: int, highlights: Sequence[tuple[int, int]], dpi: int
 ) -> tuple[Image.Image, list[tuple[int, int, int, int]]]:
-    with _LOCK, _open(data) as document:
+    with open_pdf(data) as document:
         if not 1 <= page_number <= len(document):
             raise DocumentError(f"This PDF has {len(document)} pages; there is no page {page_number}.")
         page, textpage = _load(document, page_number - 1)
@@ -115,7 +115,14 @@ def _draw(
 
 
 @contextmanager
-def _open(data: bytes) -> Iterator[pdfium.PdfDocument]:
+def open_pdf(data: bytes) -> Iterator[pdfium.PdfDocument]:
+    """The document, alone with PDFium. Raises DocumentError, which says why, for a file that cannot be opened."""
+    with _LOCK, _opened(data) as document:
+        yield document
+
+
+@contextmanager
+def _opened(data: bytes) -> Iterator[pdfium.PdfDocument]:
     try:
         document = pdfium.PdfDocument(data)
     except pdfium.PdfiumError as error:

@@ -22,6 +22,7 @@ from typing import Any
 
 from contracts import Page, ReadMethod
 from retrieval.errors import DocumentError
+from retrieval.hidden import Stretch
 from retrieval.reading import wire
 from retrieval.reading.blocks import Table
 from retrieval.reading.formats import FORMATS
@@ -61,17 +62,21 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A file could be opened: how many pages it has and what reads it."""
+    """A file could be opened: how many pages it has, what reads it and what it says of itself."""
 
     num_pages: int
     parser: str
     warnings: tuple[str, ...] = ()
+    metadata: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class PagesRead:
+    """hidden: what of their text cannot be seen."""
+
     pages: tuple[Page, ...]
     tables: tuple[Table, ...] = ()
+    hidden: tuple[Stretch, ...] = ()
 
 
 Event = Opened | PagesRead
@@ -110,7 +115,7 @@ class Readers:
                 for message, _ in self._run("read", request, data, label, cancel):
                     if message["event"] == "opened":
                         if not num_pages:
-                            yield Opened(message["num_pages"], message["parser"], tuple(message.get("warnings", ())))
+                            yield _opened(message)
                         num_pages = message["num_pages"]
                     elif message["event"] == "pages":
                         event = _pages_read(message)
@@ -350,9 +355,15 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             pipe.close()
 
 
+def _opened(message: dict[str, Any]) -> Opened:
+    warnings = tuple(message.get("warnings", ()))
+    return Opened(message["num_pages"], message["parser"], warnings, message.get("metadata", ""))
+
+
 def _pages_read(message: dict[str, Any]) -> PagesRead:
     tables = tuple(tuple(tuple(row) for row in table) for table in message.get("tables", ()))
-    return PagesRead(tuple(wire.page_from_json(page) for page in message["pages"]), tables)
+    hidden = tuple(Stretch(**stretch) for stretch in message.get("hidden", ()))
+    return PagesRead(tuple(wire.page_from_json(page) for page in message["pages"]), tables, hidden)
 
 
 def _next(results: queue.SimpleQueue[Page | BaseException], cancel: threading.Event | None) -> Page:

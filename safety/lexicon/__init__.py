@@ -77,6 +77,18 @@ def common_words() -> frozenset[str]:
 
 
 @cache
+def eponyms() -> frozenset[str]:
+    """Lower-case names of persons that stand for a disease, sign, test or device."""
+    return frozenset(word for line in _lines("eponyms.txt") for word in line.split())
+
+
+@cache
+def name_parts(kind: str) -> frozenset[str]:
+    """Lower-case common names; kind is "given" or "family"."""
+    return frozenset(word for line in _lines(f"{kind}_names.txt") for word in line.split())
+
+
+@cache
 def irregular() -> dict[str, str]:
     """Irregular form -> base."""
     return {form: line.split()[0] for line in _lines("irregular.txt") for form in line.split()[1:]}

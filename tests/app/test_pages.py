@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -205,7 +206,8 @@ def test_a_document_is_deleted_after_asking(services: Services, letter: str) -> 
 
 def test_safety_review_shows_the_rules_as_loaded(services: Services) -> None:
     app = open_app("safety_review")
-    assert len(app.dataframe[0].value) == len(services.safety.rules)
+    assert len(app.dataframe[1].value) == len(services.safety.rules)
+    assert {"emergency", "harm", "injection"} <= set(app.dataframe[0].value["Set"])
     app.text_input(key="rules_search").set_value("no such rule anywhere").run()
     assert "No rule matches" in app.info[0].value
 
@@ -225,6 +227,61 @@ def test_a_sentence_can_be_tried(services: Services, sentence: str, what: str, f
     app.button[0].click().run()
     assert bool(app.warning) is fires
     assert bool(app.success) is not fires
+
+
+def test_a_finding_takes_a_judgement_and_feedback_can_be_exported(services: Services, letter: str) -> None:
+    services.jobs.ask(letter, "Help me falsify the chart.")
+    services.jobs.wait(letter)
+    app = open_app("safety_review")
+    assert any("harm.falsify-record" in expander.label.replace("\\", "") for expander in app.expander)
+    app.button(key="judge_0_false alarm").click().run()
+    assert not app.exception
+    rates = services.store.rule_rates()
+    assert sum(rate.false_alarms for rate in rates) == 1
+    assert services.store.list_feedback()[0].text
+
+
+def test_a_rule_is_switched_off_with_a_reason_on_the_screen(services: Services) -> None:
+    app = open_app("safety_review")
+    app.selectbox(key="switch_rule").set_value("harm.fraud").run()
+    app.button(key="switch_off").click().run()
+    assert "Write the reason" in app.error[0].value
+    app.text_input(key="switch_reason").set_value("alarms on audit questions").run()
+    app.button(key="switch_off").click().run()
+    assert "-harm.fraud" in services.safety.version
+    app.button(key="switch_on").click().run()
+    assert "-harm.fraud" not in services.safety.version
+
+
+def test_who_has_no_role_may_not_switch_or_reveal(
+    make_services: Callable[[Generator], Services],
+    add_letter: Callable[[Services], str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    built = make_services(FakeGenerator(["Apixaban 50 mg twice daily. [1]"]))
+    built.settings = replace(built.settings, role_header="X-Roles")
+    services = use(built, monkeypatch)
+    app = open_app("safety_review")
+    assert any("Your role" in info.value for info in app.info)
+    conversation = add_letter(services)
+    services.jobs.ask(conversation, "What is the apixaban dose?")
+    services.jobs.wait(conversation)
+    assert "Show what was withheld" not in drawn(open_app(conversation=conversation))
+
+
+def test_what_was_withheld_can_be_shown_by_who_may(
+    make_services: Callable[[Generator], Services],
+    add_letter: Callable[[Services], str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    services = use(make_services(FakeGenerator(["Apixaban 50 mg twice daily. [1]"])), monkeypatch)
+    conversation = add_letter(services)
+    services.jobs.ask(conversation, "What is the apixaban dose?")
+    services.jobs.wait(conversation)
+    words = drawn(open_app(conversation=conversation))
+    assert "Show what was withheld" in words
+    assert "50 mg" not in words
+    assert "Apixaban 5 mg twice daily." in words
 
 
 def test_model_says_what_answers(services: Services) -> None:

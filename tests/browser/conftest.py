@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -14,12 +15,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
+import uvicorn
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
+from app.server import make_app
+from contracts import SamplingParams
 from model.checkpoint import save_checkpoint
 from model.config import ModelConfig
+from model.fake import FakeGenerator
+from model.generator import LocalGenerator
 from model.modeling import BailingMoeV2ForCausalLM
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -63,6 +70,22 @@ def slow_app_url(tmp_path: Path) -> Iterator[str]:
     save_checkpoint(BailingMoeV2ForCausalLM(config), checkpoint)
     with _serve(tmp_path, BEDSIDE_CHECKPOINT=str(checkpoint), BEDSIDE_DEMO="true") as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def wrong_dose_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The program in front of a server whose model always gives a tenfold dose."""
+    scripted = FakeGenerator(["Apixaban 50 mg twice daily. [1]"])
+    app = make_app(cast(LocalGenerator, scripted), SamplingParams(), allowed_hosts=("127.0.0.1",))
+    server = uvicorn.Server(uvicorn.Config(app, lifespan="off", ws="none", log_level="warning"))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
+        thread.start()
+        address = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        with _serve(tmp_path_factory.mktemp("wrong_dose"), BEDSIDE_SERVER_URL=address, BEDSIDE_DEMO="true") as url:
+            yield url
+        server.should_exit = True
+        thread.join(30)
 
 
 @contextmanager

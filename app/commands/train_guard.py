@@ -1,0 +1,78 @@
+"""`bedside train guard`: adapters, heads, thresholds and tagger of names, from public sets and our sentences."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from app.errors import InputError
+
+if TYPE_CHECKING:
+    from safety.guard.corpus import Example
+
+SETS = Path(__file__).resolve().parents[3] / "shared" / "data"  # beside the checkout, where the tests look as well
+STEPS = ("encoder", "thresholds", "names")
+
+
+def guard(
+    data: Annotated[Path, typer.Option(help="Folder of the public sets.")] = SETS,
+    step: Annotated[list[str] | None, typer.Option(help="encoder, thresholds or names; all if none is named.")] = None,
+) -> None:
+    """The classifiers of the safety layer: weights and thresholds are written where the program reads them."""
+    if not data.is_dir():
+        raise InputError(f"{data} is no folder; name the folder of the public sets with --data.")
+    wanted = step or list(STEPS)
+    if unknown := [name for name in wanted if name not in STEPS]:
+        raise InputError(f"Unknown step {unknown[0]!r}; use {', '.join(STEPS)}.")
+    try:
+        if "encoder" in wanted:
+            _train_encoder(data)
+        if "thresholds" in wanted:
+            _calibrate(data)
+        if "names" in wanted:
+            _train_names(data)
+    except FileNotFoundError as error:
+        raise InputError(f"{error.filename} is missing; give the folder of the public sets with --data.") from error
+
+
+def _train_encoder(data: Path) -> None:
+    from retrieval.embedding import find_weights
+    from safety.guard.check import WEIGHTS
+    from safety.guard.corpus import TARGETS, read_corpus, training_set
+    from safety.guard.training import SEED, TrainingPlan, fit
+
+    examples: list[tuple[int, Example]] = []
+    for number, target in enumerate(TARGETS):
+        examples += [(number, example) for example in training_set(read_corpus(target, data), target, SEED)]
+    typer.echo(f"{len(examples):,} examples", err=True)
+    fit(find_weights(), examples, TrainingPlan(), _show_step).save(WEIGHTS)
+
+
+def _show_step(step: int, steps: int, loss: float) -> None:
+    if step % 100 == 0 or step == steps:
+        typer.echo(f"step {step:,} of {steps:,}, loss {loss:.3f}", err=True)
+
+
+def _calibrate(data: Path) -> None:
+    from retrieval.embedding import find_weights
+    from safety.guard.calibration import choose_thresholds, describe, score_examples, write_thresholds
+    from safety.guard.check import THRESHOLDS, WEIGHTS
+    from safety.guard.corpus import TARGETS, read_corpus
+    from safety.guard.encoder import GuardEncoder
+
+    unseen = {t: [example for example in read_corpus(t, data) if example.split != "train"] for t in TARGETS}
+    logits = score_examples(GuardEncoder(find_weights(), WEIGHTS), unseen)
+    thresholds = {t: choose_thresholds(t, unseen[t], logits[t]) for t in TARGETS}
+    for target in TARGETS:
+        typer.echo("\n".join(describe(target, unseen[target], logits[target], thresholds[target])))
+    write_thresholds(THRESHOLDS, thresholds)
+
+
+def _train_names(data: Path) -> None:
+    from safety.guard.names_training import read_tagged, save, train
+    from safety.identifiers_names import WEIGHTS
+
+    save(train([tagged for tagged in read_tagged(data) if tagged.split == "train"]), WEIGHTS)
+    typer.echo(f"{WEIGHTS.name} written", err=True)

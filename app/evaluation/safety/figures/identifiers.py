@@ -1,0 +1,68 @@
+"""Identifiers of persons in synthetic texts, and eponyms and drugs that must not pass for names."""
+
+from __future__ import annotations
+
+import json
+import lzma
+from collections.abc import Sequence
+
+from app.evaluation.safety.figure import Bench, Error, Figure, Rate, alarms, recall
+from safety.guard.names_training import Tagged, read_tagged
+from safety.identifiers import find_identifiers
+from safety.lexicon import drugs, eponyms
+
+_STRUCTURED = ("CREDIT_CARD", "PHONE_NUMBER", "EMAIL_ADDRESS", "US_SSN", "IBAN_CODE", "DOMAIN_NAME", "IP_ADDRESS")
+_STRUCTURED += ("US_DRIVER_LICENSE",)
+_FRAMES = ("History of {} disease.", "The {} sign was positive.", "Known {} syndrome.")
+_DRUG_FRAMES = ("Takes {} daily.", "Started on {} 5 mg.", "{} was stopped.")
+
+
+def run(bench: Bench) -> Sequence[Rate]:
+    path = bench.file("safety/presidio_synth/generated_large.json.xz")
+    structured, missed = 0, []
+    for row in json.loads(lzma.decompress(path.read_bytes())):
+        spans = [s for s in row["spans"] if s["entity_type"] in _STRUCTURED]
+        found = find_identifiers(row["full_text"]) if spans else []
+        for span in spans:
+            start, end = span["start_position"], span["end_position"]
+            structured += 1
+            if not any(f.start <= start + 1 and end - 1 <= f.end for f in found):
+                missed.append(Error(row["full_text"][max(0, start - 30) : end + 10], span["entity_type"]))
+    assert bench.sets is not None
+    held = [tagged for tagged in read_tagged(bench.sets) if tagged.split == "held"]
+    return [recall("structured found", structured, missed, 0.995), *_names(held), _mistaken()]
+
+
+def _names(held: Sequence[Tagged]) -> list[Rate]:
+    """Recall over true names, precision over those found; a name counts where the two overlap."""
+    total, missed, found_right, wrong = 0, [], 0, []
+    for tagged in held:
+        found = [(f.start, f.end) for f in find_identifiers(tagged.text) if f.kind == "name"]
+        truth = [(a, b) for kind, a, b in tagged.spans if kind == "person"]
+        total += len(truth)
+        missed += [Error(tagged.text[a:b], tagged.text[:80]) for a, b in truth if not _overlaps(found, a, b)]
+        wrong += [Error(tagged.text[a:b], tagged.text[:80]) for a, b in found if not _overlaps(truth, a, b)]
+        found_right += sum(_overlaps(truth, a, b) for a, b in found)
+    precision = Rate("names: precision", found_right, found_right + len(wrong), 0.95, True, tuple(wrong))
+    return [recall("names found", total, missed, 0.98), precision]
+
+
+def _mistaken() -> Rate:
+    texts = [frame.format(name.capitalize()) for name in sorted(eponyms()) for frame in _FRAMES]
+    texts += [frame.format(name.capitalize()) for name in sorted(drugs()) for frame in _DRUG_FRAMES]
+    false = [Error(text, "taken for a name") for text in texts if any(f.kind == "name" for f in find_identifiers(text))]
+    return alarms("eponyms and drugs taken for names", len(texts), false, 0.005)
+
+
+def _overlaps(spans: Sequence[tuple[int, int]], start: int, end: int) -> bool:
+    return any(a < end and start < b for a, b in spans)
+
+
+FIGURE = Figure(
+    name="identifiers",
+    title="Identifiers of persons",
+    data="presidio-research's synthetic texts: patterns over all, names over the fifth held out (templates "
+    "repeat) and over our held-out sentences of records; the eponyms and drugs of our lists, which the tagger knows.",
+    peer="Presidio's default: recall 0.60, precision 0.69",
+    run=run,
+)

@@ -1,0 +1,33 @@
+"""The safety layer as the product runs it: rules, and models beside them. For services and commands."""
+
+from __future__ import annotations
+
+import os
+
+from contracts import Generator
+from retrieval.embedding import find_weights
+from safety.checker import RuleSafetyChecker
+from safety.document_scan import DocumentScan
+from safety.guard.check import build_guard
+from safety.guard.judge import Judge
+
+
+class JudgeSeat:
+    """Where the language model sits as judge once it is loaded; the embedded one knows no medicine and gets no seat."""
+
+    def __init__(self) -> None:
+        self._generator: Generator | None = None
+
+    def take(self, generator: Generator) -> None:
+        self._generator = None if generator.info.is_embedded else generator
+
+    def get(self) -> Generator | None:
+        return self._generator
+
+
+def build_safety(judge: JudgeSeat | None = None, threads: int = 0) -> RuleSafetyChecker:
+    """Rules, the scan of documents and the guard. threads: of the guard; 0 is one per core.
+
+    Raises RuleError, or safety.guard.encoder.WeightsError if the guard's weights are missing."""
+    guard = build_guard(find_weights(), Judge(judge.get) if judge else None, threads or os.cpu_count() or 1)
+    return RuleSafetyChecker(models=[DocumentScan(), guard])

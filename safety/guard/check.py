@@ -1,0 +1,148 @@
+"""The guard as a model check: what a question asks for, and what a document's sentences ask of whoever reads them.
+
+A question is judged whole and by its sentences, a document by its sentences alone: of an attack inside 150 words the
+embedding finds 4 %, of its own sentence 69 % and more. Where the guard abstains the judge is asked, and where there is
+none the text is held.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Protocol
+
+from contracts import Direction, Finding, Verdict
+from safety.guard.conformal import Opinion, Thresholds
+from safety.guard.encoder import FloatArray, GuardEncoder, WeightsError
+from safety.guard.judge import Judge
+from safety.model_check import ModelInput
+from safety.normalise import NormalisedText, normalise
+from safety.sentences import sentence_spans
+from safety.strict_yaml import load_strict
+
+FOLDER = Path(__file__).resolve().parent
+WEIGHTS = FOLDER / "weights" / "guard.safetensors"
+THRESHOLDS = FOLDER / "thresholds.yaml"
+SOURCE = "Bedside guard: a classifier trained on public and authored sets, see safety/guard/MODEL_CARD.md"
+MAX_WHOLE, MAX_SENTENCE = 600, 400  # characters judged at once
+_MIN_LETTERS = 4
+_INPUT_DEADLINE_S = 20.0  # a few milliseconds are the rule; the first question loads the weights
+_CHARACTERS_A_SECOND = 1500.0  # of a document; a tenth of what two free cores do
+_MESSAGES = {
+    "harm": "This seems to ask for help with something that would harm a patient or another person, so it is held. If "
+    "that is not meant, say what it is for; to report harm, use your organisation's route.",
+    "override": "This seems to ask the program to leave its rules. It answers by them all the same.",
+    "errand": "This sentence asks something of whoever processes the document. It was not obeyed and is kept from the "
+    "model; look at where the document comes from.",
+}
+_UNSURE = " The guard is not sure."
+
+
+class Scorer(Protocol):
+    """What the check needs of an encoder."""
+
+    def score(self, texts: Sequence[str]) -> dict[str, FloatArray]: ...
+
+
+Span = tuple[int, int]
+
+
+class GuardCheck:
+    """contracts: safety.model_check.ModelCheck. Raises WeightsError if weights or thresholds are missing."""
+
+    name = "model.guard"
+    directions = frozenset({Direction.INPUT, Direction.DOCUMENT})
+
+    def __init__(self, encoder: Scorer, judge: Judge | None = None) -> None:
+        self._encoder = encoder
+        self._judge = judge
+        self._thresholds = read_thresholds()
+        self.version = _hash(WEIGHTS, THRESHOLDS)
+
+    def deadline_s(self, given: ModelInput) -> float:
+        return _INPUT_DEADLINE_S + len(given.text) / _CHARACTERS_A_SECOND
+
+    def check(self, given: ModelInput) -> Sequence[Finding]:
+        source = normalise(given.text)
+        if given.direction is Direction.INPUT:
+            spans = _whole_and_sentences(source.text)
+            return [
+                *self._findings("harm", source, spans, Verdict.HOLD),
+                *self._findings("override", source, spans, Verdict.NOTICE),
+            ]
+        return self._findings("errand", source, _sentences(source.text), Verdict.HOLD, each=True)
+
+    def _findings(
+        self, target: str, source: NormalisedText, spans: Sequence[Span], severity: Verdict, each: bool = False
+    ) -> list[Finding]:
+        """A finding of each span that is not passed, or of the worst only. The same words are judged once."""
+        if not spans:
+            return []
+        texts = list(dict.fromkeys(source.text[a:b] for a, b in spans))
+        logits = dict(zip(texts, self._score(texts)[target].tolist(), strict=True))
+        ranked = sorted(spans, key=lambda span: -logits[source.text[slice(*span)]])
+        found = []
+        for start, end in ranked if each else ranked[:1]:
+            text = source.text[start:end]
+            opinion = self._opinion(target, text, logits[text])
+            if opinion is not Opinion.PASS:
+                found.append(_finding(target, source, (start, end), severity, opinion))
+        return found
+
+    def _opinion(self, target: str, text: str, logit: float) -> Opinion:
+        opinion = self._thresholds[target].opinion(logit)
+        if opinion is Opinion.ABSTAIN and self._judge is not None:
+            return self._judge.opinion(target, text)
+        return opinion
+
+    def _score(self, texts: Sequence[str]) -> dict[str, FloatArray]:
+        return self._encoder.score(texts)
+
+
+def build_guard(base: Path, judge: Judge | None = None, threads: int = 1) -> GuardCheck:
+    """The guard with its committed weights over MiniLM's, which lie in `base`. Raises WeightsError."""
+    return GuardCheck(GuardEncoder(base, WEIGHTS, threads), judge)
+
+
+def read_thresholds(path: Path = THRESHOLDS) -> dict[str, Thresholds]:
+    """Target -> thresholds. Raises WeightsError naming the file."""
+    try:
+        entries = load_strict(path.read_bytes())
+        return {target: Thresholds(**values) for target, values in entries.items()}
+    except (OSError, TypeError, AttributeError, ValueError) as error:
+        raise WeightsError(f"{path.name} cannot be used ({error}); restore the file.") from error
+
+
+@cache
+def _hash(*paths: Path) -> str:
+    try:
+        return hashlib.sha256(b"\0".join(path.read_bytes() for path in paths)).hexdigest()[:12]
+    except OSError as error:
+        raise WeightsError(f"{error.filename} is missing; restore it or run `bedside train guard`.") from error
+
+
+def _whole_and_sentences(text: str) -> list[Span]:
+    sentences = _sentences(text)
+    is_short = len(text) <= MAX_WHOLE and len(sentences) > 1
+    return [(0, len(text)), *sentences] if is_short else sentences
+
+
+def _sentences(text: str) -> list[Span]:
+    """Sentences with some letters; one without end in pieces."""
+    spans = []
+    for start, end in sentence_spans(text):
+        for first in range(start, end, MAX_SENTENCE):
+            span = (first, min(first + MAX_SENTENCE, end))
+            if sum(map(str.isalpha, text[slice(*span)])) >= _MIN_LETTERS:
+                spans.append(span)
+    return spans
+
+
+def _finding(target: str, source: NormalisedText, span: Span, severity: Verdict, opinion: Opinion) -> Finding:
+    start, end = source.raw_span(*span)
+    is_unsure = opinion is Opinion.ABSTAIN
+    message = _MESSAGES[target] + (_UNSURE if is_unsure else "")
+    rule = f"model.{target}.unsure" if is_unsure else f"model.{target}"
+    return Finding(rule, severity, start, end, message, SOURCE, source.raw[start:end])

@@ -1,0 +1,155 @@
+"""Sentences -> vectors, by MiniLM with small adapters learnt for the guard, and the heads that stand on the vectors.
+
+A sentence embedding made for search holds what a text is about; whether it is asked to do harm shows only after the
+encoder itself was tuned: on acts it had not seen, harmful wordings told from legitimate ones rose from three in five to
+what MODEL_CARD.md gives. The adapters are low-rank (Hu et al., LoRA, 2021) and are added to the weights once loaded.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors.numpy import load_file
+
+from safety.guard.features import NUM_BUCKETS, hashed_ngrams
+
+FloatArray = npt.NDArray[np.float32]
+MAX_TOKENS = 96  # of one sentence
+BATCH_SIZE = 16
+FIRST_ADAPTED = 2  # of six blocks: those below stay as published, so that training reads each text through them once
+ADAPTED = ("query", "key", "value", "dense")  # the linear layers of an encoder block
+
+
+_LOADING = threading.Lock()
+
+
+class WeightsError(RuntimeError):
+    """The guard's weights are missing or are not what this program wants; the message says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """One target. lexical: float32 [buckets]; direct: float32 [384]; bias: a logit."""
+
+    lexical: FloatArray
+    direct: FloatArray
+    bias: float
+
+    def score(self, rows: Sequence[npt.NDArray[np.int64]], vectors: FloatArray) -> FloatArray:
+        """float32 [N] logits; rows are hashed_ngrams of the texts, vectors float32 [N, 384]."""
+        lexical = [self.lexical[row].sum() / max(len(row), 1) ** 0.5 for row in rows]
+        scores: FloatArray = np.asarray(lexical, np.float32) + vectors @ self.direct + np.float32(self.bias)
+        return scores
+
+
+class GuardEncoder:
+    """Scores sentences on every target. Loads at the first call; safe to share between threads."""
+
+    def __init__(self, base: Path, weights: Path, threads: int = 1) -> None:
+        """base: folder of MiniLM's checkpoint and tokenizer; weights: the guard's own *.safetensors."""
+        self._base, self._path, self._threads = base, weights, threads
+
+    def score(self, texts: Sequence[str]) -> dict[str, FloatArray]:
+        """Target -> float32 [N] logits. Raises WeightsError."""
+        with _LOADING:  # of two first callers one loads
+            tokenizer, model, heads = _load(self._base, self._path)
+        rows = [hashed_ngrams(text) for text in texts]
+        vectors = self._encode(tokenizer, model, texts)
+        return {target: head.score(rows, vectors) for target, head in heads.items()}
+
+    def _encode(self, tokenizer: Any, model: Any, texts: Sequence[str]) -> FloatArray:
+        import torch
+
+        ids = [encoding.ids for encoding in tokenizer.encode_batch(list(texts))]
+        order = sorted(range(len(ids)), key=lambda row: len(ids[row]))
+        vectors = np.empty((len(ids), model.config.hidden_size), np.float32)
+        torch.set_num_threads(self._threads)  # of the thread that calls; other threads keep theirs
+        with torch.inference_mode():
+            for first in range(0, len(order), BATCH_SIZE):
+                rows = order[first : first + BATCH_SIZE]
+                vectors[rows] = pool(model, [ids[row] for row in rows]).float().numpy()
+        return vectors
+
+
+@cache
+def _load(base: Path, weights: Path) -> tuple[Any, Any, dict[str, Head]]:
+    """Tokenizer, model and heads, once for a process."""
+    try:
+        tensors = load_file(weights)
+        model = load_base(base)
+        merge(model, tensors)
+        return load_tokenizer(base), model.eval(), _heads(tensors)
+    except (OSError, KeyError, ValueError, AttributeError, RuntimeError) as error:
+        raise WeightsError(f"{weights.name} cannot be used ({error}); restore the file.") from error
+
+
+def load_tokenizer(base: Path) -> Any:
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(base / "tokenizer.json"))
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(MAX_TOKENS)
+    return tokenizer
+
+
+def load_base(base: Path) -> Any:
+    """MiniLM as published, in bf16 where the processor multiplies it."""
+    import torch
+    from transformers import AutoModel
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    dtype = torch.bfloat16 if torch.cpu.get_capabilities().get("avx512_bf16") else torch.float32
+    return AutoModel.from_pretrained(base, dtype=dtype, local_files_only=True)
+
+
+def pool(model: Any, ids: Sequence[Sequence[int]]) -> Any:
+    """Tensor [N, 384]: the mean of the last layer over each text's tokens."""
+    import torch
+
+    width = max(map(len, ids))
+    input_ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in ids])
+    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in ids])
+    hidden = model(input_ids=input_ids, attention_mask=mask).last_hidden_state
+    weights = mask[..., None].to(hidden.dtype)
+    return (hidden * weights).sum(1) / weights.sum(1)
+
+
+def adapted_layers(model: Any) -> dict[str, Any]:
+    """Name -> linear layer of the encoder that takes an adapter."""
+    upper = tuple(f"encoder.layer.{number}." for number in range(FIRST_ADAPTED, model.config.num_hidden_layers))
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if name.startswith(upper) and name.rpartition(".")[2] in ADAPTED
+    }
+
+
+def merge(model: Any, tensors: dict[str, npt.NDArray[Any]]) -> None:
+    """Adds up @ down to each layer that the tensors adapt. Raises AttributeError for a layer that is not there."""
+    import torch
+
+    with torch.no_grad():
+        for name in [key.removesuffix(".down") for key in tensors if key.endswith(".down")]:
+            layer = model.get_submodule(name)
+            down, up = (tensors[f"{name}.{part}"].astype(np.float32) for part in ("down", "up"))
+            layer.weight += torch.from_numpy(up @ down).to(layer.weight.dtype)
+
+
+def _heads(tensors: dict[str, npt.NDArray[Any]]) -> dict[str, Head]:
+    """Raises ValueError for a head of another shape."""
+    names = [name.partition(".")[2] for name in tensors if name.startswith("lexical.")]
+    heads = {}
+    for name in names:
+        parts = [tensors[f"{part}.{name}"].astype(np.float32) for part in ("lexical", "direct", "bias")]
+        if parts[0].shape != (NUM_BUCKETS,):
+            raise ValueError(f"the head {name} is of another size")
+        heads[name] = Head(parts[0], parts[1], float(parts[2][0]))
+    return heads

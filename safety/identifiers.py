@@ -1,0 +1,154 @@
+"""Identifiers of persons in a text: what HIPAA's Safe Harbor names (45 CFR 164.514(b)(2)), by pattern, checksum and
+words around it, and names by a small tagger.
+
+They are no reason to withhold: a record is about a person. They are masked in logs and exports, and an answer that
+holds those of a second patient is warned of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import regex
+
+from safety.identifiers_names import name_spans
+
+TIMEOUT_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Identifier:
+    """kind is e.g. "phone" or "name"; start and end are offsets in the text."""
+
+    kind: str
+    start: int
+    end: int
+
+
+def find_identifiers(text: str) -> list[Identifier]:
+    """Every identifier in order of its place; of those that overlap the first kind of the table below.
+
+    Raises TimeoutError if a pattern runs out of time: whoever masks must then show nothing."""
+    found: list[Identifier] = []
+    for kind, pattern, is_valid in _PATTERNS:
+        for match in pattern.finditer(text, timeout=TIMEOUT_S):
+            span = match.span("value")
+            if is_valid(match.group("value")) and not _overlaps(found, *span):
+                found.append(Identifier(kind, *span))
+    found += [Identifier("name", a, b) for a, b in name_spans(text) if not _overlaps(found, a, b)]
+    return sorted(found, key=lambda identifier: identifier.start)
+
+
+def mask(text: str) -> str:
+    """The text with each identifier replaced by its kind, e.g. "[phone]"; by "[masked]" as a whole if that fails."""
+    try:
+        pieces, place = [], 0
+        for identifier in find_identifiers(text):
+            pieces += [text[place : identifier.start], f"[{identifier.kind}]"]
+            place = identifier.end
+        return "".join([*pieces, text[place:]])
+    except TimeoutError:
+        return "[masked]"
+
+
+def _overlaps(found: list[Identifier], start: int, end: int) -> bool:
+    return any(start < other.end and other.start < end for other in found)
+
+
+# --- checksums --------------------------------------------------------------------------------------------------
+
+
+def luhn(value: str) -> bool:
+    """Check digit of payment cards (ISO/IEC 7812-1)."""
+    digits = [int(character) for character in value if character.isdigit()]
+    doubled = [digit * 2 - 9 if digit > 4 else digit * 2 for digit in digits[-2::-2]]
+    return 12 < len(digits) < 20 and (sum(digits[-1::-2]) + sum(doubled)) % 10 == 0
+
+
+def iban(value: str) -> bool:
+    """Check digits of a bank account (ISO 13616, mod 97)."""
+    compact = "".join(value.split()).upper()
+    return int("".join(str(int(c, 36)) for c in compact[4:] + compact[:4])) % 97 == 1
+
+
+def nhs(value: str) -> bool:
+    """Check digit of an NHS number (mod 11)."""
+    digits = [int(character) for character in value if character.isdigit()]
+    rest = 11 - sum(digit * weight for digit, weight in zip(digits, range(10, 1, -1), strict=False)) % 11
+    return len(digits) == 10 and rest % 11 == digits[9] and rest != 10
+
+
+def chinese_id(value: str) -> bool:
+    """Check character of a resident identity number (GB 11643-1999)."""
+    total = sum(int(digit) * (2**place % 11) for digit, place in zip(value[:17], range(17, 0, -1), strict=True))
+    return "10X98765432"[total % 11] == value[17].upper()
+
+
+def _always(value: str) -> bool:
+    return True
+
+
+def _is_phone(value: str) -> bool:
+    digits = sum(character.isdigit() for character in value)
+    return 7 <= digits <= 16
+
+
+_NUMBER = r"(?:\s*(?:number|no\.?|nr\.?|id|code))?\s*(?:is|was|:|：|#|=)*\s*"
+_Row = tuple[str, str, Callable[[str], bool]]
+_TABLE: tuple[_Row, ...] = (
+    ("email", r"(?P<value>[\w.+'-]+@[\w-]+(?:\.[\w-]+)+)", _always),
+    ("url", r"(?P<value>(?:https?://|www\.)[^\s<>\"'，。]+)", _always),
+    ("iban", r"(?<!\w)(?P<value>[a-z]{2}\d{2}(?: ?[a-z0-9]{4}){2,7}(?: ?[a-z0-9]{1,3})?)(?!\w)", iban),
+    ("card", r"(?<![\d.])(?P<value>\d(?:[ -]?\d){12,18})(?![\d.]\d|\d)", luhn),
+    ("id", r"(?<!\d)(?P<value>\d{17}[\dXx])(?!\d)", chinese_id),
+    ("ssn", r"(?<![\d-])(?P<value>(?!000|666)\d{3}-(?!00)\d{2}-(?!0000)\d{4})(?![\d-])", _always),
+    ("ssn", rf"(?:ssn|social security){_NUMBER}(?P<value>\d{{3}}[ -]?\d{{2}}[ -]?\d{{4}})(?!\d)", _always),
+    ("nhs", rf"nhs{_NUMBER}(?P<value>\d{{3}}[ -]?\d{{3}}[ -]?\d{{4}})(?!\d)", nhs),
+    (
+        "ip",
+        r"(?<![\d.])(?P<value>(?:(?:25[0-5]|2[0-4]\d|1?\d?\d)\.){3}(?:25[0-5]|2[0-4]\d|1?\d?\d))(?![\d.]*\d)",
+        _always,
+    ),
+    (
+        "ip",
+        r"(?<![\w:])(?P<value>(?:[0-9a-f]{1,4}:){7}[0-9a-f]{1,4}|(?:[0-9a-f]{1,4}:){2,6}:[0-9a-f]{1,4})(?![\w:])",
+        _always,
+    ),
+    (
+        "licence",
+        r"licen[sc]e" + _NUMBER + r"(?P<value>(?=[a-z0-9-]*\d{4})[a-z0-9][a-z0-9-]{4,19})\b",
+        _always,
+    ),
+    (
+        "record number",
+        r"\b(?:mrn|hospital number|patient (?:id|number)|medical record|accession|member id|policy)"
+        + _NUMBER
+        + r"(?P<value>(?=[\w-]*\d{3})[\w-]{4,20})\b",
+        _always,
+    ),
+    ("record number", r"(?:病历号|住院号|门诊号|登记号)\s*[:：]?\s*(?P<value>[A-Za-z0-9-]{4,20})", _always),
+    (
+        "phone",
+        r"(?<![\w.])(?P<value>(?:\+|00)\d{1,3}[ .()/-]{0,2}(?:\(?\d+\)?[ .()/-]{0,2}){2,6}\d(?:x\d{1,6})?)(?!\d)",
+        _is_phone,
+    ),
+    ("phone", r"(?<![\w.])(?P<value>\(?\d{3}\)?[ .-]?\d{3}[ .-]\d{4}(?: ?x\d{1,6})?)(?![\w-]*\d)", _is_phone),
+    ("phone", r"(?<![\d.-])(?P<value>1[3-9]\d{9}|0\d{2,3}-\d{7,8})(?!\d)", _always),
+    (
+        "phone",
+        r"(?:phone|tel\.?|telephone|mobile|cell|fax|call(?: me)?(?: at| on)?|answering at|reach \w+ at|电话|手机"
+        r"|contact (?:number|me at))"
+        r"\s*(?:number)?\s*(?:is|:|：|#)*\s*(?P<value>[+(]?\d[\d ().\-/]{5,18}\d(?:x\d{1,6})?)",
+        _is_phone,
+    ),
+    (
+        "phone",
+        r"(?<![\w.-])(?P<value>[+(]?\d[\d ().\-/]{5,18}\d(?:x\d{1,6})?)[ -]*(?:office|fax|mobile|home)\b",
+        _is_phone,
+    ),
+    ("name", r"(?:患者姓名|姓名|患者)\s*[:：]\s*(?P<value>\p{Han}{2,4})(?!\p{Han})", _always),
+)
+_PATTERNS = [
+    (kind, regex.compile(pattern, regex.IGNORECASE | regex.VERSION1), valid) for kind, pattern, valid in _TABLE
+]
