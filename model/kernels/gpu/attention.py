@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from model.kernels.gpu.arithmetic import FUSED, dot, find_arch, to_bf16
+from model.kernels.gpu.arithmetic import dot, find_arch, launch_options, to_bf16, wait_for_inputs
 from model.kernels.gpu.buffers import AttentionScratch, count_splits
 from model.kernels.gpu.cache import load_vectors, view_cache
 
@@ -51,6 +51,7 @@ def _attend_decode(
     table_stride, which_stride, block_stride, scale, ROWS: tl.constexpr, KEYS: tl.constexpr, SPLITS: tl.constexpr,
     S: tl.constexpr,
 ):  # fmt: skip
+    wait_for_inputs()
     GROUP: tl.constexpr = S.num_q // S.num_kv
     WIDTH: tl.constexpr = S.width
     t, kv_head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
@@ -112,6 +113,7 @@ def _attend_prefill(
     q_ptr, vectors_ptr, scales_ptr, tables_ptr, starts_ptr, lengths_ptr, out_ptr, table_stride, which_stride,
     block_stride, scale, ROWS: tl.constexpr, KEYS: tl.constexpr, S: tl.constexpr,
 ):  # fmt: skip
+    wait_for_inputs()
     # The last rows see the most keys: their programs start first.
     tile, head, sequence = tl.num_programs(0) - 1 - tl.program_id(0), tl.program_id(1), tl.program_id(2)
     start = tl.load(starts_ptr + sequence)
@@ -159,7 +161,7 @@ def attend_decode(
         q_THC, cache.vectors, cache.scales, tables_TM, lengths_T, out_TE, scratch.parts, scratch.bounds,
         scratch.arrivals, tables_TM.stride(0), *cache.strides, _softmax_scale(width),
         ROWS=max(triton.next_power_of_2(num_q // num_kv), 16), KEYS=64, SPLITS=splits, S=cache.shape,
-        num_warps=4, num_stages=3, **FUSED,
+        num_warps=4, num_stages=3, **launch_options(),
     )  # fmt: skip
 
 
@@ -182,7 +184,7 @@ def attend_prefill(
     _attend_prefill[(triton.cdiv(max_tokens, rows), num_q, len(lengths_B))](
         q_THC, cache.vectors, cache.scales, tables_BM, starts_B1, lengths_B, out_TE, tables_BM.stride(0),
         *cache.strides, _softmax_scale(width), ROWS=rows, KEYS=keys, S=cache.shape,
-        num_warps=rows // 16, num_stages=stages, **FUSED,
+        num_warps=rows // 16, num_stages=stages, **launch_options(),
     )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from model.kernels.gpu.arithmetic import FUSED, round_to
+from model.kernels.gpu.arithmetic import launch_options, round_to, wait_for_inputs
 from model.kernels.gpu.buffers import MAX_EXPERT_BLOCK, MIN_EXPERT_BLOCK, ExpertScratch
 from model.kernels.gpu.layout import SLAB_ROWS, Weight, shape_of
 from model.kernels.gpu.product import as_operand, choose_expert_tile, multiply
@@ -23,6 +23,7 @@ def _sort(
     PAIRS: tl.constexpr,
 ):  # fmt: skip
     """One program an expert: it counts all, since others' runs come before its own, and writes its own."""
+    wait_for_inputs()
     expert = tl.program_id(0)
     bins = tl.arange(0, BINS)
     counts = tl.zeros([BINS], tl.int32)
@@ -69,6 +70,7 @@ def _gate_up(
     x_ptr, w_ptr, s_ptr, inner_ptr, ids_ptr, order_ptr, owners_ptr, x_stride, SLOTS: tl.constexpr,
     IS_SORTED: tl.constexpr, W: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
+    wait_for_inputs()
     expert, pairs = _find_pairs(tl.program_id(1), ids_ptr, order_ptr, owners_ptr, TILE.tokens, IS_SORTED)
     if expert < 0:
         return
@@ -93,6 +95,7 @@ def _down(
     inner_ptr, w_ptr, s_ptr, out_ptr, ids_ptr, order_ptr, owners_ptr, IS_SORTED: tl.constexpr, W: tl.constexpr,
     TILE: tl.constexpr,
 ):  # fmt: skip
+    wait_for_inputs()
     expert, pairs = _find_pairs(tl.program_id(1), ids_ptr, order_ptr, owners_ptr, TILE.tokens, IS_SORTED)
     if expert < 0:
         return
@@ -121,7 +124,7 @@ def experts(
     if is_sorted:
         _sort[(num_experts,)](
             *sorting, pairs, num_blocks,
-            BINS=triton.next_power_of_2(num_experts), TOKENS=tokens, PAIRS=PAIRS, num_warps=4, **FUSED,
+            BINS=triton.next_power_of_2(num_experts), TOKENS=tokens, PAIRS=PAIRS, num_warps=4, **launch_options(),
         )  # fmt: skip
     w = as_operand(gate_up)
     tile, options = choose_expert_tile(tokens, w.layout, num_blocks)

@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from model.kernels.gpu.arithmetic import FUSED, INTERPRETED, dot, find_arch, scale_bf16
+from model.kernels.gpu.arithmetic import INTERPRETED, dot, find_arch, launch_options, scale_bf16
 from model.kernels.gpu.buffers import PROGRAMS
 from model.kernels.gpu.layout import FP8_BLOCK, SLAB_ROWS, Int4Weight, Weight, shape_of
 
@@ -97,32 +97,40 @@ def choose_tile(num_tokens: int, layout: Layout) -> tuple[Tile, dict[str, Any]]:
         return _few(layout, 8 if num_tokens <= 8 else 16, 1)
     if num_tokens <= 32:
         return Tile(32, 32, 4), _options(4, 3, layout)
-    return _many(layout, 64 if num_tokens <= 64 else 128)
+    tokens = 64 if num_tokens <= 64 else 128
+    return _many(layout, tokens, triton.cdiv(num_tokens, tokens))
 
 
 def choose_expert_tile(tokens: int, layout: Layout, num_blocks: int) -> tuple[Tile, dict[str, Any]]:
     """The same for num_blocks blocks of up to `tokens` tokens of one expert."""
-    return _few(layout, tokens, num_blocks) if tokens <= 16 else _many(layout, tokens)
+    return (_few if tokens <= 16 else _many)(layout, tokens, num_blocks)
 
 
 def _few(layout: Layout, tokens: int, num_blocks: int) -> tuple[Tile, dict[str, Any]]:
     most = 64 // (4 // layout.planes)  # more would not fit the registers
-    rows = max(16, min(most, triton.next_power_of_2(layout.rows * num_blocks // PROGRAMS)))
+    rows = max(16, min(most, _floor_power_of_2(layout.rows * num_blocks // PROGRAMS)))
     return Tile(rows, tokens, 4), _options(4, 4 if tokens == 8 and rows < 64 else 3, layout)
 
 
-def _many(layout: Layout, tokens: int) -> tuple[Tile, dict[str, Any]]:
+def _many(layout: Layout, tokens: int, num_blocks: int) -> tuple[Tile, dict[str, Any]]:
+    """Tall tiles where there are enough of them: of INT4 the tokens are the larger part of what is read."""
     if tokens <= 64:
         return Tile(64, tokens, 1), _options(4, 3, layout)
-    rows = 128 if layout.planes == 4 or find_arch() >= 90 else 64
-    return Tile(rows, tokens, 1), _options(8, 3, layout)
+    if find_arch() < 90:
+        return Tile(128 if layout.planes == 4 else 64, tokens, 1), _options(8, 3, layout)
+    is_tall = layout.planes == 4 and layout.rows // 256 * num_blocks >= PROGRAMS
+    return Tile(256 if is_tall else 128, tokens, 1), _options(8, 3, layout)
+
+
+def _floor_power_of_2(number: int) -> int:
+    return 1 << max(number.bit_length() - 1, 0)
 
 
 def _options(num_warps: int, num_stages: int, layout: Layout) -> dict[str, Any]:
     """Fewer stages where shared memory is smaller than Hopper's, and so are its transfers in flight."""
     if find_arch() < 90:
         num_stages = 2 if layout.planes < 4 or num_warps > 4 else min(num_stages, 3)
-    return {"num_warps": num_warps, "num_stages": num_stages, **FUSED}
+    return {"num_warps": num_warps, "num_stages": num_stages, **launch_options()}
 
 
 @triton.jit
