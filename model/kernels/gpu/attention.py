@@ -54,6 +54,7 @@ def _attend_decode(
     wait_for_inputs()
     GROUP: tl.constexpr = S.num_q // S.num_kv
     WIDTH: tl.constexpr = S.width
+    BLOCK: tl.constexpr = S.block  # named: Triton 3.6 takes no attribute for a shape
     t, kv_head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     member, column = tl.arange(0, ROWS), tl.arange(0, S.block)
     is_member = member < GROUP
@@ -63,7 +64,7 @@ def _attend_decode(
     length = tl.load(lengths_ptr + t)
     if length == 0:
         if split == 0:
-            tl.store(out_ptr + places, tl.zeros([ROWS, S.block], tl.bfloat16), mask=is_out)
+            tl.store(out_ptr + places, tl.zeros([ROWS, BLOCK], tl.bfloat16), mask=is_out)
         return
     share = tl.cdiv(tl.cdiv(length, KEYS), SPLITS) * KEYS
     num_used = tl.cdiv(length, share)
@@ -73,7 +74,7 @@ def _attend_decode(
     q = tl.load(q_ptr + places, mask=is_out, other=0.0)
     best = tl.full([ROWS], float("-inf"), tl.float32)
     total = tl.zeros([ROWS], tl.float32)
-    acc = tl.zeros([ROWS, S.block], tl.float32)
+    acc = tl.zeros([ROWS, BLOCK], tl.float32)
     last_key = member * 0 + (length - 1)
     for first in range(split * share, tl.minimum(split * share + share, length), KEYS):
         best, total, acc = _attend_tile(
@@ -93,7 +94,7 @@ def _attend_decode(
         tl.store(arrivals_ptr + t * S.num_kv + kv_head, 0)
         best = tl.full([ROWS], float("-inf"), tl.float32)
         total = tl.zeros([ROWS], tl.float32)
-        acc = tl.zeros([ROWS, S.block], tl.float32)
+        acc = tl.zeros([ROWS, BLOCK], tl.float32)
         for s in range(num_used):
             part = vector * SPLITS + s
             part_best = tl.load(bounds_ptr + part * 2, mask=is_member, other=0.0, cache_modifier=".cg")
@@ -114,6 +115,7 @@ def _attend_prefill(
     block_stride, scale, ROWS: tl.constexpr, KEYS: tl.constexpr, S: tl.constexpr,
 ):  # fmt: skip
     wait_for_inputs()
+    BLOCK: tl.constexpr = S.block
     # The last rows see the most keys: their programs start first.
     tile, head, sequence = tl.num_programs(0) - 1 - tl.program_id(0), tl.program_id(1), tl.program_id(2)
     start = tl.load(starts_ptr + sequence)
@@ -129,7 +131,7 @@ def _attend_prefill(
     last_key = length - num_rows + row
     best = tl.full([ROWS], float("-inf"), tl.float32)
     total = tl.zeros([ROWS], tl.float32)
-    acc = tl.zeros([ROWS, S.block], tl.float32)
+    acc = tl.zeros([ROWS, BLOCK], tl.float32)
     table_ptr = tables_ptr + sequence * table_stride
     head_page = head // (S.num_q // S.num_kv) * S.page
     # 1. tiles of keys that every row sees whole, 2. those in which rows end

@@ -76,6 +76,7 @@ def _gate_up(
         return
     WIDTH: tl.constexpr = W.rows // 2
     HALF: tl.constexpr = TILE.rows // 2
+    TOKENS: tl.constexpr = TILE.tokens
     # Of 16 rows 8 are gate and 8 up: a thread then holds both halves of a product, and SiLU needs no exchange.
     i = tl.arange(0, TILE.rows)
     row = tl.program_id(0) * HALF + i // 16 * 8 + i % 8
@@ -83,8 +84,8 @@ def _gate_up(
     x_ptrs = x_ptr + (pairs // SLOTS).to(tl.int64) * x_stride
     e = expert.to(tl.int64)
     y = multiply(x_ptrs, pairs >= 0, w_ptr + e * W.expert, s_ptr + e * W.scales, rows, row < WIDTH, W, TILE)
-    gate, up = tl.split(tl.permute(tl.reshape(y, [TILE.rows // 16, 2, 8, TILE.tokens]), [0, 2, 3, 1]))
-    inner = tl.reshape(gate * tl.sigmoid(gate) * up, [HALF, TILE.tokens])
+    gate, up = tl.split(tl.permute(tl.reshape(y, [HALF // 8, 2, 8, TOKENS]), [0, 2, 3, 1]))
+    inner = tl.reshape(gate * tl.sigmoid(gate) * up, [HALF, TOKENS])
     row = tl.program_id(0) * HALF + tl.arange(0, HALF)
     inner_ptrs = inner_ptr + pairs.to(tl.int64)[None, :] * WIDTH + row[:, None]
     tl.store(inner_ptrs, round_to(inner, inner_ptr), mask=(pairs >= 0)[None, :] & (row < WIDTH)[:, None])

@@ -169,11 +169,13 @@ def multiply_few(x_ptrs_T, is_token_T, w_ptr, s_ptr, rows_N, is_row_N, W: tl.con
     WORDS: tl.constexpr = GROUP // PLANES
     NUM_GROUPS: tl.constexpr = (W.columns + GROUP - 1) // GROUP
     SPLIT: tl.constexpr = TILE.split
+    ROWS: tl.constexpr = TILE.rows  # named: Triton 3.6 takes no attribute for a shape
+    TOKENS: tl.constexpr = TILE.tokens
     split = tl.arange(0, SPLIT)
     word = tl.arange(0, WORDS)
     w_ptrs = w_ptr + ((rows_N // 16) * W.slab + (rows_N % 16) * W.row)[None, :, None] + word[None, None, :]
     x_ptrs = x_ptrs_T[None, None, :] + word[None, :, None]
-    acc = tl.zeros([SPLIT, TILE.rows, TILE.tokens], tl.float32)
+    acc = tl.zeros([SPLIT, ROWS, TOKENS], tl.float32)
     if PLANES > 1:
         is_scale = is_row_N[None, :] & (split < NUM_GROUPS)[:, None]
         scale = load_scales(s_ptr, rows_N[None, :], split[:, None], is_scale, W)
@@ -183,7 +185,7 @@ def multiply_few(x_ptrs_T, is_token_T, w_ptr, s_ptr, rows_N, is_row_N, W: tl.con
         if PLANES == 1 and W.columns % GROUP:
             is_word &= (g[:, None] * GROUP + word[None, :] < W.columns)[:, None, :]
         words = tl.load(w_ptrs + (g * W.step)[:, None, None], mask=is_word, other=0)
-        part = tl.zeros([SPLIT, TILE.rows, TILE.tokens], tl.float32)
+        part = tl.zeros([SPLIT, ROWS, TOKENS], tl.float32)
         for plane in tl.static_range(PLANES):
             column = g * GROUP + plane * WORDS
             is_x = is_token_T[None, None, :] & (g < NUM_GROUPS)[:, None, None]
@@ -209,10 +211,12 @@ def multiply_many(x_ptrs_T, is_token_T, w_ptr, s_ptr, rows_N, is_row_N, W: tl.co
     GROUP: tl.constexpr = W.group
     WORDS: tl.constexpr = GROUP // PLANES
     NUM_GROUPS: tl.constexpr = (W.columns + GROUP - 1) // GROUP
+    ROWS: tl.constexpr = TILE.rows
+    TOKENS: tl.constexpr = TILE.tokens
     word = tl.arange(0, WORDS)
     w_ptrs = w_ptr + ((rows_N // 16) * W.slab + (rows_N % 16) * W.row)[:, None] + word[None, :]
     x_ptrs = x_ptrs_T[None, :] + word[:, None]
-    acc = tl.zeros([TILE.rows, TILE.tokens], tl.float32)
+    acc = tl.zeros([ROWS, TOKENS], tl.float32)
     for g in range(NUM_GROUPS):
         is_word = is_row_N[:, None] & (word < WORDS)[None, :]
         if PLANES == 1 and W.columns % GROUP:
@@ -221,7 +225,7 @@ def multiply_many(x_ptrs_T, is_token_T, w_ptr, s_ptr, rows_N, is_row_N, W: tl.co
         if PLANES > 1:
             scale = load_scales(s_ptr, rows_N, g, is_row_N, W)
         if PLANES == 2:
-            part = tl.zeros([TILE.rows, TILE.tokens], tl.float32)
+            part = tl.zeros([ROWS, TOKENS], tl.float32)
         for plane in tl.static_range(PLANES):
             column = g * GROUP + plane * WORDS
             is_x = is_token_T[None, :] & (word < WORDS)[:, None]
