@@ -16,7 +16,6 @@ import triton.language as tl
 from torch import Tensor
 
 from model.kernels.gpu.arithmetic import INTERPRETED, dot, find_arch, launch_options, scale_bf16
-from model.kernels.gpu.buffers import PROGRAMS
 from model.kernels.gpu.layout import FP8_BLOCK, SLAB_ROWS, Int4Weight, Weight, shape_of
 
 # Two words in a register -> two bf16, bits moved, times a scale, plus an offset. INT4: OR-ed into the last bits of 128,
@@ -29,6 +28,7 @@ _FROM_NIBBLE = _UNPACK.format(move=_NIBBLE, scale="0x3F803F80", offset="0xC308C3
 _FROM_BYTE = _UNPACK.format(move=_BYTE, scale="0x7B807B80", offset="0x80008000")  # 2 ** 120, -0
 INT4_PLANES = tuple(_FROM_NIBBLE.format(shift=4 * plane) for plane in range(4))
 FP8_PLANES = tuple(_FROM_BYTE.format(shift=8 - 8 * plane) for plane in range(2))
+MULTIPROCESSORS = tl.constexpr(132)  # of an H100 or H200
 _INT4_PLANES = tl.constexpr(INT4_PLANES)
 _FP8_PLANES = tl.constexpr(FP8_PLANES)
 
@@ -91,7 +91,8 @@ def as_operand(weight: Weight) -> Operand:
 def choose_tile(num_tokens: int, layout: Layout) -> tuple[Tile, dict[str, Any]]:
     """The tile of a product of so many tokens, and the launch options.
 
-    Few tokens: rows for about two programs a multiprocessor, split over the columns within each. Many: square tiles.
+    Few tokens: as many rows as leave each multiprocessor a program, split over the columns within each. Many: large
+    tiles.
     """
     if num_tokens <= 16:
         return _few(layout, 8 if num_tokens <= 8 else 16, 1)
@@ -108,7 +109,7 @@ def choose_expert_tile(tokens: int, layout: Layout, num_blocks: int) -> tuple[Ti
 
 def _few(layout: Layout, tokens: int, num_blocks: int) -> tuple[Tile, dict[str, Any]]:
     most = 64 // (4 // layout.planes)  # more would not fit the registers
-    rows = max(16, min(most, _floor_power_of_2(layout.rows * num_blocks // PROGRAMS)))
+    rows = max(16, min(most, _floor_power_of_2(layout.rows * num_blocks // MULTIPROCESSORS.value)))
     return Tile(rows, tokens, 4), _options(4, 4 if tokens == 8 and rows < 64 else 3, layout)
 
 
@@ -118,7 +119,7 @@ def _many(layout: Layout, tokens: int, num_blocks: int) -> tuple[Tile, dict[str,
         return Tile(64, tokens, 1), _options(4, 3, layout)
     if find_arch() < 90:
         return Tile(128 if layout.planes == 4 else 64, tokens, 1), _options(8, 3, layout)
-    is_tall = layout.planes == 4 and layout.rows // 256 * num_blocks >= PROGRAMS
+    is_tall = layout.planes == 4 and layout.rows // 256 * num_blocks >= 2 * MULTIPROCESSORS.value
     return Tile(256 if is_tall else 128, tokens, 1), _options(8, 3, layout)
 
 
@@ -148,6 +149,21 @@ def unpack(words, plane: tl.constexpr, PLANES: tl.constexpr):
         bits = ((byte & 0x80) << 24) | ((byte & 0x7F) << 20)
         values = (bits.to(tl.float32, bitcast=True) * 1.329227995784916e36).to(tl.bfloat16)
     return values
+
+
+@triton.jit
+def prefetch(w_ptr, first_row, W: tl.constexpr, TILE: tl.constexpr):
+    """Asks for a program's packed weights to come to the L2 cache. Called before wait_for_inputs: no kernel writes
+    them, so they come while what the program waits for still runs. Only where all programs run at once."""
+    IS_ONE_WAVE: tl.constexpr = W.rows <= TILE.rows * 4 * MULTIPROCESSORS
+    if not INTERPRETED and TILE.split > 1 and W.planes > 1 and IS_ONE_WAVE:
+        LINE: tl.constexpr = 64  # words: 128 bytes
+        LINES: tl.constexpr = (TILE.rows // 16 * W.slab + LINE - 1) // LINE
+        i = tl.minimum(tl.arange(0, triton.next_power_of_2(LINES)), LINES - 1)
+        word = tl.minimum(first_row // 16 * W.slab + i * LINE, (W.rows + 15) // 16 * W.slab - 1)
+        addresses = (w_ptr + word).to(tl.int64)
+        asm: tl.constexpr = "prefetch.global.L2 [$1]; mov.u32 $0, 0;"
+        tl.inline_asm_elementwise(asm, "=r,l", [addresses], dtype=tl.int32, is_pure=False, pack=1)
 
 
 @triton.jit
