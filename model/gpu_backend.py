@@ -91,6 +91,7 @@ class GpuBackend:
         for part in batch:
             ends += len(part.token_ids)
             wanted.extend(range(ends - part.num_logits, ends))
+        observer = self._observed.router_observer if self._observed else None
         self.last_pass = out = self.decoder.forward(
             [part.token_ids for part in batch],
             [part.first_position for part in batch],
@@ -98,8 +99,8 @@ class GpuBackend:
             wanted,
             self.keeps_hidden,
             self.tap_layers,
+            observer is not None,
         )
-        observer = self._observed.router_observer if self._observed else None
         if observer is not None and len(out.topk_ids):
             observer(out.topk_ids.clone(), out.router_logits.clone(), ends)  # the next step writes over them
         return self._top.find(out.logits)  # the one place that waits for the card

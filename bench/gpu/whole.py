@@ -60,6 +60,8 @@ class WholeModel:
     def __init__(self, config: ModelConfig, context: int, clock: Clock, ops: Any, chunk: int) -> None:
         self.config = replace(config, max_position_embeddings=context + 8 * BLOCK_TOKENS)
         self._clock = clock
+        if clock.is_card:
+            torch.cuda.reset_peak_memory_stats(clock.device)
         weights = RandomWeights(self.config, clock.device).draw_model()
         self.weight_bytes = weights.nbytes
         self._num_blocks = -(-self.config.context_length // BLOCK_TOKENS) + 1
@@ -77,7 +79,7 @@ class WholeModel:
     def time_prefill(self, num_tokens: int) -> float:
         """Seconds to the logits of the prompt's last token, launches included."""
         prompt, blocks = self._draw_prompt(num_tokens), list(range(-(-num_tokens // BLOCK_TOKENS)))
-        return self._clock.time_once(lambda: self.decoder.forward([prompt], [0], [blocks]))
+        return self._clock.time_once(lambda: self.decoder.forward([prompt], [0], [blocks], output_router=False))
 
     def time_decode(self, batch: int, context: int, num_steps: int) -> tuple[float, float]:
         """Median seconds of a step: as the program does it, where the host chooses the next step by the tokens of this

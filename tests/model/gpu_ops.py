@@ -18,7 +18,6 @@ from tests.model.conftest import make_config
 
 BF16_ERROR, F32_ERROR = 0.008, 2e-5  # a bf16 alone is off by up to 2 ** -9
 PRECISIONS = ["int4", "int4 group 64", "fp8", "bf16"]
-CACHES = list(buffers.CACHE_KINDS)
 
 
 @pytest.fixture(autouse=True)
@@ -96,7 +95,7 @@ def test_no_tokens_are_nothing_to_do() -> None:
 # --- experts ----------------------------------------------------------------------------------------------------------
 
 
-def check_experts(ids: Tensor, precision: str, num_experts: int = 6, D: int = 136, F: int = 48) -> None:
+def check_experts(ids: Tensor, precision: str, num_experts: int = 6, D: int = 72, F: int = 32) -> None:
     T, S = ids.shape
     x = make_x(T, D)
     gate_up = make_weight(precision, num_experts, 2 * F, D, size=1 / 16)
@@ -233,8 +232,10 @@ def make_pages(kind: str, num_blocks: int, G: int, C: int) -> Tensor:
     return pages
 
 
-@pytest.mark.parametrize("kind", CACHES)
-@pytest.mark.parametrize(("H", "G", "C", "R"), [(4, 2, 16, 8), (8, 1, 128, 64), (3, 3, 32, 32)])
+@pytest.mark.parametrize(
+    ("kind", "H", "G", "C", "R"),
+    [("bf16", 4, 2, 16, 8), ("bf16", 8, 1, 128, 64), ("int8", 3, 3, 32, 32), ("fp8", 4, 2, 24, 12)],
+)
 def test_norm_rope_store(kind: str, H: int, G: int, C: int, R: int) -> None:
     T, scaling = 5, YarnScaling(4.0, 64)
     config = make_config(head_dim=C, partial_rotary_factor=R / C, rope_scaling=scaling)
@@ -260,12 +261,13 @@ def test_norm_rope_store(kind: str, H: int, G: int, C: int, R: int) -> None:
         assert different.double().mean() < 0.01
 
 
-@pytest.mark.parametrize("kind", CACHES)
-@pytest.mark.parametrize(("H", "G", "C"), [(4, 4, 16), (8, 2, 32), (6, 2, 128), (32, 1, 16)])
+@pytest.mark.parametrize(
+    ("kind", "H", "G", "C"), [("bf16", 4, 4, 16), ("bf16", 32, 1, 16), ("int8", 6, 2, 128), ("fp8", 8, 2, 24)]
+)
 def test_decode_attention(kind: str, H: int, G: int, C: int) -> None:
-    lengths = torch.tensor([1, 0, 32, 33, 200, 64 * 5 + 7], dtype=torch.int32)
-    T, pages = len(lengths), make_pages(kind, 13, G, C)
-    tables = torch.stack([torch.randperm(13) for _ in range(T)]).int()
+    lengths = torch.tensor([1, 0, 33, 64 * 5 + 7], dtype=torch.int32)
+    T, pages = len(lengths), make_pages(kind, 11, G, C)
+    tables = torch.stack([torch.randperm(11) for _ in range(T)]).int()
     q, out = make_x(T, H, C), torch.full((T, H * C), torch.nan).bfloat16()
     expected = torch.empty(T, H * C, dtype=torch.float64)
     scratch = buffers.make_attention_scratch(T, H, G, C, "cpu")
@@ -273,12 +275,11 @@ def test_decode_attention(kind: str, H: int, G: int, C: int) -> None:
     reference.attend_decode(q, pages, tables, lengths, expected, scratch)
     assert measure_error(out, expected) < BF16_ERROR
     assert not scratch.arrivals.any()
-    reference.attend_decode(q, pages, tables, lengths - (lengths > 100).int(), expected, scratch)
+    reference.attend_decode(q, pages, tables, lengths - (lengths > 30).int(), expected, scratch)
     assert measure_error(out, expected) > BF16_ERROR
 
 
-@pytest.mark.parametrize("kind", CACHES)
-@pytest.mark.parametrize(("H", "G", "C"), [(4, 2, 32), (3, 1, 128)])
+@pytest.mark.parametrize(("kind", "H", "G", "C"), [("bf16", 4, 2, 24), ("int8", 3, 1, 128), ("fp8", 2, 2, 32)])
 def test_prefill_attention(kind: str, H: int, G: int, C: int) -> None:
     rows, cached = torch.tensor([1, 40, 70]), torch.tensor([50, 0, 150])
     lengths = (rows + cached).int()
@@ -295,20 +296,10 @@ def test_prefill_attention(kind: str, H: int, G: int, C: int) -> None:
     assert measure_error(out, expected) > 0.1
 
 
-def test_a_row_attends_alike_alone_and_in_a_run() -> None:
-    pages, lengths = make_pages("bf16", 9, 2, 32), torch.tensor([250, 251, 252], dtype=torch.int32)
-    tables = torch.randperm(9).int().expand(3, -1).contiguous()
-    q, alone, run = make_x(3, 4, 32), make_x(3, 128), make_x(3, 128)
-    ops.attend_decode(q, pages, tables, lengths, alone, buffers.make_attention_scratch(3, 4, 2, 32, "cpu"))
-    ops.attend_prefill(q, pages, tables[:1], torch.tensor([0, 3]).int(), lengths[-1:], 3, run)
-    assert measure_error(alone, run.double()) < BF16_ERROR
-
-
 # --- sampling ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("V", [50, 2048, 4100])
-@pytest.mark.parametrize("k", [1, 8])
+@pytest.mark.parametrize(("V", "k"), [(50, 1), (2048, 1), (2100, 4)])
 def test_top_logits(V: int, k: int) -> None:
     logits = torch.randn(3, V)
     logits[1, V // 2] = logits[1, 3] = 9.0  # equals: the lower id first
@@ -326,12 +317,11 @@ def test_top_logits(V: int, k: int) -> None:
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
 def test_a_logit_that_is_no_number_is_seen(bad: float) -> None:
-    logits = torch.randn(2, 3000)
-    logits[1, 2500] = bad
+    logits = torch.randn(2, 60)
+    logits[1, 55] = bad
     is_finite = torch.zeros(2, dtype=torch.bool)
-    ops.top_logits(
-        logits, torch.empty(2, 4), torch.empty(2, 4, dtype=torch.int32), is_finite, buffers.make_keys(2, 3000, 4, "cpu")
-    )
+    values, ids = torch.empty(2, 1), torch.empty(2, 1, dtype=torch.int32)
+    ops.top_logits(logits, values, ids, is_finite, buffers.make_keys(2, 60, 1, "cpu"))
     assert is_finite.tolist() == [True, False]
 
 

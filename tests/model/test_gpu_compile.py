@@ -53,6 +53,8 @@ class Compiled:
     ptx: str
     shared: int
     stack: int  # bytes of local memory: registers that did not suffice
+    tile: Any  # of a product
+    longest_loop: int  # instructions
 
 
 Compile = Callable[..., list[Compiled]]
@@ -64,7 +66,7 @@ def compile_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Compile:
     card, found, run = NoCard(), list[Any](), JITFunction.run
 
     def compile_instead(kernel: JITFunction, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> Any:
-        found.append(run(kernel, *args, grid=grid, warmup=True, **kwargs))
+        found.append((run(kernel, *args, grid=grid, warmup=True, **kwargs), kwargs.get("TILE")))
 
     monkeypatch.setattr(JITFunction, "run", compile_instead)
     monkeypatch.setattr(triton.runtime.driver, "_active", card)
@@ -73,18 +75,34 @@ def compile_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Compile:
         card.arch = arch
         found.clear()
         operation()
-        return [_describe(kernel, tmp_path) for kernel in found]
+        return [_describe(kernel, tile, tmp_path) for kernel, tile in found]
 
     return compile_all
 
 
-def _describe(kernel: Any, folder: Path) -> Compiled:
+def _describe(kernel: Any, tile: Any, folder: Path) -> Compiled:
     binary = folder / "kernel.cubin"
     binary.write_bytes(kernel.asm["cubin"])
-    tool = triton.knobs.nvidia.cuobjdump.path
-    usage = subprocess.run([tool, "-res-usage", binary], capture_output=True, text=True, check=True).stdout
+    usage = _run(triton.knobs.nvidia.cuobjdump.path, "-res-usage", binary)
     stack = int(usage.split("STACK:")[1].split()[0])
-    return Compiled(kernel.metadata.name, kernel.asm["ptx"], kernel.metadata.shared, stack)
+    loop = _find_longest_loop(_run(triton.knobs.nvidia.nvdisasm.path, "-c", binary))
+    return Compiled(kernel.metadata.name, kernel.asm["ptx"], kernel.metadata.shared, stack, tile, loop)
+
+
+def _run(*command: str | Path) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def _find_longest_loop(assembly: str) -> int:
+    """Instructions between a label and the last branch back to it."""
+    number, longest, labels = 0, 0, dict[str, int]()
+    for line in assembly.splitlines():
+        if label := re.match(r"(\.L_x_\d+):", line):
+            labels[label[1]] = number
+        number += bool(re.match(r"\s+/\*[0-9a-f]{4,}\*/\s+\S", line))
+        if branch := re.search(r"BRA.*`\((\.L_x_\d+)\)", line):
+            longest = max(longest, number - labels.get(branch[1], number))
+    return longest
 
 
 def _bf16(*shape: int) -> torch.Tensor:
@@ -183,6 +201,7 @@ for _kind in buffers.CACHE_KINDS:
 @pytest.mark.parametrize("arch", SHARED_KIB)
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_kernel_compiles(name: str, arch: int, compile_for: Compile) -> None:
+    """On Hopper, where a kernel may start before the one ahead has ended, none reads or writes before that."""
     if arch == 80 and "fp8 cache" in name:
         pytest.skip("cards before 8.9 know no e4m3: their cache is bf16 or int8")
     kernels = compile_for(arch, OPERATIONS[name])
@@ -190,6 +209,10 @@ def test_kernel_compiles(name: str, arch: int, compile_for: Compile) -> None:
     for kernel in kernels:
         assert kernel.shared <= SHARED_KIB[arch] * 1024
         assert kernel.stack <= (0 if arch == 90 else 64)
+        if arch == 90:
+            access = re.search(r"(ld|st|red|atom)\.\S*global|cp\.async\.c", kernel.ptx)
+            assert access
+            assert 0 < kernel.ptx.find("griddepcontrol.wait") < access.start()
 
 
 @pytest.mark.parametrize("name", ["linear int4 1", "experts int4 1", "experts int4 32"])
@@ -200,6 +223,20 @@ def test_decode_reads_weights_by_16_bytes_and_unpacks_them_in_pairs(name: str, c
             assert not re.search(r"cp\.async\.c.\.shared\.global \[[^;]*0x[48],", kernel.ptx)
             assert "fma.rn.bf16x2" in kernel.ptx
             assert "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32" in kernel.ptx
+
+
+@pytest.mark.parametrize("name", ["linear int4 1", "experts int4 1"])
+def test_decode_is_bound_by_memory_not_by_instructions(name: str, compile_for: Compile) -> None:
+    """An H200's multiprocessor gets 18.6 bytes a clock (4.3 TB/s, 132 of them, 1.755 GHz) and issues an instruction of
+    four warps a clock: a round of the loop must take fewer clocks than the slabs that it reads, 1,056 bytes each."""
+    for kernel in compile_for(90, OPERATIONS[name]):
+        num_bytes = kernel.tile.rows // 16 * kernel.tile.split * 1056
+        assert 100 < kernel.longest_loop < 0.85 * num_bytes / 18.6
+
+
+def test_weights_are_fetched_while_inputs_are_waited_for(compile_for: Compile) -> None:
+    (kernel,) = compile_for(90, OPERATIONS["linear int4 1"])
+    assert 0 < kernel.ptx.find("prefetch.global.L2") < kernel.ptx.find("griddepcontrol.wait")
 
 
 @pytest.mark.parametrize("name", ["linear int4 512", "experts int4 8192", "prefill bf16 cache"])

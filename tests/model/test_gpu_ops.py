@@ -12,6 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.timeout(600)
 def test_every_kernel_agrees_with_its_definition() -> None:
     pytest.importorskip("triton")
     done = subprocess.run(

@@ -11,12 +11,25 @@ import triton.language as tl
 
 INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 
-FUSED = {"enable_fp_fusion": True}  # a launch's option: a b + c is rounded once; Triton's default will change
-
 
 def find_arch() -> int:
     """Compute capability of the card, as 90; in the interpreter too, so that it runs what a Hopper card would."""
     return 90 if INTERPRETED.value else int(triton.runtime.driver.active.get_current_target().arch)
+
+
+def launch_options() -> dict[str, bool]:
+    """Of every launch: a b + c is rounded once, whatever Triton's default; and on Hopper a kernel may start before the
+    one ahead of it has ended (programmatic dependent launch), since all of them call wait_for_inputs."""
+    return {"enable_fp_fusion": True, "launch_pdl": find_arch() >= 90}
+
+
+@triton.jit
+def wait_for_inputs():
+    """To be called before a kernel's first access to memory: what was launched ahead has ended and is visible. What
+    follows may come as near already, so that its launch costs no time of its own."""
+    if not INTERPRETED and tl.target_info.cuda_capability_geq(9, 0):
+        tl.extra.cuda.gdc_launch_dependents()
+        tl.extra.cuda.gdc_wait()
 
 
 @triton.jit

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from model.kernels.gpu.arithmetic import FUSED, dot, find_arch, to_bf16
+from model.kernels.gpu.arithmetic import dot, find_arch, launch_options, to_bf16, wait_for_inputs
 from model.kernels.gpu.buffers import AttentionScratch, count_splits
 from model.kernels.gpu.cache import load_vectors, view_cache
 
@@ -51,8 +51,10 @@ def _attend_decode(
     table_stride, which_stride, block_stride, scale, ROWS: tl.constexpr, KEYS: tl.constexpr, SPLITS: tl.constexpr,
     S: tl.constexpr,
 ):  # fmt: skip
+    wait_for_inputs()
     GROUP: tl.constexpr = S.num_q // S.num_kv
     WIDTH: tl.constexpr = S.width
+    BLOCK: tl.constexpr = S.block  # named: Triton 3.6 takes no attribute for a shape
     t, kv_head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     member, column = tl.arange(0, ROWS), tl.arange(0, S.block)
     is_member = member < GROUP
@@ -62,7 +64,7 @@ def _attend_decode(
     length = tl.load(lengths_ptr + t)
     if length == 0:
         if split == 0:
-            tl.store(out_ptr + places, tl.zeros([ROWS, S.block], tl.bfloat16), mask=is_out)
+            tl.store(out_ptr + places, tl.zeros([ROWS, BLOCK], tl.bfloat16), mask=is_out)
         return
     share = tl.cdiv(tl.cdiv(length, KEYS), SPLITS) * KEYS
     num_used = tl.cdiv(length, share)
@@ -72,7 +74,7 @@ def _attend_decode(
     q = tl.load(q_ptr + places, mask=is_out, other=0.0)
     best = tl.full([ROWS], float("-inf"), tl.float32)
     total = tl.zeros([ROWS], tl.float32)
-    acc = tl.zeros([ROWS, S.block], tl.float32)
+    acc = tl.zeros([ROWS, BLOCK], tl.float32)
     last_key = member * 0 + (length - 1)
     for first in range(split * share, tl.minimum(split * share + share, length), KEYS):
         best, total, acc = _attend_tile(
@@ -92,7 +94,7 @@ def _attend_decode(
         tl.store(arrivals_ptr + t * S.num_kv + kv_head, 0)
         best = tl.full([ROWS], float("-inf"), tl.float32)
         total = tl.zeros([ROWS], tl.float32)
-        acc = tl.zeros([ROWS, S.block], tl.float32)
+        acc = tl.zeros([ROWS, BLOCK], tl.float32)
         for s in range(num_used):
             part = vector * SPLITS + s
             part_best = tl.load(bounds_ptr + part * 2, mask=is_member, other=0.0, cache_modifier=".cg")
@@ -112,6 +114,8 @@ def _attend_prefill(
     q_ptr, vectors_ptr, scales_ptr, tables_ptr, starts_ptr, lengths_ptr, out_ptr, table_stride, which_stride,
     block_stride, scale, ROWS: tl.constexpr, KEYS: tl.constexpr, S: tl.constexpr,
 ):  # fmt: skip
+    wait_for_inputs()
+    BLOCK: tl.constexpr = S.block
     # The last rows see the most keys: their programs start first.
     tile, head, sequence = tl.num_programs(0) - 1 - tl.program_id(0), tl.program_id(1), tl.program_id(2)
     start = tl.load(starts_ptr + sequence)
@@ -127,7 +131,7 @@ def _attend_prefill(
     last_key = length - num_rows + row
     best = tl.full([ROWS], float("-inf"), tl.float32)
     total = tl.zeros([ROWS], tl.float32)
-    acc = tl.zeros([ROWS, S.block], tl.float32)
+    acc = tl.zeros([ROWS, BLOCK], tl.float32)
     table_ptr = tables_ptr + sequence * table_stride
     head_page = head // (S.num_q // S.num_kv) * S.page
     # 1. tiles of keys that every row sees whole, 2. those in which rows end
@@ -159,7 +163,7 @@ def attend_decode(
         q_THC, cache.vectors, cache.scales, tables_TM, lengths_T, out_TE, scratch.parts, scratch.bounds,
         scratch.arrivals, tables_TM.stride(0), *cache.strides, _softmax_scale(width),
         ROWS=max(triton.next_power_of_2(num_q // num_kv), 16), KEYS=64, SPLITS=splits, S=cache.shape,
-        num_warps=4, num_stages=3, **FUSED,
+        num_warps=4, num_stages=3, **launch_options(),
     )  # fmt: skip
 
 
@@ -182,7 +186,7 @@ def attend_prefill(
     _attend_prefill[(triton.cdiv(max_tokens, rows), num_q, len(lengths_B))](
         q_THC, cache.vectors, cache.scales, tables_BM, starts_B1, lengths_B, out_TE, tables_BM.stride(0),
         *cache.strides, _softmax_scale(width), ROWS=rows, KEYS=keys, S=cache.shape,
-        num_warps=rows // 16, num_stages=stages, **FUSED,
+        num_warps=rows // 16, num_stages=stages, **launch_options(),
     )  # fmt: skip
 
 

@@ -44,8 +44,11 @@ class _Call:
 
 @dataclass(frozen=True, slots=True)
 class _Wants:
+    """What is asked of a pass beside logits."""
+
     hidden: bool
     taps: tuple[int, ...]
+    router: bool
 
 
 class _Space:
@@ -119,7 +122,7 @@ class GpuDecoder:
         self.ops, self._cold, self._has_graphs = ops, cold, has_graphs
         self._space = _Space(weights, config, self.chunk, self.device)
         self._inputs = DecodeInputs(MAX_ROWS, -(-config.context_length // BLOCK_TOKENS), self.device)
-        self._graphs: dict[tuple[int, _Wants], tuple[_Step, list[Callable[[], object]]]] = {}
+        self._graphs: dict[tuple[int, tuple[int, ...]], tuple[_Step, list[Callable[[], object]]]] = {}
 
     @torch.inference_mode()
     def forward(
@@ -130,11 +133,12 @@ class GpuDecoder:
         logit_rows: Sequence[int] | None = None,
         output_hidden: bool = False,
         tap_layers: Sequence[int] = (),
+        output_router: bool = True,
     ) -> Pass:
         """As CpuDecoder.forward, with results on the device, good until the next call; of the routers those of the MoE
         layers alone; logit_rows ascending. Sequences with one new token go through a graph, the others in chunks."""
         runs = list_runs(input_ids, first_positions, block_tables, logit_rows)
-        wants = _Wants(output_hidden, tuple(tap_layers))
+        wants = _Wants(output_hidden, tuple(tap_layers), output_router)
         singles = [run for run in runs if len(run.token_ids) == 1]
         others = [run for run in runs if len(run.token_ids) > 1]
         steps = [(self._decode, singles[first : first + MAX_ROWS]) for first in range(0, len(singles), MAX_ROWS)]
@@ -149,7 +153,7 @@ class GpuDecoder:
     def _decode(self, runs: Sequence[Run], wants: _Wants) -> Pass:
         """One token of each sequence, through the graph of the smallest bucket that has room."""
         bucket = next(size for size in BUCKETS if size >= len(runs))
-        step, graph = self._graphs.get((bucket, wants)) or self._capture(bucket, wants)
+        step, graph = self._graphs.get((bucket, wants.taps)) or self._capture(bucket, wants)
         self._inputs.fill(runs)
         for part in graph:
             part()
@@ -179,7 +183,7 @@ class GpuDecoder:
             if not is_host and self._has_graphs:
                 runs = [capture(partial(_run_all, runs), self.device)]
             graph += runs
-        self._graphs[bucket, wants] = step, graph
+        self._graphs[bucket, wants.taps] = step, graph
         return step, graph
 
     def _read(self, runs: Sequence[Run], wants: _Wants) -> Pass:
@@ -314,11 +318,12 @@ class GpuDecoder:
 
     def _describe(self, step: _Step, num_rows: int, logits: Tensor, wants: _Wants) -> Pass:
         space, K = self._space, self.config.num_experts_per_tok
+        num_routed = num_rows if wants.router else 0
         return Pass(
             logits,
-            space.router_logits[:, :num_rows],
-            space.expert_ids[:, :num_rows, :K],
-            space.factors[:, :num_rows, :K],
+            space.router_logits[:, :num_routed],
+            space.expert_ids[:, :num_routed, :K],
+            space.factors[:, :num_routed, :K],
             space.normed[:num_rows] if wants.hidden else None,
             step.taps[:, :num_rows],
         )
@@ -327,12 +332,12 @@ class GpuDecoder:
         """The results of several steps, in the order of the whole batch's rows."""
         config, device = self.config, self.device
         T, N = runs[-1].rows.stop, sum(len(run.wanted) for run in runs)
-        L, K = len(self._space.router_logits), config.num_experts_per_tok
+        L, K, num_routed = len(self._space.router_logits), config.num_experts_per_tok, T if wants.router else 0
         whole = Pass(
             torch.empty(N, config.vocab_size, device=device),
-            torch.empty(L, T, config.num_experts, device=device),
-            torch.empty(L, T, K, dtype=torch.int32, device=device),
-            torch.empty(L, T, K, device=device),
+            torch.empty(L, num_routed, config.num_experts, device=device),
+            torch.empty(L, num_routed, K, dtype=torch.int32, device=device),
+            torch.empty(L, num_routed, K, device=device),
             torch.empty(T, config.hidden_size, dtype=torch.bfloat16, device=device) if wants.hidden else None,
             torch.empty(len(wants.taps), T, config.hidden_size, dtype=torch.bfloat16, device=device),
         )
@@ -341,7 +346,8 @@ class GpuDecoder:
             rows = torch.tensor([row for run in some for row in run.rows], device=device)
             places = torch.tensor([place for run in some for _, place in run.wanted], device=device, dtype=torch.long)
             whole.logits[places] = part.logits
-            for name in ("router_logits", "topk_ids", "topk_weights", "taps"):
+            whole.taps[:, rows] = part.taps
+            for name in ("router_logits", "topk_ids", "topk_weights") if wants.router else ():
                 getattr(whole, name)[:, rows] = getattr(part, name)
             if whole.hidden is not None and part.hidden is not None:
                 whole.hidden[rows] = part.hidden

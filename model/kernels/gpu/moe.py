@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from model.kernels.gpu.arithmetic import FUSED, round_to
+from model.kernels.gpu.arithmetic import launch_options, round_to, wait_for_inputs
 from model.kernels.gpu.buffers import MAX_EXPERT_BLOCK, MIN_EXPERT_BLOCK, ExpertScratch
 from model.kernels.gpu.layout import SLAB_ROWS, Weight, shape_of
 from model.kernels.gpu.product import as_operand, choose_expert_tile, multiply
@@ -23,6 +23,7 @@ def _sort(
     PAIRS: tl.constexpr,
 ):  # fmt: skip
     """One program an expert: it counts all, since others' runs come before its own, and writes its own."""
+    wait_for_inputs()
     expert = tl.program_id(0)
     bins = tl.arange(0, BINS)
     counts = tl.zeros([BINS], tl.int32)
@@ -69,11 +70,13 @@ def _gate_up(
     x_ptr, w_ptr, s_ptr, inner_ptr, ids_ptr, order_ptr, owners_ptr, x_stride, SLOTS: tl.constexpr,
     IS_SORTED: tl.constexpr, W: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
+    wait_for_inputs()
     expert, pairs = _find_pairs(tl.program_id(1), ids_ptr, order_ptr, owners_ptr, TILE.tokens, IS_SORTED)
     if expert < 0:
         return
     WIDTH: tl.constexpr = W.rows // 2
     HALF: tl.constexpr = TILE.rows // 2
+    TOKENS: tl.constexpr = TILE.tokens
     # Of 16 rows 8 are gate and 8 up: a thread then holds both halves of a product, and SiLU needs no exchange.
     i = tl.arange(0, TILE.rows)
     row = tl.program_id(0) * HALF + i // 16 * 8 + i % 8
@@ -81,8 +84,8 @@ def _gate_up(
     x_ptrs = x_ptr + (pairs // SLOTS).to(tl.int64) * x_stride
     e = expert.to(tl.int64)
     y = multiply(x_ptrs, pairs >= 0, w_ptr + e * W.expert, s_ptr + e * W.scales, rows, row < WIDTH, W, TILE)
-    gate, up = tl.split(tl.permute(tl.reshape(y, [TILE.rows // 16, 2, 8, TILE.tokens]), [0, 2, 3, 1]))
-    inner = tl.reshape(gate * tl.sigmoid(gate) * up, [HALF, TILE.tokens])
+    gate, up = tl.split(tl.permute(tl.reshape(y, [HALF // 8, 2, 8, TOKENS]), [0, 2, 3, 1]))
+    inner = tl.reshape(gate * tl.sigmoid(gate) * up, [HALF, TOKENS])
     row = tl.program_id(0) * HALF + tl.arange(0, HALF)
     inner_ptrs = inner_ptr + pairs.to(tl.int64)[None, :] * WIDTH + row[:, None]
     tl.store(inner_ptrs, round_to(inner, inner_ptr), mask=(pairs >= 0)[None, :] & (row < WIDTH)[:, None])
@@ -93,6 +96,7 @@ def _down(
     inner_ptr, w_ptr, s_ptr, out_ptr, ids_ptr, order_ptr, owners_ptr, IS_SORTED: tl.constexpr, W: tl.constexpr,
     TILE: tl.constexpr,
 ):  # fmt: skip
+    wait_for_inputs()
     expert, pairs = _find_pairs(tl.program_id(1), ids_ptr, order_ptr, owners_ptr, TILE.tokens, IS_SORTED)
     if expert < 0:
         return
@@ -121,7 +125,7 @@ def experts(
     if is_sorted:
         _sort[(num_experts,)](
             *sorting, pairs, num_blocks,
-            BINS=triton.next_power_of_2(num_experts), TOKENS=tokens, PAIRS=PAIRS, num_warps=4, **FUSED,
+            BINS=triton.next_power_of_2(num_experts), TOKENS=tokens, PAIRS=PAIRS, num_warps=4, **launch_options(),
         )  # fmt: skip
     w = as_operand(gate_up)
     tile, options = choose_expert_tile(tokens, w.layout, num_blocks)

@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from model.kernels.gpu.arithmetic import FUSED, round_to, to_bf16
+from model.kernels.gpu.arithmetic import launch_options, round_to, to_bf16, wait_for_inputs
 
 
 @triton.jit
@@ -23,6 +23,7 @@ def _rms_norm(
     x_ptr, rows_ptr, weight_ptr, out_ptr, x_stride, out_stride, eps, WIDTH: tl.constexpr, BLOCK: tl.constexpr,
     GATHERS: tl.constexpr,
 ):  # fmt: skip
+    wait_for_inputs()
     n = tl.program_id(0).to(tl.int64)
     row = tl.load(rows_ptr + n) if GATHERS else n
     column = tl.arange(0, BLOCK)
@@ -36,6 +37,7 @@ def _add_norm(
     residual_ptr, y_ptr, factors_ptr, weight_ptr, out_ptr, eps, WIDTH: tl.constexpr, BLOCK: tl.constexpr,
     SLOTS: tl.constexpr, HAS_FACTORS: tl.constexpr,
 ):  # fmt: skip
+    wait_for_inputs()
     t = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK)
     is_column = column < WIDTH
@@ -60,7 +62,7 @@ def rms_norm(x_TD: Tensor, weight_D: Tensor, eps: float, out_ND: Tensor, rows_N:
         _rms_norm[(num_rows,)](
             x_TD, x_TD if rows_N is None else rows_N, weight_D, out_ND, x_TD.stride(0), out_ND.stride(0), eps,
             WIDTH=width, BLOCK=triton.next_power_of_2(width), GATHERS=rows_N is not None,
-            num_warps=_count_warps(width), **FUSED,
+            num_warps=_count_warps(width), **launch_options(),
         )  # fmt: skip
 
 
@@ -73,7 +75,7 @@ def add_norm(
         _add_norm[(num_tokens,)](
             residual_TD, y_TSD, y_TSD if factors_TS is None else factors_TS, weight_D, out_TD, eps,
             WIDTH=width, BLOCK=triton.next_power_of_2(width), SLOTS=slots, HAS_FACTORS=factors_TS is not None,
-            num_warps=_count_warps(width), **FUSED,
+            num_warps=_count_warps(width), **launch_options(),
         )  # fmt: skip
 
 

@@ -15,8 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from model.kernels.gpu.arithmetic import FUSED, INTERPRETED, dot, find_arch, scale_bf16
-from model.kernels.gpu.buffers import PROGRAMS
+from model.kernels.gpu.arithmetic import INTERPRETED, dot, find_arch, launch_options, scale_bf16
 from model.kernels.gpu.layout import FP8_BLOCK, SLAB_ROWS, Int4Weight, Weight, shape_of
 
 # Two words in a register -> two bf16, bits moved, times a scale, plus an offset. INT4: OR-ed into the last bits of 128,
@@ -29,6 +28,7 @@ _FROM_NIBBLE = _UNPACK.format(move=_NIBBLE, scale="0x3F803F80", offset="0xC308C3
 _FROM_BYTE = _UNPACK.format(move=_BYTE, scale="0x7B807B80", offset="0x80008000")  # 2 ** 120, -0
 INT4_PLANES = tuple(_FROM_NIBBLE.format(shift=4 * plane) for plane in range(4))
 FP8_PLANES = tuple(_FROM_BYTE.format(shift=8 - 8 * plane) for plane in range(2))
+MULTIPROCESSORS = tl.constexpr(132)  # of an H100 or H200
 _INT4_PLANES = tl.constexpr(INT4_PLANES)
 _FP8_PLANES = tl.constexpr(FP8_PLANES)
 
@@ -91,38 +91,47 @@ def as_operand(weight: Weight) -> Operand:
 def choose_tile(num_tokens: int, layout: Layout) -> tuple[Tile, dict[str, Any]]:
     """The tile of a product of so many tokens, and the launch options.
 
-    Few tokens: rows for about two programs a multiprocessor, split over the columns within each. Many: square tiles.
+    Few tokens: as many rows as leave each multiprocessor a program, split over the columns within each. Many: large
+    tiles.
     """
     if num_tokens <= 16:
         return _few(layout, 8 if num_tokens <= 8 else 16, 1)
     if num_tokens <= 32:
         return Tile(32, 32, 4), _options(4, 3, layout)
-    return _many(layout, 64 if num_tokens <= 64 else 128)
+    tokens = 64 if num_tokens <= 64 else 128
+    return _many(layout, tokens, triton.cdiv(num_tokens, tokens))
 
 
 def choose_expert_tile(tokens: int, layout: Layout, num_blocks: int) -> tuple[Tile, dict[str, Any]]:
     """The same for num_blocks blocks of up to `tokens` tokens of one expert."""
-    return _few(layout, tokens, num_blocks) if tokens <= 16 else _many(layout, tokens)
+    return (_few if tokens <= 16 else _many)(layout, tokens, num_blocks)
 
 
 def _few(layout: Layout, tokens: int, num_blocks: int) -> tuple[Tile, dict[str, Any]]:
     most = 64 // (4 // layout.planes)  # more would not fit the registers
-    rows = max(16, min(most, triton.next_power_of_2(layout.rows * num_blocks // PROGRAMS)))
+    rows = max(16, min(most, _floor_power_of_2(layout.rows * num_blocks // MULTIPROCESSORS.value)))
     return Tile(rows, tokens, 4), _options(4, 4 if tokens == 8 and rows < 64 else 3, layout)
 
 
-def _many(layout: Layout, tokens: int) -> tuple[Tile, dict[str, Any]]:
+def _many(layout: Layout, tokens: int, num_blocks: int) -> tuple[Tile, dict[str, Any]]:
+    """Tall tiles where there are enough of them: of INT4 the tokens are the larger part of what is read."""
     if tokens <= 64:
         return Tile(64, tokens, 1), _options(4, 3, layout)
-    rows = 128 if layout.planes == 4 or find_arch() >= 90 else 64
-    return Tile(rows, tokens, 1), _options(8, 3, layout)
+    if find_arch() < 90:
+        return Tile(128 if layout.planes == 4 else 64, tokens, 1), _options(8, 3, layout)
+    is_tall = layout.planes == 4 and layout.rows // 256 * num_blocks >= 2 * MULTIPROCESSORS.value
+    return Tile(256 if is_tall else 128, tokens, 1), _options(8, 3, layout)
+
+
+def _floor_power_of_2(number: int) -> int:
+    return 1 << max(number.bit_length() - 1, 0)
 
 
 def _options(num_warps: int, num_stages: int, layout: Layout) -> dict[str, Any]:
     """Fewer stages where shared memory is smaller than Hopper's, and so are its transfers in flight."""
     if find_arch() < 90:
         num_stages = 2 if layout.planes < 4 or num_warps > 4 else min(num_stages, 3)
-    return {"num_warps": num_warps, "num_stages": num_stages, **FUSED}
+    return {"num_warps": num_warps, "num_stages": num_stages, **launch_options()}
 
 
 @triton.jit
@@ -140,6 +149,21 @@ def unpack(words, plane: tl.constexpr, PLANES: tl.constexpr):
         bits = ((byte & 0x80) << 24) | ((byte & 0x7F) << 20)
         values = (bits.to(tl.float32, bitcast=True) * 1.329227995784916e36).to(tl.bfloat16)
     return values
+
+
+@triton.jit
+def prefetch(w_ptr, first_row, W: tl.constexpr, TILE: tl.constexpr):
+    """Asks for a program's packed weights to come to the L2 cache. Called before wait_for_inputs: no kernel writes
+    them, so they come while what the program waits for still runs. Only where all programs run at once."""
+    IS_ONE_WAVE: tl.constexpr = W.rows <= TILE.rows * 4 * MULTIPROCESSORS
+    if not INTERPRETED and TILE.split > 1 and W.planes > 1 and IS_ONE_WAVE:
+        LINE: tl.constexpr = 64  # words: 128 bytes
+        LINES: tl.constexpr = (TILE.rows // 16 * W.slab + LINE - 1) // LINE
+        i = tl.minimum(tl.arange(0, triton.next_power_of_2(LINES)), LINES - 1)
+        word = tl.minimum(first_row // 16 * W.slab + i * LINE, (W.rows + 15) // 16 * W.slab - 1)
+        addresses = (w_ptr + word).to(tl.int64)
+        asm: tl.constexpr = "prefetch.global.L2 [$1]; mov.u32 $0, 0;"
+        tl.inline_asm_elementwise(asm, "=r,l", [addresses], dtype=tl.int32, is_pure=False, pack=1)
 
 
 @triton.jit
@@ -161,11 +185,13 @@ def multiply_few(x_ptrs_T, is_token_T, w_ptr, s_ptr, rows_N, is_row_N, W: tl.con
     WORDS: tl.constexpr = GROUP // PLANES
     NUM_GROUPS: tl.constexpr = (W.columns + GROUP - 1) // GROUP
     SPLIT: tl.constexpr = TILE.split
+    ROWS: tl.constexpr = TILE.rows  # named: Triton 3.6 takes no attribute for a shape
+    TOKENS: tl.constexpr = TILE.tokens
     split = tl.arange(0, SPLIT)
     word = tl.arange(0, WORDS)
     w_ptrs = w_ptr + ((rows_N // 16) * W.slab + (rows_N % 16) * W.row)[None, :, None] + word[None, None, :]
     x_ptrs = x_ptrs_T[None, None, :] + word[None, :, None]
-    acc = tl.zeros([SPLIT, TILE.rows, TILE.tokens], tl.float32)
+    acc = tl.zeros([SPLIT, ROWS, TOKENS], tl.float32)
     if PLANES > 1:
         is_scale = is_row_N[None, :] & (split < NUM_GROUPS)[:, None]
         scale = load_scales(s_ptr, rows_N[None, :], split[:, None], is_scale, W)
@@ -175,7 +201,7 @@ def multiply_few(x_ptrs_T, is_token_T, w_ptr, s_ptr, rows_N, is_row_N, W: tl.con
         if PLANES == 1 and W.columns % GROUP:
             is_word &= (g[:, None] * GROUP + word[None, :] < W.columns)[:, None, :]
         words = tl.load(w_ptrs + (g * W.step)[:, None, None], mask=is_word, other=0)
-        part = tl.zeros([SPLIT, TILE.rows, TILE.tokens], tl.float32)
+        part = tl.zeros([SPLIT, ROWS, TOKENS], tl.float32)
         for plane in tl.static_range(PLANES):
             column = g * GROUP + plane * WORDS
             is_x = is_token_T[None, None, :] & (g < NUM_GROUPS)[:, None, None]
@@ -201,10 +227,12 @@ def multiply_many(x_ptrs_T, is_token_T, w_ptr, s_ptr, rows_N, is_row_N, W: tl.co
     GROUP: tl.constexpr = W.group
     WORDS: tl.constexpr = GROUP // PLANES
     NUM_GROUPS: tl.constexpr = (W.columns + GROUP - 1) // GROUP
+    ROWS: tl.constexpr = TILE.rows
+    TOKENS: tl.constexpr = TILE.tokens
     word = tl.arange(0, WORDS)
     w_ptrs = w_ptr + ((rows_N // 16) * W.slab + (rows_N % 16) * W.row)[:, None] + word[None, :]
     x_ptrs = x_ptrs_T[None, :] + word[:, None]
-    acc = tl.zeros([TILE.rows, TILE.tokens], tl.float32)
+    acc = tl.zeros([ROWS, TOKENS], tl.float32)
     for g in range(NUM_GROUPS):
         is_word = is_row_N[:, None] & (word < WORDS)[None, :]
         if PLANES == 1 and W.columns % GROUP:
@@ -213,7 +241,7 @@ def multiply_many(x_ptrs_T, is_token_T, w_ptr, s_ptr, rows_N, is_row_N, W: tl.co
         if PLANES > 1:
             scale = load_scales(s_ptr, rows_N, g, is_row_N, W)
         if PLANES == 2:
-            part = tl.zeros([TILE.rows, TILE.tokens], tl.float32)
+            part = tl.zeros([ROWS, TOKENS], tl.float32)
         for plane in tl.static_range(PLANES):
             column = g * GROUP + plane * WORDS
             is_x = is_token_T[None, :] & (word < WORDS)[:, None]

@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from model.kernels.gpu.arithmetic import FUSED, to_bf16, to_e4m3
+from model.kernels.gpu.arithmetic import launch_options, to_bf16, to_e4m3, wait_for_inputs
 from model.kernels.gpu.cache import view_cache
 
 HEADS = 8  # of a program
@@ -17,6 +17,7 @@ def _norm_rope_store(
     qkv_ptr, q_weight_ptr, k_weight_ptr, cos_ptr, sin_ptr, positions_ptr, slots_ptr, q_ptr, vectors_ptr,
     scales_ptr, eps, which_stride, block_stride, HALF: tl.constexpr, HEADS: tl.constexpr, S: tl.constexpr,
 ):  # fmt: skip
+    wait_for_inputs()
     WIDTH: tl.constexpr = S.width
     FIRST_V: tl.constexpr = S.num_q + S.num_kv
     NUM: tl.constexpr = S.num_q + 2 * S.num_kv
@@ -99,5 +100,5 @@ def norm_rope_store(
     cache = view_cache(pages, num_q, width)
     _norm_rope_store[(num_tokens, triton.cdiv(num_q + 2 * cache.shape.num_kv, HEADS))](
         qkv_TN, q_weight_C, k_weight_C, cos_PR, sin_PR, positions_T, slots_T, q_out_THC, cache.vectors, cache.scales,
-        eps, *cache.strides, HALF=cos_PR.shape[-1], HEADS=HEADS, S=cache.shape, num_warps=4, **FUSED,
+        eps, *cache.strides, HALF=cos_PR.shape[-1], HEADS=HEADS, S=cache.shape, num_warps=4, **launch_options(),
     )  # fmt: skip

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from model.kernels.gpu.arithmetic import FUSED
+from model.kernels.gpu.arithmetic import launch_options, wait_for_inputs
 from model.kernels.gpu.buffers import Routing
 from model.kernels.gpu.linear import linear
 
@@ -60,6 +62,7 @@ def _choose(t, logits_ptr, bias_ptr, slots_ptr, ids_ptr, factors_ptr, R: tl.cons
 
 @triton.jit
 def _choose_all(logits_ptr, bias_ptr, slots_ptr, ids_ptr, factors_ptr, R: tl.constexpr, HAS_SLOTS: tl.constexpr):
+    wait_for_inputs()
     _choose(tl.program_id(0), logits_ptr, bias_ptr, slots_ptr, ids_ptr, factors_ptr, R, HAS_SLOTS)
 
 
@@ -68,6 +71,7 @@ def _route(
     x_ptr, weight_ptr, logits_ptr, arrivals_ptr, bias_ptr, slots_ptr, ids_ptr, factors_ptr, x_stride,
     WIDTH: tl.constexpr, BLOCK: tl.constexpr, EXPERTS: tl.constexpr, R: tl.constexpr, HAS_SLOTS: tl.constexpr,
 ):  # fmt: skip
+    wait_for_inputs()
     t = tl.program_id(1)
     expert = tl.program_id(0) * EXPERTS + tl.arange(0, EXPERTS)
     column = tl.arange(0, BLOCK)
@@ -102,12 +106,12 @@ def route(
     if not num_tokens:
         return
     slots = ids_TS if slots_T is None else slots_T
-    constants = {"R": routing, "HAS_SLOTS": slots_T is not None}
+    options: dict[str, Any] = {"R": routing, "HAS_SLOTS": slots_T is not None, **launch_options()}
     if num_tokens <= FEW:
         _route[(routing.num_experts // EXPERTS, num_tokens)](
             x_TD, weight_ED, logits_TE, arrivals_T, bias_E, slots, ids_TS, factors_TS, x_TD.stride(0),
-            WIDTH=width, BLOCK=triton.next_power_of_2(width), EXPERTS=EXPERTS, **constants, num_warps=4, **FUSED,
+            WIDTH=width, BLOCK=triton.next_power_of_2(width), EXPERTS=EXPERTS, num_warps=4, **options,
         )  # fmt: skip
     else:
         linear(x_TD, weight_ED, logits_TE)
-        _choose_all[(num_tokens,)](logits_TE, bias_E, slots, ids_TS, factors_TS, **constants, num_warps=1, **FUSED)
+        _choose_all[(num_tokens,)](logits_TE, bias_E, slots, ids_TS, factors_TS, num_warps=1, **options)

@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from model.kernels.gpu.arithmetic import FUSED
+from model.kernels.gpu.arithmetic import launch_options, wait_for_inputs
 from model.kernels.gpu.buffers import LOGITS_CHUNK
 
 VOID = tl.constexpr(0x7FFFFFFFFFFFFFFF)
@@ -19,6 +19,7 @@ LOWEST = tl.constexpr(-0x7FFFFFFFFFFFFFFF)
 
 @triton.jit
 def _top_of_chunk(logits_ptr, keys_ptr, num_logits, stride, K: tl.constexpr, CHUNK: tl.constexpr):
+    wait_for_inputs()
     row, chunk = tl.program_id(1), tl.program_id(0)
     i = chunk * CHUNK + tl.arange(0, CHUNK)
     logit = tl.load(logits_ptr + row.to(tl.int64) * stride + i, mask=i < num_logits, other=0.0)
@@ -34,6 +35,7 @@ def _top_of_chunk(logits_ptr, keys_ptr, num_logits, stride, K: tl.constexpr, CHU
 
 @triton.jit
 def _top_of_row(keys_ptr, values_ptr, ids_ptr, finite_ptr, num_keys, K: tl.constexpr, BLOCK: tl.constexpr):
+    wait_for_inputs()
     row = tl.program_id(0)
     i = tl.arange(0, BLOCK)
     top = tl.topk(tl.load(keys_ptr + row * num_keys + i, mask=i < num_keys, other=LOWEST), K)
@@ -47,6 +49,7 @@ def _top_of_row(keys_ptr, values_ptr, ids_ptr, finite_ptr, num_keys, K: tl.const
 
 @triton.jit
 def _penalize(logits_ptr, is_seen_ptr, penalty_ptr, num_logits, stride, CHUNK: tl.constexpr):
+    wait_for_inputs()
     row = tl.program_id(1).to(tl.int64)
     i = tl.program_id(0) * CHUNK + tl.arange(0, CHUNK)
     ptrs = logits_ptr + row * stride + i
@@ -66,11 +69,11 @@ def top_logits(logits_NV: Tensor, values_Nk: Tensor, ids_Nk: Tensor, is_finite_N
         return
     chunks = triton.cdiv(num_logits, LOGITS_CHUNK)
     _top_of_chunk[(chunks, num_rows)](
-        logits_NV, keys, num_logits, logits_NV.stride(0), K=k, CHUNK=LOGITS_CHUNK, num_warps=4, **FUSED
+        logits_NV, keys, num_logits, logits_NV.stride(0), K=k, CHUNK=LOGITS_CHUNK, num_warps=4, **launch_options()
     )
     _top_of_row[(num_rows,)](
         keys, values_Nk, ids_Nk, is_finite_N, chunks * k,
-        K=k, BLOCK=max(triton.next_power_of_2(chunks * k), 2 * k), num_warps=8, **FUSED,
+        K=k, BLOCK=max(triton.next_power_of_2(chunks * k), 2 * k), num_warps=8, **launch_options(),
     )  # fmt: skip
 
 
@@ -80,5 +83,12 @@ def penalize(logits_NV: Tensor, is_seen_NV: Tensor, penalty_N: Tensor) -> None:
     if num_rows:
         grid = (triton.cdiv(num_logits, LOGITS_CHUNK), num_rows)
         _penalize[grid](
-            logits_NV, is_seen_NV, penalty_N, num_logits, logits_NV.stride(0), CHUNK=LOGITS_CHUNK, num_warps=4, **FUSED
+            logits_NV,
+            is_seen_NV,
+            penalty_N,
+            num_logits,
+            logits_NV.stride(0),
+            CHUNK=LOGITS_CHUNK,
+            num_warps=4,
+            **launch_options(),
         )
