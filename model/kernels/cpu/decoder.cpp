@@ -17,6 +17,12 @@ int tiles_a_run(const Matrix& w, int num_threads, int num_tokens) {
   return std::clamp(w.num_tiles() / (4 * num_threads), 1, std::max(tiles, 1));
 }
 
+// Tiles of gate, and then of up: in turns tile by tile each would be read in pieces too short for the processor's own
+// prefetching. 2 to 5 % of the layers of a step, of one token or of 32.
+constexpr int kGateUpTiles = 8;
+
+int num_runs(const Matrix& gate) { return (gate.num_tiles() + kGateUpTiles - 1) / kGateUpTiles; }
+
 }  // namespace
 
 void Decoder::prepare(const Batch& batch, int num_threads) {
@@ -99,13 +105,10 @@ void Decoder::forward(Pool& pool, const Batch& batch) {
         rms_norm(&residual_[static_cast<size_t>(t) * D], final_norm, config_.eps, D, batch.hidden + static_cast<long>(t) * D);
       });
     }
-    pool.for_each(
-        thread, batch.num_logits,
-        [&](int m) {
-          rms_norm(&residual_[static_cast<size_t>(batch.logit_rows[m]) * D], final_norm, config_.eps, D, normed_.row(m));
-          normed_.finish_row(m, head, 0, batch.num_logits);
-        },
-        [&] { prefetch_share(pool, thread, head); });
+    pool.for_each(thread, batch.num_logits, [&](int m) {
+      rms_norm(&residual_[static_cast<size_t>(batch.logit_rows[m]) * D], final_norm, config_.eps, D, normed_.row(m));
+      normed_.finish_row(m, head, 0, batch.num_logits);
+    });
     linear_phase(pool, thread, head, normed_.rows(head), batch.num_logits, {batch.logits, config_.vocab});
   });
 }
@@ -133,13 +136,10 @@ void Decoder::attention_phases(Pool& pool, int thread, const Batch& batch, Layer
   const int T = batch.num_tokens, D = config_.hidden, C = config_.head_dim, half = config_.rotary_dim / 2;
   const int H = config_.num_heads, G = config_.num_kv_heads, width = (H + 2 * G) * C, heads_a_group = H / G;
   // 1. norm, then queries, keys and values
-  pool.for_each(
-      thread, T,
-      [&](int t) {
-        rms_norm(&residual_[static_cast<size_t>(t) * D], layer.input_norm, config_.eps, D, normed_.row(t));
-        normed_.finish_row(t, layer.qkv, 0, T);
-      },
-      [&] { prefetch_share(pool, thread, layer.qkv); });
+  pool.for_each(thread, T, [&](int t) {
+    rms_norm(&residual_[static_cast<size_t>(t) * D], layer.input_norm, config_.eps, D, normed_.row(t));
+    normed_.finish_row(t, layer.qkv, 0, T);
+  });
   linear_phase(pool, thread, layer.qkv, normed_.rows(layer.qkv), T, {qkv_.data(), width});
   // 2. norms of heads, positions, and the cache
   pool.for_each(thread, T * G, [&](int task) {
@@ -160,20 +160,15 @@ void Decoder::attention_phases(Pool& pool, int thread, const Batch& batch, Layer
   // 3. attention, and back to the residual stream
   AttentionRows &rows = attention_space_[2 * thread], &part = attention_space_[2 * thread + 1];
   if (split_tasks_.empty()) {
-    pool.for_each(
-        thread, static_cast<int>(attention_tasks_.size()),
-        [&](int number) { attend(batch, layer, attention_tasks_[number], rows, part); },
-        [&] { prefetch_share(pool, thread, layer.dense); });
+    pool.for_each(thread, static_cast<int>(attention_tasks_.size()),
+                  [&](int number) { attend(batch, layer, attention_tasks_[number], rows, part); });
   } else {
-    pool.for_each(
-        thread, static_cast<int>(split_tasks_.size()),
-        [&](int number) { attend(batch, layer, split_tasks_[number], segments_[number], part); },
-        [&] { prefetch_share(pool, thread, layer.dense); });
+    pool.for_each(thread, static_cast<int>(split_tasks_.size()),
+                  [&](int number) { attend(batch, layer, split_tasks_[number], segments_[number], part); });
     pool.for_each(thread, static_cast<int>(attention_tasks_.size()), [&](int number) { merge_segments(number, rows); });
   }
   if (layer.dense.kind == kInt4) pool.for_each(thread, T, [&](int t) { attended_.finish_row(t, layer.dense, 0, T); });
-  linear_phase(pool, thread, layer.dense, attended_.rows(layer.dense), T, {residual_.data(), D, nullptr, nullptr, true},
-               [&] { prefetch_share(pool, thread, layer.experts.empty() ? layer.mlp.gate : layer.router); });
+  linear_phase(pool, thread, layer.dense, attended_.rows(layer.dense), T, {residual_.data(), D, nullptr, nullptr, true});
 }
 
 void Decoder::gather_rows(const Batch& batch, const AttentionTask& task, AttentionRows& rows) {
@@ -222,17 +217,21 @@ void Decoder::finish_rows(const AttentionTask& task, AttentionRows& rows) {
   }
 }
 
-void Decoder::gate_up_tile(const Mlp& mlp, int tile, const Rows& rows, int num_rows, float* out, long stride) {
-  const int first = tile * kTile, num = std::min(kTile, mlp.gate.rows - first);
-  linear_tile(mlp.gate, tile, rows, num_rows, {out, stride});
-  for_tile(mlp.up, tile, rows, num_rows, [&](int m, f32x16 up) {
-    float* at = out + m * stride + first;
-    if (num == kTile) {
-      store(at, silu(load(at)) * up);
-    } else {
-      for (int i = 0; i < num; ++i) at[i] = at[i] / (1.0f + std::exp(-at[i])) * up[i];
-    }
-  });
+// A run of columns of what down is given, for a list of tokens.
+void Decoder::gate_up_run(const Mlp& mlp, int run, const Rows& rows, int num_rows, float* out, long stride) {
+  const int begin = run * kGateUpTiles, end = std::min(begin + kGateUpTiles, mlp.gate.num_tiles());
+  for (int tile = begin; tile < end; ++tile) linear_tile(mlp.gate, tile, rows, num_rows, {out, stride});
+  for (int tile = begin; tile < end; ++tile) {
+    const int first = tile * kTile, num = std::min(kTile, mlp.gate.rows - first);
+    for_tile(mlp.up, tile, rows, num_rows, [&](int m, f32x16 up) {
+      float* at = out + m * stride + first;
+      if (num == kTile) {
+        store(at, silu(load(at)) * up);
+      } else {
+        for (int i = 0; i < num; ++i) at[i] = at[i] / (1.0f + std::exp(-at[i])) * up[i];
+      }
+    });
+  }
 }
 
 void Decoder::mlp_phases(Pool& pool, int thread, const Batch& batch, int index) {
@@ -248,20 +247,15 @@ void Decoder::mlp_phases(Pool& pool, int thread, const Batch& batch, int index) 
   });
   // 2. the router's logits, and beside them what needs no choice: the dense layer's or the shared expert's gate and up
   const int router_tasks = has_experts ? layer.router.num_tiles() : 0;
-  const int mlp_tasks = has_mlp ? layer.mlp.gate.num_tiles() : 0;
-  pool.for_each(
-      thread, router_tasks + mlp_tasks,
-      [&](int task) {
-        if (task < router_tasks) {
-          linear_tile(layer.router, task, normed_.rows(layer.router), T, {router_logits_.data(), E});
-        } else {
-          gate_up_tile(layer.mlp, task - router_tasks, normed_.rows(layer.mlp.gate), T, shared_inner_.row(0),
-                       shared_inner_.stride());
-        }
-      },
-      [&] {
-        if (has_mlp) prefetch_share(pool, thread, layer.mlp.down);
-      });
+  const int mlp_tasks = has_mlp ? num_runs(layer.mlp.gate) : 0;
+  pool.for_each(thread, router_tasks + mlp_tasks, [&](int task) {
+    if (task < router_tasks) {
+      linear_tile(layer.router, task, normed_.rows(layer.router), T, {router_logits_.data(), E});
+    } else {
+      gate_up_run(layer.mlp, task - router_tasks, normed_.rows(layer.mlp.gate), T, shared_inner_.row(0),
+                  shared_inner_.stride());
+    }
+  });
   int num_sorted = 0;
   if (has_experts) {
     // 3. the choice, and the tokens of each expert together
@@ -285,22 +279,14 @@ void Decoder::mlp_phases(Pool& pool, int thread, const Batch& batch, int index) 
       });
     }
     // 4. gate and up of the chosen experts
-    const int tiles = wanted.num_tiles();
-    pool.for_each(
-        thread, static_cast<int>(active_.size()) * tiles,
-        [&](int task) {
-          const Active& active = active_[task / tiles];
-          const Mlp& expert = layer.experts[active.expert];
-          if (residency) residency->wait(index, active.expert);
-          const Rows rows = T > 1 ? gathered_.rows(expert.gate, active.begin) : normed_.rows(expert.gate);
-          gate_up_tile(expert, task % tiles, rows, active.end - active.begin, inner_.row(active.begin), inner_.stride());
-        },
-        [&] {
-          const int first = pool.share_begin(thread, down.num_tiles());
-          for (size_t i = 0; i < std::min<size_t>(active_.size(), 8); ++i) {
-            prefetch_tiles(layer.experts[active_[i].expert].down, first, kAheadBytes / 8);
-          }
-        });
+    const int runs = num_runs(wanted);
+    pool.for_each(thread, static_cast<int>(active_.size()) * runs, [&](int task) {
+      const Active& active = active_[task / runs];
+      const Mlp& expert = layer.experts[active.expert];
+      if (residency) residency->wait(index, active.expert);
+      const Rows rows = T > 1 ? gathered_.rows(expert.gate, active.begin) : normed_.rows(expert.gate);
+      gate_up_run(expert, task % runs, rows, active.end - active.begin, inner_.row(active.begin), inner_.stride());
+    });
   }
   // 5. down, each task its own columns of the residual stream, so that nothing has to be added up afterwards
   pool.for_each(thread, num_sorted + (has_mlp ? T : 0), [&](int m) {
@@ -311,26 +297,21 @@ void Decoder::mlp_phases(Pool& pool, int thread, const Batch& batch, int index) 
       shared_inner_.finish_row(m - num_sorted, layer.mlp.down, 0, T);
     }
   });
-  const int run = tiles_a_run(down, pool.num_threads(), T);
-  pool.for_each(
-      thread, (down.num_tiles() + run - 1) / run,
-      [&](int task) {
-        const int first = task * run, end = std::min(first + run, down.num_tiles());
-        if (has_experts) {
-          for (const Active& active : active_) {
-            const Matrix& w = layer.experts[active.expert].down;
-            const Rows rows = inner_.rows(w, active.begin);
-            const Target target{residual_.data(), D, &sorted_tokens_[active.begin], &sorted_weights_[active.begin], true};
-            for (int tile = first; tile < end; ++tile) linear_tile(w, tile, rows, active.end - active.begin, target);
-          }
-        }
-        if (has_mlp) {
-          const Rows rows = shared_inner_.rows(layer.mlp.down);
-          const Target target{residual_.data(), D, nullptr, nullptr, true};
-          for (int tile = first; tile < end; ++tile) linear_tile(layer.mlp.down, tile, rows, T, target);
-        }
-      },
-      [&] { prefetch_share(pool, thread, index + 1 < config_.num_layers ? layers_[index + 1].qkv : head); });
+  pool.for_each_run(thread, down.num_tiles(), tiles_a_run(down, pool.num_threads(), T), [&](int first, int end) {
+    if (has_experts) {
+      for (const Active& active : active_) {
+        const Matrix& w = layer.experts[active.expert].down;
+        const Target target{residual_.data(), D, &sorted_tokens_[active.begin], &sorted_weights_[active.begin], true};
+        const Rows rows = inner_.rows(w, active.begin);
+        for (int tile = first; tile < end; ++tile) linear_tile(w, tile, rows, active.end - active.begin, target);
+      }
+    }
+    if (has_mlp) {
+      const Rows rows = shared_inner_.rows(layer.mlp.down);
+      const Target target{residual_.data(), D, nullptr, nullptr, true};
+      for (int tile = first; tile < end; ++tile) linear_tile(layer.mlp.down, tile, rows, T, target);
+    }
+  });
 }
 
 void Decoder::sort_by_expert(int num_tokens) {

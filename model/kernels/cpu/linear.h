@@ -21,7 +21,6 @@ constexpr int kTokensAtOnce = 16;  // as many as there are registers for their s
 constexpr int kTokensAtOnce = 8;
 #endif
 constexpr int kPrefetchBytes = 4096;
-constexpr long kAheadBytes = 64 << 10;  // of the next product's weights, asked for while there is nothing else to do
 enum Kind : int32_t { kF32 = 0, kBF16 = 1, kInt4 = 2, kTiledF32 = 3, kTiledBF16 = 4 };
 
 struct Matrix {
@@ -343,23 +342,6 @@ inline void linear_tile(const Matrix& w, int tile, const Rows& rows, int num_row
       for (int i = 0; i < num; ++i) y[i] = target.is_added ? y[i] + value[i] : value[i];
     }
   });
-}
-
-// Asks for the beginning of what a thread is about to walk through: its share of the tiles from `first` on.
-inline void prefetch_tiles(const Matrix& w, int first, long num_bytes = kAheadBytes) {
-  if (first >= w.num_tiles()) return;
-  const bool is_int4 = w.kind == kInt4;
-  const long row_bytes = is_int4 ? w.cols / 2 : w.cols * (w.kind == kBF16 || w.kind == kTiledBF16 ? 2L : 4L);
-  const auto ask = [](const void* data, long begin, long end, long limit) {
-    const char* at = static_cast<const char*>(data);
-    for (end = std::min(end, limit); begin < end; begin += 64) _mm_prefetch(at + begin, _MM_HINT_T1);
-  };
-  const long begin = first * kTile * row_bytes;
-  ask(w.data, begin, begin + num_bytes, w.rows * row_bytes);
-  if (is_int4 && w.scales_bf16) {
-    const long scales = static_cast<long>(first) * w.num_groups() * kTile * 2;
-    ask(w.scales_bf16, scales, scales + num_bytes / 32, static_cast<long>(w.num_tiles()) * w.num_groups() * kTile * 2);
-  }
 }
 
 // --- packing ------------------------------------------------------------------------------------------------------

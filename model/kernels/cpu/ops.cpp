@@ -95,9 +95,7 @@ void bedside_linear(void* pool, const Matrix* matrices, int num_matrices, const 
     });
     for (int i = 0; i < num_matrices; ++i) {
       float* out = y + static_cast<long>(i) * num_rows * first.rows;
-      linear_phase(threads, thread, matrices[i], activations.rows(first), num_rows, {out, first.rows}, [&] {
-        if (i + 1 < num_matrices) prefetch_share(threads, thread, matrices[i + 1]);
-      });
+      linear_phase(threads, thread, matrices[i], activations.rows(first), num_rows, {out, first.rows});
     }
   });
 }

@@ -3,6 +3,7 @@
 
 #include <immintrin.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <functional>
@@ -47,35 +48,37 @@ class Pool {
     }
   }
 
-  // Inside a job, by every thread: work(task) for each task once; then idle(), and a barrier. Each thread walks through
-  // a share of consecutive tasks, because memory is read up to a third faster in long runs; who has done its own takes
-  // from the end of another's, because a thread that the system puts aside must not keep the others waiting.
-  template <typename Work, typename Idle>
-  void for_each(int thread, int num_tasks, Work&& work, Idle&& idle) {
+  // Inside a job, by every thread: work(task) for each task once, and a barrier. Each thread walks through a share of
+  // consecutive tasks, because memory is read up to a third faster in long runs; who has done its own takes from the
+  // end of another's, because a thread that the system puts aside must not keep the others waiting.
+  template <typename Work>
+  void for_each(int thread, int num_tasks, Work&& work) {
     if (num_threads_ == 1) {
       for (int task = 0; task < num_tasks; ++task) work(task);
       return;
     }
     const uint64_t tag = (phase_.load(std::memory_order_acquire) + 1) & 0xffff;
     for (int task; (task = take(thread, num_tasks, tag, true)) >= 0;) work(task);
-    idle();
     for (int other = 1; other < num_threads_; ++other) {
       const int victim = (thread + other) % num_threads_;
       for (int task; (task = take(victim, num_tasks, tag, false)) >= 0;) work(task);
     }
     barrier();
   }
+  // The same with runs of `length` things as tasks: work(first, end).
   template <typename Work>
-  void for_each(int thread, int num_tasks, Work&& work) {
-    for_each(thread, num_tasks, work, [] {});
+  void for_each_run(int thread, int num, int length, Work&& work) {
+    for_each(thread, (num + length - 1) / length, [&](int run) {
+      work(run * length, std::min(run * length + length, num));
+    });
   }
 
+ private:
   // Where a thread's share of consecutive tasks begins.
   int share_begin(int thread, int num_tasks) const {
     return static_cast<int>(static_cast<int64_t>(num_tasks) * thread / num_threads_);
   }
 
- private:
   // What is left of a thread's share: a tag of the phase in 16 bits, its first task in 24, the one behind its last in 24.
   // A word with another tag means the whole share of this phase: its owner may not have come yet.
   struct alignas(64) Share {
