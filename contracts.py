@@ -387,6 +387,10 @@ class Coverage:
     whole_record: bool = False
     documents: int = 0
     not_ready: tuple[str, ...] = ()  # names of selected documents that were not searched: failed or still being read
+    wanted_whole: tuple[str, ...] = ()  # what the question wanted all of and was read whole, e.g. "allergies"
+    wanted_cut: tuple[str, ...] = ()  # what it wanted all of and was too much to be read whole
+    since: str = ""  # ISO 8601 dates of the stretch of time asked about; what is surely of another time was left out
+    until: str = ""
 
 
 # --- seams ------------------------------------------------------------------------------------------------------
@@ -554,11 +558,41 @@ class ScoredPassage:
     score: float
 
 
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """What to read for a question, best first. The first `num_required` passages are all that the record has of what
+    the question wants whole, in the order of reading: none of them may be cut by rank.
+
+    wanted: what that is, kinds of sections or the question's own words; empty where nothing is wanted whole. missed:
+    what was wanted whole and was too much to be read whole. start, end: ISO 8601 dates of the stretch of time asked
+    about, "" where that side is open.
+    """
+
+    passages: tuple[Passage, ...] = ()
+    num_required: int = 0
+    wanted: tuple[str, ...] = ()
+    missed: tuple[str, ...] = ()
+    start: str = ""
+    end: str = ""
+
+
 class Retriever(Protocol):
     def search(
         self, query: str, patient_id: str, document_ids: Sequence[str] | None = None, limit: int = 20
     ) -> list[ScoredPassage]:
         """Passages of this patient only, best first. document_ids None means every ready document."""
+        ...
+
+    def gather(
+        self,
+        question: str,
+        earlier: Sequence[str],
+        patient_id: str,
+        document_ids: Sequence[str] | None = None,
+        limit: int = 20,
+    ) -> Gathered:
+        """What to read for a question in a conversation: what it wants whole, then the best `limit` with their
+        neighbours. earlier: the questions before it, oldest first, which it may refer back to."""
         ...
 
 

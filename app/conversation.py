@@ -6,7 +6,7 @@ Knows nothing of Streamlit and of threads; what it needs of the layers arrives i
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from time import perf_counter
 from typing import Any
@@ -36,6 +36,7 @@ from contracts import (
     Document,
     DocumentStatus,
     Finding,
+    Gathered,
     GenerationEnd,
     GenerationError,
     Generator,
@@ -53,16 +54,19 @@ from contracts import (
 )
 from model.packed.verify import WeightsChangedError
 from model.sampler import SamplerError
-from retrieval.packing import pack
+from retrieval.names import without_name
+from retrieval.packing import edges_first, pack
 
 NO_DOCUMENTS = "There is no document to search, so there is no answer to give. Upload a document first."
 STILL_READING = "The documents are still being read, so there is nothing to search yet. Ask again when they are ready."
 NOTHING_READABLE = (
     "No page of the selected documents could be read, so there is no answer to give. See Documents for why."
 )
-MAX_CANDIDATES = 24  # passages ranked per question before packing
+MAX_CANDIDATES = 60  # passages ranked for a question, before their neighbours are added and all is packed
+MAX_RANKED_TOKENS = 16_000  # of passages chosen by rank: what is wanted whole may fill the context, the rest need not
+FEW_PASSAGES = 8  # that a model reads evenly: they stay best first
+LABEL_TOKENS = 24  # of the line "[n] name, page p" above a passage, at the most
 EMBEDDED_EVIDENCE_TOKENS = 600  # it was trained on some four passages; among more it loses its place
-FOLLOW_UP_WORDS = 5  # a question this short leans on the one before ("and since when?")
 _VERSION = 1  # of the answer record below
 # Faults of the model itself that end an answer, and the rule that a finding of each is kept under.
 _FAULTS: Mapping[type[GenerationError], str] = {
@@ -111,7 +115,7 @@ class Conversation:
         yield StepStarted(Step.SEARCHING)
         documents = self._documents(patient_id, turn.document_ids)
         gathered = self._gather(turn.question, patient_id, patient, history, documents, params)
-        passages, removed = self._without_instructions(gathered)
+        passages, removed = self._without_instructions(gathered.passages)
         messages, passages = prompt.build(
             turn.question,
             passages,
@@ -120,7 +124,7 @@ class Conversation:
             self._max_prompt_tokens(params),
             self.generator.count_prompt_tokens,
         )
-        coverage = _coverage(documents, passages, self._count_passages(patient_id, documents))
+        coverage = _coverage(documents, passages, self._count_passages(patient_id, documents), gathered)
         yield SourcesFound(coverage, removed)
         if not passages:
             yield ClaimReleased(Claim(_why_nothing(documents), ClaimKind.ABSTENTION))
@@ -230,17 +234,19 @@ class Conversation:
         history: Sequence[tuple[str, str]],
         documents: Sequence[Document],
         params: SamplingParams,
-    ) -> list[Passage]:
-        """Every passage in reading order if the selection fits the context, else the best ones for this question."""
+    ) -> Gathered:
+        """Every passage in reading order if the selection fits the context; else what the question wants whole, then
+        the best for it. num_required of what is returned counts those that the question wants whole and that fit."""
         ready = _ready(documents)
         if not ready:
-            return []
+            return Gathered()
         budget = self._evidence_tokens(question, history, patient, params)
         everything = self._whole_record(patient_id, ready, budget)
         if everything is not None:
-            return everything
-        ranked = self.retriever.search(_search_query(question, history), patient_id, ready, MAX_CANDIDATES)
-        return pack([scored.passage for scored in ranked], budget, self.generator.count_tokens)
+            return Gathered(tuple(everything))
+        searched = without_name(question, patient.name or "") if patient else question
+        found = self.retriever.gather(searched, [q for q, _ in history], patient_id, ready, MAX_CANDIDATES)
+        return _fit(found, budget, self.generator.count_tokens)
 
     def _whole_record(self, patient_id: str, document_ids: Sequence[str], budget: int) -> list[Passage] | None:
         """Every passage of the documents in reading order; None if they take more than `budget` tokens."""
@@ -336,20 +342,30 @@ def _report(alarm: RouterAlarm, before: RouterAlarm) -> Iterator[ChatEvent]:
 
 
 def _ready(documents: Sequence[Document]) -> list[str]:
-    return [document.id for document in documents if document.status is DocumentStatus.READY]
+    return [document.id for document in documents if document.status.is_searched]
 
 
 def _why_nothing(documents: Sequence[Document]) -> str:
-    unfinished = (DocumentStatus.QUEUED, DocumentStatus.READING, DocumentStatus.INDEXING)
-    if any(document.status in unfinished for document in documents):
+    if any(document.status.is_unfinished for document in documents):
         return STILL_READING
     return NOTHING_READABLE if documents else NO_DOCUMENTS
 
 
-def _search_query(question: str, history: Sequence[tuple[str, str]]) -> str:
-    if history and len(question.split()) <= FOLLOW_UP_WORDS:
-        return f"{history[-1][0]} {question}"
-    return question
+def _fit(found: Gathered, budget: int, count_tokens: Callable[[str], int]) -> Gathered:
+    """What fits the budget, laid out for reading: what is wanted whole first, then by rank with the best at the ends.
+    `wanted` stays only if all of it fitted."""
+    required = pack(found.passages[: found.num_required], budget, count_tokens)
+    left = budget - sum(count_tokens(passage.text) + LABEL_TOKENS for passage in required)
+    ranked = pack(found.passages[found.num_required :], max(min(left, MAX_RANKED_TOKENS), 0), count_tokens)
+    is_whole = len(required) == found.num_required
+    laid_out = edges_first(ranked) if len(ranked) > FEW_PASSAGES else ranked
+    return replace(
+        found,
+        passages=(*required, *laid_out),
+        num_required=len(required),
+        wanted=found.wanted if is_whole else (),
+        missed=() if is_whole else found.wanted,
+    )
 
 
 def _as_messages(history: Sequence[tuple[str, str]], question: str) -> list[Message]:
@@ -357,8 +373,10 @@ def _as_messages(history: Sequence[tuple[str, str]], question: str) -> list[Mess
     return [*pairs, Message(Role.USER, question)]
 
 
-def _coverage(documents: Sequence[Document], passages: Sequence[Passage], num_passages: int) -> Coverage:
-    ready = [d for d in documents if d.status is DocumentStatus.READY]
+def _coverage(
+    documents: Sequence[Document], passages: Sequence[Passage], num_passages: int, gathered: Gathered
+) -> Coverage:
+    ready = [d for d in documents if d.status.is_searched]
     return Coverage(
         pages=sum(d.num_pages for d in ready),
         pages_read=len({(p.document_id, p.page) for p in passages}),
@@ -366,7 +384,11 @@ def _coverage(documents: Sequence[Document], passages: Sequence[Passage], num_pa
         ocr=sum(d.num_pages_ocr for d in ready),
         whole_record=0 < num_passages == len(passages),
         documents=len(ready),
-        not_ready=tuple(d.name for d in documents if d.status is not DocumentStatus.READY),
+        not_ready=tuple(d.name for d in documents if not d.status.is_searched),
+        wanted_whole=gathered.wanted,
+        wanted_cut=gathered.missed,
+        since=gathered.start,
+        until=gathered.end,
     )
 
 

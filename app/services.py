@@ -34,6 +34,7 @@ from retrieval.embedding import MiniLMEmbedder
 from retrieval.index import FloatArray, VectorIndex
 from retrieval.reading.process import Limits, Readers
 from retrieval.search import HybridRetriever
+from retrieval.vectors import Embedder
 from safety.checker import RuleSafetyChecker
 
 _LOG = logging.getLogger(__name__)
@@ -51,6 +52,7 @@ class Services:
     generator: Generator
     safety: RuleSafetyChecker
     retriever: HybridRetriever
+    embedder: Embedder
     conversation: Conversation
     jobs: Jobs
     _index: VectorIndex
@@ -221,7 +223,7 @@ def _compose(
     )
     conversation = Conversation(store, retriever, generator, safety, settings.constrain_citations, prepared)
     jobs = Jobs(store, conversation, library, settings.sampling, prepared, settings.readers)
-    return Services(settings, store, library, generator, safety, retriever, conversation, jobs, index, lock)
+    return Services(settings, store, library, generator, safety, retriever, embedder, conversation, jobs, index, lock)
 
 
 def _get_patient(store: Store, patient_id: str) -> Patient | None:

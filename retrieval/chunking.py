@@ -22,6 +22,7 @@ MIN_PART_BYTES = 100  # about 24 English tokens or 33 Chinese characters
 _PAUSE = re.compile(r"[;,，；、|:：]\s*|\s+")
 
 Span = tuple[int, int]
+Unit = tuple[int, int, int]  # start, end, tokens
 
 
 def make_passages(
@@ -74,8 +75,7 @@ def part_spans(text: str) -> list[Span]:
 def _passage_spans(text: str, count_tokens: Callable[[str], int], max_tokens: int) -> Iterator[Span]:
     current: Span | None = None
     used = 0
-    for start, end in _units(text, count_tokens, max_tokens):
-        size = count_tokens(text[start:end])
+    for start, end, size in _units(text, count_tokens, max_tokens):
         if current and (used + size > max_tokens or _pauses_before(text, current[1], start, end, used / max_tokens)):
             yield current
             current, used = None, 0
@@ -92,15 +92,16 @@ def _pauses_before(text: str, previous_end: int, start: int, end: int, fullness:
     return "\n\n" in text[previous_end:start] and fullness >= _PARAGRAPH_SHARE
 
 
-def _units(text: str, count_tokens: Callable[[str], int], max_tokens: int) -> Iterator[Span]:
-    """Sentences and lines, those that are too long for a passage cut again at a pause."""
+def _units(text: str, count_tokens: Callable[[str], int], max_tokens: int) -> Iterator[Unit]:
+    """Sentences and lines with their tokens, those that are too long for a passage cut again at a pause."""
     for start, end in split_sentences(text):
         yield from _cut(text, start, end, count_tokens, max_tokens)
 
 
-def _cut(text: str, start: int, end: int, count_tokens: Callable[[str], int], max_tokens: int) -> Iterator[Span]:
-    if end - start <= 1 or count_tokens(text[start:end]) <= max_tokens:
-        yield start, end
+def _cut(text: str, start: int, end: int, count_tokens: Callable[[str], int], max_tokens: int) -> Iterator[Unit]:
+    size = count_tokens(text[start:end])
+    if end - start <= 1 or size <= max_tokens:
+        yield start, end, size
         return
     middle = _pause_near((start + end) // 2, text, start, end)
     left, right = _trim(text, start, middle), _trim(text, middle, end)

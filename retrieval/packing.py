@@ -87,6 +87,59 @@ def pack(
     return packed
 
 
+def with_neighbours(ranked: Sequence[Passage], reading_order: Sequence[Passage], limit: int) -> list[Passage]:
+    """The best `limit` passages, then what stands right before and after each on its page, best first."""
+    best = list(ranked[:limit])
+    place = {passage.id: number for number, passage in enumerate(reading_order)}
+    beside = (
+        reading_order[number]
+        for passage in best
+        for number in (place[passage.id] - 1, place[passage.id] + 1)
+        if 0 <= number < len(reading_order) and _is_same_page(reading_order[number], passage)
+    )
+    return list(dict.fromkeys([*best, *beside]))
+
+
+def without_repeats(required: Sequence[Passage], best: Sequence[Passage]) -> tuple[Passage, ...]:
+    """All of `required`, then of `best` what has not been said word for word: notes are copied forward. Nearly equal
+    is not equal: the one number that differs may be the dose."""
+    told = {_plain(passage.text) for passage in required}
+    kept = list(required)
+    for passage in best:
+        if _plain(passage.text) not in told:
+            told.add(_plain(passage.text))
+            kept.append(passage)
+    return tuple(kept)
+
+
+def edges_first(passages: Sequence[Passage]) -> list[Passage]:
+    """Passages that came best first, so that the best stand at both ends and the worst in the middle, where models
+    overlook most (Liu et al., "Lost in the Middle", 2023). Neighbours stay together, in the order of reading."""
+    stretches: list[list[Passage]] = []
+    for passage in passages:
+        near = next((stretch for stretch in stretches if any(_touches(passage, other) for other in stretch)), None)
+        if near is None:
+            stretches.append([passage])
+        else:
+            near.append(passage)
+    ordered = [sorted(stretch, key=lambda p: (p.page, p.start)) for stretch in stretches]
+    return [passage for stretch in [*ordered[0::2], *reversed(ordered[1::2])] for passage in stretch]
+
+
+def _touches(one: Passage, other: Passage) -> bool:
+    return _is_same_page(one, other) and (
+        0 <= one.start - other.end <= _MAX_GAP or 0 <= other.start - one.end <= _MAX_GAP
+    )
+
+
+def _is_same_page(one: Passage, other: Passage) -> bool:
+    return (one.document_id, one.page) == (other.document_id, other.page)
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.casefold().split())
+
+
 @dataclass(frozen=True, slots=True)
 class _Unit:
     """A sentence, list item or table row of a passage, and the terms of it and of its heading."""

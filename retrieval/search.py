@@ -10,16 +10,20 @@ from __future__ import annotations
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import date
 
 import numpy as np
 import numpy.typing as npt
 
-from contracts import DocumentStore, Passage, ScoredPassage
+from contracts import DocumentStore, Gathered, Passage, ScoredPassage
+from retrieval.completeness import is_outside, period_of, required
 from retrieval.errors import IndexFailure
 from retrieval.index import VectorIndex
 from retrieval.lexical import LexicalIndex
+from retrieval.packing import with_neighbours, without_repeats
+from retrieval.question import Period, understand
 from retrieval.ranking import PassageVectors, order, rank, vector_rows
 from retrieval.vectors import Embedder
 
@@ -42,7 +46,10 @@ class _Prepared:
 class HybridRetriever:
     """contracts.Retriever over the store's passages and the vector index."""
 
-    def __init__(self, store: DocumentStore, index: VectorIndex, embedder: Embedder) -> None:
+    def __init__(
+        self, store: DocumentStore, index: VectorIndex, embedder: Embedder, today: Callable[[], date] = date.today
+    ) -> None:
+        self._today = today
         self._store = store
         self._index = index
         self._embedder = embedder
@@ -53,18 +60,46 @@ class HybridRetriever:
         self, query: str, patient_id: str, document_ids: Sequence[str] | None = None, limit: int = 20
     ) -> list[ScoredPassage]:
         """Passages of this patient's searchable documents, best first. None means every document."""
+        return self._rank(query, patient_id, self._store.list_passages(patient_id, document_ids), limit)
+
+    def gather(
+        self,
+        question: str,
+        earlier: Sequence[str],
+        patient_id: str,
+        document_ids: Sequence[str] | None = None,
+        limit: int = 20,
+    ) -> Gathered:
+        """As contracts.Retriever.gather. Passages surely of another time than the one asked about are left out of the
+        ranking and of what is wanted whole; a passage without a date is kept."""
+        asked = understand(question, earlier, self._today())
         passages = self._store.list_passages(patient_id, document_ids)
+        needs_facts = asked.kinds or asked.series or asked.event or asked.period != Period()
+        documents = {passage.document_id for passage in passages} if needs_facts else ()
+        facts = {document_id: self._store.get_page_facts(document_id) for document_id in documents}
+        period = period_of(asked, passages, facts)
+        timely = [passage for passage in passages if not is_outside(passage, period, facts)]
+        whole = required(asked, timely, facts)
+        ranked = [item.passage for item in self._rank(asked.text, patient_id, passages, len(passages))]
+        kept = {passage.id for passage in timely}
+        best = with_neighbours([passage for passage in ranked if passage.id in kept], timely, limit)
+        wanted = tuple(kind.value for kind in asked.kinds) or tuple(sorted(asked.series))
+        return Gathered(
+            without_repeats(whole, best), len(whole), wanted if whole else (), start=period.start, end=period.end
+        )
+
+    def forget(self) -> None:
+        """Drops the passages kept in memory, after a deletion."""
+        with self._lock:
+            self._prepared.clear()
+
+    def _rank(self, query: str, patient_id: str, passages: list[Passage], limit: int) -> list[ScoredPassage]:
         if not passages or not query.strip():
             return []
         prepared = self._prepare(patient_id, passages)
         vector = self._query_vector(query, patient_id, prepared)
         scores = rank(prepared.words, query, prepared.vectors, vector)
         return [ScoredPassage(passages[row], float(scores[row])) for row in order(scores, limit)]
-
-    def forget(self) -> None:
-        """Drops the passages kept in memory, after a deletion."""
-        with self._lock:
-            self._prepared.clear()
 
     def _prepare(self, patient_id: str, passages: list[Passage]) -> _Prepared:
         key = (patient_id, *dict.fromkeys(passage.document_id for passage in passages))

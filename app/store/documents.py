@@ -147,10 +147,10 @@ class Documents(Database):
             names = {
                 row.id: row.name for row in connection.execute(select(documents.c.id, documents.c.name).where(where))
             }
-            texts = {
-                (row.document_id, row.number): row.text
-                for row in connection.execute(select(pages).join(documents).where(where))
-            }
+            # Only what is needed: each further column would be opened, page by page, for every question.
+            columns = (pages.c.document_id, pages.c.number, pages.c.text)
+            query = select(*columns).join(documents, pages.c.document_id == documents.c.id).where(where)
+            texts = {(row.document_id, row.number): row.text for row in connection.execute(query)}
             rows = connection.execute(
                 select(passages)
                 .join(documents, passages.c.document_id == documents.c.id)

@@ -164,7 +164,8 @@ def _turn_from_row(
 
 
 def _coverage(values: Values) -> Coverage:
-    return Coverage(**values | {"not_ready": tuple(values["not_ready"])})
+    fields: Values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    return Coverage(**fields)
 
 
 def _citation_to_row(citation: Citation) -> Values:

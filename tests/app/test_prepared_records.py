@@ -165,7 +165,7 @@ def test_a_record_is_prepared_once_it_was_read_and_the_turn_says_so(program: Pro
     turn = services.store.add_turn(conversation.id, DOSE)
     events = services.conversation.answer(turn, SamplingParams(), NEVER)
     steps = {event.detail for event in events if getattr(event, "step", "") == "reading"}
-    assert steps == {"1 passage, prepared"}
+    assert steps == {"2 passages, prepared"}
 
 
 def test_a_question_about_some_documents_leaves_the_prepared_record_alone(program: Program) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from contracts import Passage, ScoredPassage
-from retrieval.packing import pack, quotes
+from retrieval.packing import edges_first, pack, quotes, with_neighbours, without_repeats
 
 NOTE = (
     "CHIEF COMPLAINT\nLeft-sided back pain.\n\nMEDICATIONS\nNorvasc 2.5 mg daily, and metformin 500 mg daily.\n\n"
@@ -101,3 +101,25 @@ def test_chinese_quote() -> None:
     text = "患者因胸痛两天入院。既往有高血压病史十年。对青霉素过敏。"
     assert quoted("患者有高血压吗？", text)[0] == "既往有高血压病史十年。"
     assert quoted("对青霉素过敏吗", text)[0] == "对青霉素过敏。"
+
+
+def test_neighbours_follow_the_best_and_nothing_comes_twice() -> None:
+    page = [passage(f"Line {n}.", n, start=10 * n) for n in range(6)]
+    found = with_neighbours([page[3], page[0], page[5]], page, 2)
+    assert [item.id[-1] for item in found] == ["3", "0", "2", "4", "1"]
+
+
+def test_what_was_copied_forward_is_said_once_but_another_dose_is_not_a_copy() -> None:
+    texts = ("Metoprolol 50 mg.", "metoprolol  50 mg.", "Metoprolol 25 mg.")
+    best = [passage(text, number, start=100 * number) for number, text in enumerate(texts)]
+    assert [item.text for item in without_repeats([], best)] == [texts[0], texts[2]]
+    assert without_repeats(best[:2], best) == (best[0], best[1], best[2])
+
+
+def test_best_passages_stand_at_the_ends_and_neighbours_together() -> None:
+    ranked = [passage(f"Passage {n}.", n, start=1000 * n) for n in range(5)]
+    after_second = passage("Goes on.", 9, start=ranked[1].end + 1)
+    laid_out = edges_first([*ranked, after_second])
+    assert laid_out[0] == ranked[0]
+    assert laid_out[-2:] == [ranked[1], after_second]
+    assert sorted(item.id for item in laid_out) == sorted(item.id for item in [*ranked, after_second])
