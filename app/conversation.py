@@ -70,6 +70,7 @@ _FAULTS: Mapping[type[GenerationError], str] = {
     WeightsChangedError: "model-weights-changed",
 }
 _STATUSES = {"cancelled": TurnStatus.STOPPED, "deadline": TurnStatus.OUT_OF_TIME}
+_HIDDEN = (DocumentStatus.DELETING, DocumentStatus.REPLACED)  # no part of the record any more
 _ANSWERED = (TurnStatus.DONE, TurnStatus.OUT_OF_TIME)  # what a later question may lean on
 
 
@@ -271,7 +272,7 @@ class Conversation:
         return clean, tuple(removed)
 
     def _documents(self, patient_id: str, selected: Sequence[str] | None) -> list[Document]:
-        documents = [d for d in self.store.list_documents(patient_id) if d.status is not DocumentStatus.DELETING]
+        documents = [d for d in self.store.list_documents(patient_id) if d.status not in _HIDDEN]
         return documents if selected is None else [d for d in documents if d.id in selected]
 
     def _count_passages(self, patient_id: str, documents: Sequence[Document]) -> int:
@@ -336,12 +337,11 @@ def _report(alarm: RouterAlarm, before: RouterAlarm) -> Iterator[ChatEvent]:
 
 
 def _ready(documents: Sequence[Document]) -> list[str]:
-    return [document.id for document in documents if document.status is DocumentStatus.READY]
+    return [document.id for document in documents if document.status.is_searched]
 
 
 def _why_nothing(documents: Sequence[Document]) -> str:
-    unfinished = (DocumentStatus.QUEUED, DocumentStatus.READING, DocumentStatus.INDEXING)
-    if any(document.status in unfinished for document in documents):
+    if any(document.status.is_unfinished for document in documents):
         return STILL_READING
     return NOTHING_READABLE if documents else NO_DOCUMENTS
 
@@ -358,7 +358,7 @@ def _as_messages(history: Sequence[tuple[str, str]], question: str) -> list[Mess
 
 
 def _coverage(documents: Sequence[Document], passages: Sequence[Passage], num_passages: int) -> Coverage:
-    ready = [d for d in documents if d.status is DocumentStatus.READY]
+    ready = [d for d in documents if d.status.is_searched]
     return Coverage(
         pages=sum(d.num_pages for d in ready),
         pages_read=len({(p.document_id, p.page) for p in passages}),
