@@ -47,9 +47,9 @@ def small_files() -> dict[str, bytes]:
 
 def picture(kind: str, text: str = NOTE, pages: int = 1, angle: float = 0) -> bytes:
     """A scanned page of the text, turned anticlockwise by `angle` degrees."""
-    frame = Image.new("L", (1000, 1300), 255)
+    frame = Image.new("L", (760, 620), 255)
     draw = ImageDraw.Draw(frame)
-    draw.multiline_text((70, 70), text, font=ImageFont.load_default(26), fill=0, spacing=10)
+    draw.multiline_text((50, 40), text, font=ImageFont.load_default(22), fill=0, spacing=6)
     turned = frame.rotate(angle, expand=True, fillcolor=255)
     buffer = io.BytesIO()
     more: dict[str, Any] = {}

@@ -32,7 +32,7 @@ def _read(request: Request, data: bytes) -> Iterator[Frame]:
     total = known.count_pages(data, request["max_pages"])
     yield {"event": "opened", "num_pages": total, "parser": known.parser}, b""
     if request["media_type"] == PDF:
-        pages = pdf.read_pages(data, request["first"], total)
+        pages = pdf.read_pages(data, request["first"], total, request["batch"])
     else:
         pages = (Page(number, "", ReadMethod.PENDING, 0.0) for number in range(request["first"], total + 1))
     while batch := list(islice(pages, request["batch"])):
