@@ -74,6 +74,7 @@ _FAULTS: Mapping[type[GenerationError], str] = {
     WeightsChangedError: "model-weights-changed",
 }
 _STATUSES = {"cancelled": TurnStatus.STOPPED, "deadline": TurnStatus.OUT_OF_TIME}
+_HIDDEN = (DocumentStatus.DELETING, DocumentStatus.REPLACED)  # no part of the record any more
 _ANSWERED = (TurnStatus.DONE, TurnStatus.OUT_OF_TIME)  # what a later question may lean on
 
 
@@ -277,7 +278,7 @@ class Conversation:
         return clean, tuple(removed)
 
     def _documents(self, patient_id: str, selected: Sequence[str] | None) -> list[Document]:
-        documents = [d for d in self.store.list_documents(patient_id) if d.status is not DocumentStatus.DELETING]
+        documents = [d for d in self.store.list_documents(patient_id) if d.status not in _HIDDEN]
         return documents if selected is None else [d for d in documents if d.id in selected]
 
     def _count_passages(self, patient_id: str, documents: Sequence[Document]) -> int:

@@ -39,6 +39,7 @@ from safety.checker import RuleSafetyChecker
 
 _LOG = logging.getLogger(__name__)
 REPAIRING = "Checking the index against the records"
+_DAY_S = 24 * 3600
 SEEDING = "Reading the demo records"
 
 
@@ -57,6 +58,7 @@ class Services:
     jobs: Jobs
     _index: VectorIndex
     _lock: FileLock
+    _daily: threading.Timer | None = None
     _preparing: str = ""  # what goes on in the background after the start; "" once it is over
 
     @property
@@ -81,7 +83,7 @@ class Services:
     def _prepare(self) -> None:
         try:
             self.library.repair(resume=self.jobs.ingest)
-            self.erase_expired()
+            self._keep_retention()
             if self.settings.is_demo:
                 self._preparing = SEEDING
                 seed_demo(self)
@@ -94,6 +96,14 @@ class Services:
     def vectors(self, patient_id: str, passage_ids: Sequence[str]) -> FloatArray:
         """The vectors [N, D] kept of passages. Raises IndexFailure if they cannot be read."""
         return self._index.vectors_of(patient_id, passage_ids)
+
+    def _keep_retention(self) -> None:
+        """Looks for documents past their time now and once a day."""
+        self.erase_expired()
+        if self.settings.retention_days:
+            self._daily = threading.Timer(_DAY_S, self.jobs.run_in_background, [self._keep_retention])
+            self._daily.daemon = True
+            self._daily.start()
 
     def erase_expired(self) -> None:
         """Removes the documents whose retention period is over."""
@@ -123,6 +133,8 @@ class Services:
 
     def close(self) -> None:
         """Gives the data folder back."""
+        if self._daily:
+            self._daily.cancel()
         self.jobs.close()
         self.library.close()
         self._index.close()

@@ -2,16 +2,15 @@
 
     python -m bench.fuzz_parsers --minutes 20 [--seed 1] [--corpus shared/parser_corpus --corpus shared/clinical_docs]
 
-Counts what each file came to: read, refused in one sentence, or a reader that died (which costs one document a sentence,
-never the program). A failure is what must not be: an exception that is no DocumentError, a sentence that is none, a
-process that outlives its job, one that passes its memory, or a file that takes longer than the limit. Each failure is
-kept as (seed, name) and can be made again; the last line is one JSON object.
+Counts what each file came to: read, refused in one sentence, or a reader that died (which costs one document a
+sentence, never the program). A failure is what must not be: an exception that is no DocumentError, a sentence that is
+none, a process that outlives its job, or a file that takes longer than the limit. Each failure is kept as (seed, name)
+and can be made again; the last line is one JSON object.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import re
 import time
@@ -22,7 +21,7 @@ from typing import Any
 
 import psutil
 
-from bench.report import add_output, emit
+from bench.report import print_report
 from bench.small_files import small_files
 from retrieval.errors import DocumentError
 from retrieval.parsers import parse
@@ -142,7 +141,6 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=20.0)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--corpus", action="append", type=Path, default=[])
-    add_output(parser)
     options = parser.parse_args()
     files = small_files()
     for folder in options.corpus:
@@ -150,7 +148,7 @@ def main() -> None:
             path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.suffix not in (".json", ".xz")
         }
     files = {name: data for name, data in files.items() if 0 < len(data) <= MAX_BYTES}
-    emit("fuzz-parsers", run(files, options.minutes, options.seed), options)
+    print_report("fuzz-parsers", run(files, options.minutes, options.seed))
 
 
 def run(files: dict[str, bytes], minutes: float, seed: int) -> dict[str, Any]:

@@ -100,7 +100,7 @@ def _draw_empty(services: Services, record: PatientRecord, documents: list[Docum
         st.info(say("ask.no_documents"))
         st.page_link("pages/documents.py", label=say("ask.go_upload"), icon=":material/upload_file:")
         return
-    if not any(document.status is DocumentStatus.READY for document in documents):
+    if not any(document.status.is_searched for document in documents):
         st.info(say("ask.reading_documents"))
     own = suggest_questions(record.patient.name) if record.demo else ()
     questions = own or tuple(say(f"ask.suggest.{number}") for number in range(1, 6))
@@ -221,7 +221,8 @@ def _draw_input(services: Services, record: PatientRecord, documents: list[Docum
 
 def _draw_scope(patient_id: str, documents: list[Document]) -> tuple[str, ...] | None:
     """The documents to search; None is all of them."""
-    names = {document.id: document.name for document in documents if document.status is not DocumentStatus.DELETING}
+    hidden = (DocumentStatus.DELETING, DocumentStatus.REPLACED)
+    names = {document.id: document.name for document in documents if document.status not in hidden}
     if not names:
         return None
     key = f"scope_{patient_id}"

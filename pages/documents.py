@@ -1,18 +1,21 @@
-"""Documents: add files to a patient's record, follow how they are read, look at them, delete them."""
+"""Documents: add files to a record, follow how they are read, say whose they are, look at them, delete them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import streamlit as st
 from streamlit.typing import UploadedFile
 
+from app.certificate import Certificate, erase
+from app.jobs import IngestProgress
 from app.services import Services
 from app.store.records import PatientRecord
 from app.ui.banner import display_name
 from app.ui.dialog import dialog
 from app.ui.failures import FAILURES, draw_failure
+from app.ui.load_words import describe_left
 from app.ui.poll import poll
 from app.ui.preparing import draw_preparing
 from app.ui.screens import enter
@@ -22,10 +25,11 @@ from contracts import Document, DocumentStatus, Page, ReadMethod
 
 _POLL_S = 0.5
 _ROUND, _NOTICES = "upload_round", "upload_notices"
-_BUSY = (DocumentStatus.QUEUED, DocumentStatus.READING, DocumentStatus.INDEXING)
-_COLOURS: Mapping[DocumentStatus, Literal["green", "red"]] = {
+_COLOURS: Mapping[DocumentStatus, Literal["green", "red", "orange", "blue"]] = {
     DocumentStatus.READY: "green",
     DocumentStatus.FAILED: "red",
+    DocumentStatus.UNCONFIRMED: "orange",
+    DocumentStatus.RECOGNISING: "blue",
 }
 
 
@@ -44,7 +48,18 @@ def main() -> None:
         st.subheader(say("documents.none"), anchor=False)
         st.write(say("documents.none.hint"))
     for document in documents:
-        _draw_document(services, document)
+        if document.status is not DocumentStatus.REPLACED or _is_alone(document, documents):
+            earlier = [other for other in documents if _is_earlier(other, document)]
+            _draw_document(services, record, document, earlier)
+
+
+def _is_earlier(other: Document, document: Document) -> bool:
+    return other.name == document.name and other.id != document.id and other.status is DocumentStatus.REPLACED
+
+
+def _is_alone(document: Document, documents: list[Document]) -> bool:
+    """Whether what replaced it is gone: it must not become invisible then."""
+    return all(other.status is DocumentStatus.REPLACED for other in documents if other.name == document.name)
 
 
 # --- adding -----------------------------------------------------------------------------------------------------
@@ -60,43 +75,91 @@ def _draw_upload(services: Services, record: PatientRecord) -> None:
     st.caption(say("documents.upload.help", limit=services.settings.max_upload_mb))
     if files:
         # Stored at once, and a new widget next: Streamlit keeps an upload in memory as long as its widget lives.
-        st.session_state[_NOTICES] = [notice for file in files if (notice := _add(services, record, file))]
+        st.session_state[_NOTICES] = [notice for file in files for notice in _add(services, record, file)]
         st.session_state[_ROUND] = upload_round + 1
         st.rerun()
-    for is_error, words in st.session_state.pop(_NOTICES, []):
-        (st.error if is_error else st.info)(escape(words))
+    for kind, words in st.session_state.pop(_NOTICES, []):
+        {"error": st.error, "success": st.success, "info": st.info}[kind](escape(words))
 
 
-def _add(services: Services, record: PatientRecord, file: UploadedFile) -> tuple[bool, str] | None:
-    """Stores one file and queues its reading; gives (is an error, the sentence to show) if it does not come to that."""
+def _add(services: Services, record: PatientRecord, file: UploadedFile) -> list[tuple[str, str]]:
+    """Stores one file, or those inside it, and queues their reading; (kind, sentence) of each that this fails for."""
     try:
-        document = services.library.add(record.id, file.name, file.getvalue())
+        added = services.library.add_all(record.id, file.name, file.getvalue())
     except FAILURES as error:
-        return True, say("documents.not_added", name=file.name, reason=str(error))
-    if document.status is DocumentStatus.READY:
-        return False, say("documents.already", name=file.name)
-    services.jobs.ingest(document.id)
-    return None
+        return [("error", say("documents.not_added", name=file.name, reason=str(error)))]
+    notices: list[tuple[str, str]] = []
+    for item in added:
+        if not isinstance(item, Document):
+            name, reason = item
+            notices.append(("error", say("documents.not_added", name=name, reason=str(reason))))
+        elif item.status is DocumentStatus.READY:
+            notices.append(("info", say("documents.already", name=item.name)))
+        else:
+            services.jobs.ingest(item.id)
+    return notices
 
 
 # --- the list ---------------------------------------------------------------------------------------------------
 
 
-def _draw_document(services: Services, document: Document) -> None:
+def _draw_document(services: Services, record: PatientRecord, document: Document, earlier: Sequence[Document]) -> None:
     with st.container(border=True, gap="xsmall", key=f"document_{document.id}"):
         with st.container(horizontal=True, vertical_alignment="center", gap="small"):
             st.markdown(f"**{escape(document.name)}**", width="stretch")
             _draw_badge(document)
-        if document.status in _BUSY:
+        if document.status.is_unfinished:
             st.caption(_describe(document))
             poll(lambda: _draw_progress(services, document.id), _POLL_S)
             return
         with st.container(horizontal=True, vertical_alignment="center", gap="small"):
             st.caption(_describe(document), width="stretch")
             _draw_buttons(services, document)
-        if document.error:
+        if document.status is DocumentStatus.UNCONFIRMED:
+            _draw_question(services, record, document)
+        elif document.error:
             st.error(escape(document.error))
+        for warning in document.warnings:
+            st.warning(escape(warning))
         _draw_findings(services, document)
+        _draw_earlier(services, document, earlier)
+
+
+def _draw_question(services: Services, record: PatientRecord, document: Document) -> None:
+    """Whether a file that names another patient belongs here all the same; nothing of it is searched until then."""
+    st.warning(escape(say("documents.unconfirmed", difference=document.error)))
+    label = say("documents.confirm", name=escape(display_name(record.patient)))
+    if st.button(label, key=f"confirm_{document.id}", icon=":material/how_to_reg:"):
+        services.library.confirm(document.id)
+        services.jobs.ingest(document.id)
+        st.rerun()
+
+
+def _draw_earlier(services: Services, document: Document, earlier: Sequence[Document]) -> None:
+    if not earlier:
+        return
+    latest = earlier[-1]
+    if document.status is DocumentStatus.READY:
+        with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+            st.caption(say("documents.replaced", date=escape(_when(latest))), width="stretch")
+            if st.button(say("documents.restore"), key=f"undo_{latest.id}", icon=":material/undo:", type="tertiary"):
+                _restore(services, latest)
+    with st.expander(count("documents.earlier", len(earlier))):
+        for version in reversed(earlier):
+            with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+                st.caption(_describe(version), width="stretch")
+                if st.button(say("documents.restore.this"), key=f"restore_{version.id}", type="tertiary"):
+                    _restore(services, version)
+                if st.button(say("documents.preview"), key=f"preview_{version.id}", type="tertiary"):
+                    _preview(services, version)
+                if st.button(say("documents.delete"), key=f"delete_{version.id}", type="tertiary"):
+                    _delete(services, version)
+
+
+def _restore(services: Services, document: Document) -> None:
+    services.library.restore(document.id)
+    services.jobs.ingest(document.id)
+    st.rerun()
 
 
 def _draw_badge(document: Document) -> None:
@@ -108,22 +171,33 @@ def _draw_badge(document: Document) -> None:
 
 
 def _draw_buttons(services: Services, document: Document) -> None:
-    is_ready = document.status is DocumentStatus.READY
-    if is_ready and st.button(say("documents.preview"), icon=":material/visibility:", key=f"preview_{document.id}"):
+    if document.status is DocumentStatus.FAILED and st.button(
+        say("documents.retry"), icon=":material/refresh:", key=f"retry_{document.id}"
+    ):
+        services.jobs.ingest(document.id)
+        st.rerun()
+    if document.num_pages and st.button(
+        say("documents.preview"), icon=":material/visibility:", key=f"preview_{document.id}"
+    ):
         _preview(services, document)
     if st.button(say("documents.delete"), icon=":material/delete:", type="tertiary", key=f"delete_{document.id}"):
         _delete(services, document)
 
 
 def _describe(document: Document) -> str:
-    num_text = document.num_pages - document.num_pages_ocr - document.num_pages_empty
+    others = (document.num_pages_ocr, document.num_pages_empty, document.num_pages_pending)
+    num_text = document.num_pages - sum(others)
     facts = []
     if document.num_pages:
         facts.append(count("count.page", document.num_pages))
-        counts = {"text": num_text, "ocr": document.num_pages_ocr, "empty": document.num_pages_empty}
+        counts = dict(zip(("text", "ocr", "empty", "pending"), (num_text, *others), strict=True))
         facts += [count(f"documents.pages.{name}", n) for name, n in counts.items() if n]
-    facts += [_format_size(document.size_bytes), document.added_at[:16].replace("T", " ")]
+    facts += [_format_size(document.size_bytes), _when(document)]
     return " · ".join(escape(fact) for fact in facts)
+
+
+def _when(document: Document) -> str:
+    return document.added_at[:16].replace("T", " ")
 
 
 def _format_size(size_bytes: int) -> str:
@@ -134,15 +208,30 @@ def _draw_progress(services: Services, document_id: str) -> bool:
     """Draws how far the document has come; whether it has come to an end."""
     progress = services.jobs.ingest_progress(document_id)
     document = services.store.get_document(document_id)
-    if progress is None and (document is None or document.status not in _BUSY):
+    if progress is None and (document is None or not document.status.is_unfinished):
         return True
-    step, done, total = (progress.step, progress.done, progress.total) if progress else ("waiting", 0, 0)
-    words = say(f"documents.progress.{step}", done=done, total=total)
+    progress = progress or IngestProgress("waiting")
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.progress(done / total if total else 0.0, text=words)
+        st.progress(_share(progress), text=escape(_in_words(progress)))
         if st.button(say("documents.cancel"), key=f"cancel_{document_id}", type="tertiary"):
             services.jobs.cancel_ingest(document_id)
     return False
+
+
+def _share(progress: IngestProgress) -> float:
+    if progress.step == "waiting" or not progress.total:
+        return 0.0
+    return min(progress.done / progress.total, 1.0)
+
+
+def _in_words(progress: IngestProgress) -> str:
+    if progress.step == "waiting":
+        behind = progress.done
+        return count("documents.progress.waiting.behind", behind) if behind else say("documents.progress.waiting")
+    words = say(f"documents.progress.{progress.step}", done=progress.done, total=progress.total)
+    if progress.seconds_left is None or progress.done >= progress.total:
+        return words
+    return f"{words} · {describe_left(progress.seconds_left)}"
 
 
 def _draw_findings(services: Services, document: Document) -> None:
@@ -185,13 +274,23 @@ def _delete(services: Services, document: Document) -> None:
     with st.container(horizontal=True):
         if st.button(say("action.delete"), type="primary", key="document_delete_confirm"):
             try:
-                services.library.delete(document.id)
+                st.session_state[_NOTICES] = [_in_short(erase(services, [document.id]))]
             except FAILURES as error:
                 draw_failure(error)
                 return
             st.rerun()
         if st.button(say("action.cancel"), key="document_delete_cancel"):
             st.rerun()
+
+
+def _in_short(certificate: Certificate) -> tuple[str, str]:
+    """(kind, sentence): what the scan behind a deletion found."""
+    if certificate.hits:
+        return "error", count("documents.erased.traces", len(certificate.hits))
+    if not certificate.traces_before:
+        return "info", say("documents.erased.unseen")
+    size = _format_size(certificate.bytes_scanned)
+    return "success", say("documents.erased", files=certificate.files, size=size)
 
 
 main()

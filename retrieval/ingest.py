@@ -31,6 +31,7 @@ from retrieval.hidden import Stretch, hidden_findings
 from retrieval.identity import find_mismatches
 from retrieval.index import VectorIndex
 from retrieval.parsers import merge_recognised, warnings_of
+from retrieval.reading import ocr
 from retrieval.reading.facts import find_facts
 from retrieval.reading.process import Opened, Readers
 from retrieval.vectors import Embedder, embed_passages, indexed_passages
@@ -119,7 +120,8 @@ class Ingest:
 
     def _recognise(self, pending: Mapping[int, Page]) -> None:
         document = self._store.get_document(self._document.id) or self._document
-        opened = Opened(document.num_pages, document.parser, document.warnings)
+        parser = document.parser if ocr.parser() in document.parser else f"{document.parser}, {ocr.parser()}"
+        opened = Opened(document.num_pages, parser, document.warnings)
         data, media_type = self._store.get_file(self._document.id), self._document.media_type
         self._on_progress("recognising", 0, len(pending))
         with closing(self._parts.readers.recognise(data, media_type, list(pending), self._cancel)) as recognised:

@@ -23,7 +23,8 @@ LAYERS: dict[str, set[str]] = {  # layer -> layers it may import besides itself
 DOORS: dict[str, tuple[str, ...]] = {  # third-party package -> the only places that may import it
     "streamlit": ("streamlit_app.py", "pages/", "app/ui/"),
     "chromadb": ("retrieval/index.py",),
-    "pypdfium2": ("retrieval/reading/",),
+    "pypdfium2": ("retrieval/reading/pdf", "retrieval/reading/hidden_text.py"),
+    "rapidocr": ("retrieval/reading/ocr.py",),
     "llguidance": ("model/grammar.py", "model/grammar_trial.py"),
     "sqlalchemy": ("app/store/", "app/doctor.py"),
     "alembic": ("app/store/",),

@@ -12,7 +12,7 @@ def describe_load(progress: LoadProgress) -> list[str]:
     """Step and file, bytes, and the time left where it is known: `Reading model.safetensors`, `3.2 of 55.0 GB`, …"""
     facts = [say(f"loading.step.{progress.step}", file=progress.file), _describe_bytes(progress)]
     if progress.seconds_left is not None:
-        facts.append(_describe_left(progress.seconds_left))
+        facts.append(describe_left(progress.seconds_left))
     return facts
 
 
@@ -22,7 +22,8 @@ def _describe_bytes(progress: LoadProgress) -> str:
     return say("loading.bytes", done=f"{done:.1f}", total=f"{total:.1f}", unit=unit)
 
 
-def _describe_left(seconds: float) -> str:
+def describe_left(seconds: float) -> str:
+    """How long it still takes, in words."""
     if seconds < 90:
         return say("loading.left.seconds", n=f"{seconds:.0f}")
     return say("loading.left.minutes", n=f"{seconds / 60:.0f}")

@@ -74,6 +74,9 @@ def _draw_form(patient: Patient) -> Patient | None:
     """The patient as entered, once the form is sent and everything in it can be right."""
     with st.form("patient_form", border=False):
         name = st.text_input(say("form.name"), patient.name or "", max_chars=200)
+        born, filed = st.columns(2)
+        birth_date = born.text_input(say("form.birth_date"), patient.birth_date or "", max_chars=10)
+        record_number = filed.text_input(say("form.record_number"), patient.record_number or "", max_chars=40)
         left, middle, right = st.columns(3)
         with left:
             index = SEXES.index(patient.sex or "unknown")
@@ -91,6 +94,7 @@ def _draw_form(patient: Patient) -> Patient | None:
                 raise PatientError(say("form.needs_name"))
             return Patient.from_dict(
                 {"name": name.strip(), "sex": sex, **flags}
+                | {"birth_date": birth_date.strip() or None, "record_number": record_number.strip() or None}
                 | {field: _read_number(field, text) for field, text in numbers.items()}
                 | {field: _read_lines(text) for field, text in lists.items()}
             )
@@ -101,7 +105,7 @@ def _draw_form(patient: Patient) -> Patient | None:
 
 def _in_words(message: str) -> str:
     """The message with the form's label in place of the field's name."""
-    labels = {field: say(key) for field, key in {**_NUMBERS, **_FLAGS}.items()}
+    labels = {field: say(key) for field, key in {**_NUMBERS, **_FLAGS, "birth_date": "form.birth_date"}.items()}
     return " ".join(labels.get(word, word) for word in message.split())
 
 

@@ -68,6 +68,8 @@ ENGLISH = {
     "sex.other": "Other",
     "sex.unknown": "Sex unknown",
     "form.name": "Name",
+    "form.birth_date": "Birth date (year-month-day)",
+    "form.record_number": "Record number",
     "form.age": "Age (years)",
     "form.sex": "Sex",
     "form.weight": "Weight (kg)",
@@ -206,7 +208,10 @@ ENGLISH = {
     # documents
     "documents.title": "Documents of {name}",
     "documents.upload": "Add documents",
-    "documents.upload.help": "PDF, DOCX, text, Markdown, HTML or FHIR JSON, up to {limit} MB each.",
+    "documents.upload.help": (
+        "PDF, scans and photos, Word, Excel, CSV, text, HTML, RTF, mail, FHIR, HL7, C-CDA, DICOM reports, or a ZIP of "
+        "those; up to {limit} MB each."
+    ),
     "documents.none": "No documents yet",
     "documents.none.hint": "Add the record above. It is read on this machine and leaves it never.",
     "documents.already": "{name} is already here.",
@@ -217,16 +222,40 @@ ENGLISH = {
     "documents.status.ready": "Ready",
     "documents.status.failed": "Failed",
     "documents.status.unreadable": "Unreadable",
+    "documents.status.recognising": "Reading pictures",
+    "documents.status.unconfirmed": "Another patient?",
+    "documents.status.replaced": "Earlier version",
     "documents.status.deleting": "Being deleted",
     "documents.progress.waiting": "Waiting to be read",
+    "documents.progress.waiting.behind.one": "Waiting behind 1 file",
+    "documents.progress.waiting.behind.many": "Waiting behind {n} files",
+    "documents.progress.recognising": (
+        "Recognising picture {done} of {total}; what was read so far can be asked about"
+    ),
     "documents.progress.reading": "Reading page {done} of {total}",
-    "documents.progress.indexing": "Indexing {done} of {total} passages",
+    "documents.progress.indexing": "Indexing {done} of {total} passages; they can be asked about by their words",
     "documents.pages.text.one": "1 read as text",
     "documents.pages.text.many": "{n} read as text",
     "documents.pages.ocr.one": "1 recognised from an image",
     "documents.pages.ocr.many": "{n} recognised from images",
     "documents.pages.empty.one": "1 unreadable",
     "documents.pages.empty.many": "{n} unreadable",
+    "documents.pages.pending.one": "1 still to be recognised",
+    "documents.pages.pending.many": "{n} still to be recognised",
+    "documents.unconfirmed": "This file names another patient, so nothing of it is searched. {difference}",
+    "documents.confirm": "It belongs to {name}",
+    "documents.retry": "Try again",
+    "documents.replaced": "Replaced the version of {date}.",
+    "documents.restore": "Undo",
+    "documents.earlier.one": "1 earlier version",
+    "documents.earlier.many": "{n} earlier versions",
+    "documents.restore.this": "Use this one",
+    "documents.erased": "Deleted. {files} files ({size}) were searched for it, and nothing is left.",
+    "documents.erased.traces.one": "Deleted, but 1 trace is left in the data folder; see the log and restart Bedside.",
+    "documents.erased.traces.many": (
+        "Deleted, but {n} traces are left in the data folder; see the log and restart Bedside."
+    ),
+    "documents.erased.unseen": "Deleted. The search found no trace before either, so that it proves nothing.",
     "documents.injection": (
         "This document holds an instruction to the program. It is kept from the model; the rest is used: {quote}"
     ),
@@ -234,10 +263,14 @@ ENGLISH = {
     "documents.preview": "Preview",
     "documents.delete": "Delete",
     "documents.delete.title": "Delete document",
-    "documents.delete.confirm": "“{name}”, its text and its index are removed. It cannot be undone.",
+    "documents.delete.confirm": (
+        "“{name}”, its text, its index and what answers took from it are removed, and the data folder is searched for "
+        "what might be left. It cannot be undone."
+    ),
     "documents.page_of": "Page {page} of {pages}",
     "documents.read.text": "read as the file’s own text",
     "documents.read.ocr": "recognised from an image, {percent}% sure",
+    "documents.read.pending": "a picture, still to be recognised",
     "documents.read.empty": "unreadable: nothing on it can be searched or cited",
     "documents.page.alt": "Page {page} of {document}",
     "documents.page.text": "Text as read",

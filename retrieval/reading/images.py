@@ -26,6 +26,8 @@ def count_frames(data: bytes, max_pages: int) -> int:
                 f"This image has {image.width:,} × {image.height:,} pixels, more than a page needs; "
                 "scan it again at 300 dpi."
             )
+        if number == 1:
+            image.load()  # one that was cut off is told now, not after it was waited for
         return number
 
 

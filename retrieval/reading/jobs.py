@@ -36,7 +36,7 @@ def _read(request: Request, data: bytes) -> Iterator[Frame]:
     metadata = hidden_text.read_metadata(data) if is_pdf else ""
     yield {"event": "opened", "num_pages": total, "parser": known.parser, "metadata": metadata}, b""
     if is_pdf:
-        pages = pdf.read_pages(data, request["first"], total)
+        pages = pdf.read_pages(data, request["first"], total, request["batch"])
     else:
         pages = (Page(number, "", ReadMethod.PENDING, 0.0) for number in range(request["first"], total + 1))
     while batch := list(islice(pages, request["batch"])):

@@ -76,13 +76,13 @@ def count_pages(data: bytes, max_pages: int) -> int:
     return total
 
 
-def read_pages(data: bytes, first: int = 1, last: int | None = None) -> Iterator[Page]:
-    """The pages from first to last, counted from 1, as far as their own text goes."""
+def read_pages(data: bytes, first: int = 1, last: int | None = None, group: int = 16) -> Iterator[Page]:
+    """The pages from first to last, counted from 1, as far as their own text goes; read and given by the group."""
     # Opened again per group of pages, so that other threads can render in between.
     last = last or count_pages(data, 10**9)
-    for start in range(first - 1, last, 16):
+    for start in range(first - 1, last, group):
         with open_pdf(data) as document:
-            pages = [_read_page(document, index) for index in range(start, min(start + 16, last))]
+            pages = [_read_page(document, index) for index in range(start, min(start + group, last))]
         yield from pages
 
 

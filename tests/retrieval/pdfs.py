@@ -10,6 +10,8 @@ from reportlab.lib.pagesizes import A4
 from reportlab.lib.utils import ImageReader
 from reportlab.pdfgen.canvas import Canvas
 
+from bench.small_files import picture
+
 # A valid file whose page tree is empty; cross-reference offsets are exact.
 NO_PAGES = (
     b"%PDF-1.4\n1 0 obj<</Type/Catalog/Pages 2 0 R>>endobj\n2 0 obj<</Type/Pages/Kids[]/Count 0>>endobj\n"
@@ -49,6 +51,21 @@ def scan_of(stamp: str = "") -> bytes:
     if stamp:
         canvas.drawString(60, 800, stamp)
     canvas.showPage()
+    canvas.save()
+    return buffer.getvalue()
+
+
+def pdf_with_scans(texts: Sequence[str], scans: Sequence[str]) -> bytes:
+    """Pages of text, then pages that are pictures of text."""
+    buffer = io.BytesIO()
+    canvas = Canvas(buffer, pagesize=A4, invariant=1)
+    for text in texts:
+        for number, line in enumerate(text.splitlines()):
+            canvas.drawString(60, 780 - 16 * number, line)
+        canvas.showPage()
+    for scan in scans:
+        canvas.drawImage(ImageReader(Image.open(io.BytesIO(picture("PNG", scan)))), 0, 300, A4[0], A4[0] * 620 / 760)
+        canvas.showPage()
     canvas.save()
     return buffer.getvalue()
 

@@ -6,12 +6,13 @@ import threading
 
 import pytest
 
-from contracts import CheckResult, Document, DocumentStatus, Finding, ReadMethod, Verdict
+from bench.small_files import archive, picture
+from contracts import CheckResult, Document, DocumentStatus, Finding, Patient, ReadMethod, Verdict
 from retrieval.documents import DocumentLibrary
 from retrieval.errors import DocumentError, IndexFailure
 from retrieval.vectors import row_ids
 from tests.retrieval.conftest import Bench
-from tests.retrieval.pdfs import noise_of, pdf_of, yellow_box
+from tests.retrieval.pdfs import noise_of, pdf_of, pdf_with_scans, yellow_box
 
 NOTE = "# MEDICATIONS\nMetoprolol 50 mg daily.\n\n# ALLERGIES\nPenicillin causes anaphylaxis.\n"
 VISIT = "# VISIT {0}\nSeen on day {0} for heart failure; weight {0} kg, no oedema. "
@@ -253,3 +254,134 @@ def test_cited_page_is_drawn_with_the_quote_marked(bench: Bench) -> None:
         bench.library.render_page(note.id, 9)
     with pytest.raises(DocumentError, match="deleted"):
         bench.library.render_page("nothing", 1)
+
+
+# --- whose it is ----------------------------------------------------------------------------------------------------
+
+LETTER = "Patient: Margaret Ellis\nDate of birth: 1950-03-04\nMRN: A-4711\n\nALLERGIES\nPenicillin: anaphylaxis.\n"
+
+
+@pytest.mark.parametrize(
+    ("patient", "difference"),
+    [
+        (Patient(name="John Smith"), "The name on page 1 is Margaret Ellis, the patient's is John Smith."),
+        (Patient(birth_date="1951-03-04"), "The birth date on page 1 is 1950-03-04, the patient's is 1951-03-04."),
+        (Patient(age_years=30), "The birth date on page 1 is 1950-03-04, the patient's is 30 years of age."),
+        (Patient(record_number="B-1"), "The record number on page 1 is A-4711, the patient's is B-1."),
+    ],
+)
+def test_file_of_another_patient_is_not_searched_until_a_person_confirms_it(
+    bench: Bench, patient: Patient, difference: str
+) -> None:
+    bench.library._get_patient = lambda patient_id: patient
+    document = bench.ready("anna", "letter.txt", LETTER)
+    assert (document.status, document.error) == (DocumentStatus.UNCONFIRMED, difference)
+    assert bench.retriever.search("penicillin", "anna") == []
+    assert bench.index.ids("anna") == set()
+    bench.library.repair()
+    assert bench.retriever.search("penicillin", "anna") == []
+    bench.library.confirm(document.id)
+    ready = bench.library.ingest(document.id)
+    assert ready is not None
+    assert (ready.status, ready.is_confirmed) == (DocumentStatus.READY, True)
+    assert bench.retriever.search("penicillin", "anna")
+    assert_consistent(bench)
+
+
+@pytest.mark.parametrize(
+    "patient",
+    [
+        Patient(),
+        Patient(name="ELLIS, Margaret"),
+        Patient(name="Mrs Margaret J. Ellis", birth_date="1950-04-03", record_number="a 4711"),
+        Patient(name="M. Ellis", record_number="A4711"),
+    ],
+)
+def test_same_patient_written_otherwise_is_no_mismatch(bench: Bench, patient: Patient) -> None:
+    bench.library._get_patient = lambda patient_id: patient
+    assert bench.ready("anna", "letter.txt", LETTER).status is DocumentStatus.READY
+
+
+def test_scan_of_another_patient_is_noticed_when_it_is_recognised(bench: Bench) -> None:
+    bench.library._get_patient = lambda patient_id: Patient(name="John Smith")
+    document = bench.library.ingest(bench.library.add("anna", "scan.png", picture("PNG")).id)
+    assert document is not None
+    assert document.status is DocumentStatus.UNCONFIRMED
+    assert bench.store.list_passages("anna") == []
+
+
+# --- versions -------------------------------------------------------------------------------------------------------
+
+
+def test_newer_version_replaces_the_older_which_can_be_restored(bench: Bench) -> None:
+    older = bench.ready("anna", "note.txt", NOTE)
+    newer = bench.ready("anna", "note.txt", NOTE.replace("50 mg", "25 mg"))
+    assert status_of(bench, older, newer) == [DocumentStatus.REPLACED, DocumentStatus.READY]
+    assert {p.document_id for p in bench.store.list_passages("anna")} == {newer.id}
+    assert_consistent(bench)
+    bench.library.restore(older.id)
+    bench.library.ingest(older.id)
+    assert status_of(bench, older, newer) == [DocumentStatus.READY, DocumentStatus.REPLACED]
+    assert "50 mg" in bench.retriever.search("metoprolol", "anna")[0].passage.text
+    assert_consistent(bench)
+    again = bench.library.add("anna", "note.txt", NOTE.replace("50 mg", "25 mg").encode())
+    assert again.id == newer.id
+    bench.library.ingest(again.id)
+    assert status_of(bench, older, newer) == [DocumentStatus.REPLACED, DocumentStatus.READY]
+
+
+def test_another_document_of_the_same_name_replaces_nothing(bench: Bench) -> None:
+    first = bench.ready("anna", "scan.txt", NOTE)
+    second = bench.ready("anna", "scan.txt", "Chest X-ray of 2024-03-01: no consolidation, heart size normal.")
+    assert status_of(bench, first, second) == [DocumentStatus.READY, DocumentStatus.READY]
+
+
+def status_of(bench: Bench, *documents: Document) -> list[DocumentStatus]:
+    return [bench.store.documents[document.id].status for document in documents]
+
+
+# --- pictures and what was cut off ------------------------------------------------------------------------------------
+
+
+def test_text_is_searched_while_pictures_are_recognised_and_a_restart_goes_on_there(bench: Bench) -> None:
+    document = bench.library.add("anna", "record.pdf", pdf_with_scans([NOTE], [LETTER, LETTER]))
+    seen: list[tuple[DocumentStatus, list[str]]] = []
+
+    def stop_at_the_second_picture(step: str, done: int, total: int) -> None:
+        if step == "recognising" and done == 0:
+            found = [scored.passage.text for scored in bench.retriever.search("metoprolol", "anna")]
+            seen.append((bench.store.documents[document.id].status, found))
+        if step == "recognising" and done == 1:
+            bench.library.interrupt()
+
+    bench.library.ingest(document.id, stop_at_the_second_picture)
+    ((status, found),) = seen
+    assert status is DocumentStatus.RECOGNISING
+    assert "Metoprolol" in found[0]
+    cut_off = bench.store.documents[document.id]
+    assert (cut_off.status, cut_off.num_pages_ocr, cut_off.num_pages_pending) == (DocumentStatus.RECOGNISING, 1, 1)
+
+    bench.library._is_interrupted = False
+    calls: list[tuple[str, int, int]] = []
+    ready = bench.library.ingest(document.id, lambda *call: calls.append(call))
+    assert ready is not None
+    assert (ready.status, ready.num_pages_ocr, ready.num_pages_pending) == (DocumentStatus.READY, 2, 0)
+    assert ("recognising", 1, 1) in calls
+    assert "reading" not in {step for step, _, _ in calls}
+    assert "rapidocr" in ready.parser
+    passages = bench.store.list_passages("anna")
+    assert {(p.page, p.method) for p in passages} >= {(1, ReadMethod.TEXT), (2, ReadMethod.OCR), (3, ReadMethod.OCR)}
+    assert all(0.5 < p.confidence < 1 for p in passages if p.method is ReadMethod.OCR)
+    assert_consistent(bench)
+
+
+def test_files_inside_an_archive_become_documents_of_their_own(bench: Bench) -> None:
+    packed = archive(
+        {"a/note.txt": NOTE.encode(), "bad.pdf": b"text", "inner.zip": archive({"b.txt": b"Aspirin 81 mg."})}
+    )
+    added = bench.library.add_all("anna", "record.zip", packed)
+    names = [item.name if isinstance(item, Document) else item[0] for item in added]
+    assert names == ["record.zip › note.txt", "record.zip › bad.pdf", "record.zip › inner.zip › b.txt"]
+    assert isinstance(added[1], tuple)
+    assert "the file is a text file" in str(added[1][1])
+    assert len(bench.store.list_documents("anna")) == 2
