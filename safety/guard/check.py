@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from contracts import Direction, Finding, Verdict
-from safety.guard.conformal import Opinion, Thresholds
+from safety.guard.conformal import Opinion, Thresholds, threshold_name
 from safety.guard.encoder import FloatArray, GuardEncoder, WeightsError
 from safety.guard.judge import Judge
 from safety.model_check import ModelInput
@@ -92,7 +92,7 @@ class GuardCheck:
         return found
 
     def _opinion(self, target: str, text: str, logit: float) -> Opinion:
-        opinion = self._thresholds[target].opinion(logit)
+        opinion = self._thresholds[threshold_name(target, text)].opinion(logit)
         if opinion is Opinion.ABSTAIN and self._judge is not None:
             return self._judge.opinion(target, text)
         return opinion
