@@ -38,11 +38,11 @@ class Promise:
 
 
 PROMISES = {
-    "harm": Promise(0.01, 0.003, {"pairs": 0.08, "authored_ask": 0.25}),
+    "harm": Promise(0.01, 0.006, {"pairs": 0.08, "authored_ask": 0.35}),
     "harm.zh": Promise(0.1, 0.005, {"pairs": 0.1}),
     "override": Promise(0.1, 0.004, {}),
     "override.zh": Promise(0.1, 0.005, {}),
-    "errand": Promise(0.02, 0.0015, {"authored": 0.35}),
+    "errand": Promise(0.02, 0.0015, {"authored": 0.3}),
     "errand.zh": Promise(0.1, 0.008, {"authored": 0.34}),
 }
 
