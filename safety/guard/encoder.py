@@ -51,7 +51,7 @@ class Head:
 
 
 class GuardEncoder:
-    """Scores sentences on every target. Loads at the first call; safe to share between threads."""
+    """Scores sentences on every target. Loads at the first call at the latest; safe to share between threads."""
 
     def __init__(self, base: Path, weights: Path, threads: int = 1) -> None:
         """base: folder of MiniLM's checkpoint and tokenizer; weights: the guard's own *.safetensors."""
@@ -61,11 +61,15 @@ class GuardEncoder:
 
     def score(self, texts: Sequence[str]) -> dict[str, FloatArray]:
         """Target -> float32 [N] logits. Raises WeightsError."""
-        with _LOADING:  # of two first callers one loads
-            tokenizer, model, heads = _load(self._base, self._path)
+        tokenizer, model, heads = self.load()
         rows = [hashed_ngrams(text) for text in texts]
         vectors = self._encode(tokenizer, model, texts)
         return {target: head.score(rows, vectors) for target, head in heads.items()}
+
+    def load(self) -> tuple[Any, Any, dict[str, Head]]:
+        """Tokenizer, model and heads. Raises WeightsError."""
+        with _LOADING:  # of two first callers one loads
+            return _load(self._base, self._path)
 
     def _encode(self, tokenizer: Any, model: Any, texts: Sequence[str]) -> FloatArray:
         ids = [encoding.ids for encoding in tokenizer.encode_batch(list(texts))]
