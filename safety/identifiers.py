@@ -91,7 +91,12 @@ def _always(value: str) -> bool:
 
 def _is_phone(value: str) -> bool:
     digits = sum(character.isdigit() for character in value)
-    return 7 <= digits <= 16
+    return 7 <= digits <= 22
+
+
+def _is_called(value: str) -> bool:
+    """A number that words say is one to call may be short."""
+    return sum(character.isdigit() for character in value) >= 6
 
 
 _NUMBER = r"(?:\s*(?:number|no\.?|nr\.?|id|code))?\s*(?:is|was|:|：|#|=)*\s*"
@@ -139,13 +144,13 @@ _TABLE: tuple[_Row, ...] = (
         "phone",
         r"(?:phone|tel\.?|telephone|mobile|cell|fax|call(?: me)?(?: at| on)?|answering at|reach \w+ at|电话|手机"
         r"|contact (?:number|me at))"
-        r"\s*(?:number)?\s*(?:is|:|：|#)*\s*(?P<value>[+(]?\d[\d ().\-/]{5,18}\d(?:x\d{1,6})?)",
-        _is_phone,
+        r"\s*(?:number)?\s*(?:is|:|：|#)*\s*(?P<value>[+(]?\d[\d ().\-/]{4,18}\d(?:x\d{1,6})?)",
+        _is_called,
     ),
     (
         "phone",
-        r"(?<![\w.-])(?P<value>[+(]?\d[\d ().\-/]{5,18}\d(?:x\d{1,6})?)[ -]*(?:office|fax|mobile|home)\b",
-        _is_phone,
+        r"(?<![\w.-])(?P<value>[+(]?\d[\d ().\-/]{4,18}\d(?:x\d{1,6})?)[ -]*(?:office|fax|mobile|home)\b",
+        _is_called,
     ),
     ("name", r"(?:患者姓名|姓名|患者)\s*[:：]\s*(?P<value>\p{Han}{2,4})(?!\p{Han})", _always),
 )

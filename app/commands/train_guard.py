@@ -64,9 +64,9 @@ def _calibrate(data: Path) -> None:
 
     unseen = {t: [example for example in read_corpus(t, data) if example.split != "train"] for t in TARGETS}
     logits = score_examples(GuardEncoder(find_weights(), WEIGHTS), unseen)
-    thresholds = {t: choose_thresholds(t, unseen[t], logits[t]) for t in TARGETS}
+    thresholds = {n: v for t in TARGETS for n, v in choose_thresholds(t, unseen[t], logits[t]).items()}
     for target in TARGETS:
-        typer.echo("\n".join(describe(target, unseen[target], logits[target], thresholds[target])))
+        typer.echo("\n".join(describe(target, unseen[target], logits[target], thresholds)))
     write_thresholds(THRESHOLDS, thresholds)
 
 

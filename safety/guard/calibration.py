@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from math import ceil
 from pathlib import Path
 
 import numpy as np
 import yaml
 
-from safety.guard.conformal import Opinion, Thresholds, calibrate
+from safety.guard.conformal import Opinion, Thresholds, threshold_name
 from safety.guard.corpus import Example
 from safety.guard.encoder import GuardEncoder
 
@@ -28,19 +29,21 @@ HEADER = """\
 
 @dataclass(frozen=True, slots=True)
 class Promise:
-    """alpha_missed of harmful texts may fall outside their set; alpha_alarmed of harmless ones, or of those of a named
-    group where that is harder; at most max_doubted of harmless texts may be held for doubt."""
+    """alpha_missed of harmful texts may fall outside their set; alpha_alarmed of harmless ones, raised or held for
+    doubt, or of those of a named group, which is written to be hard."""
 
     alpha_missed: float
     alpha_alarmed: float
-    max_doubted: float
     groups: Mapping[str, float]
 
 
 PROMISES = {
-    "harm": Promise(0.01, 0.003, 0.003, {"pairs": 0.02, "authored_ask": 0.05, "authored_chat": 0.05}),
-    "override": Promise(0.05, 0.004, 0.004, {}),
-    "errand": Promise(0.02, 0.0006, 0.0006, {"authored": 0.05}),
+    "harm": Promise(0.01, 0.006, {"pairs": 0.08, "authored_ask": 0.35}),
+    "harm.zh": Promise(0.1, 0.005, {"pairs": 0.1}),
+    "override": Promise(0.1, 0.004, {}),
+    "override.zh": Promise(0.1, 0.005, {}),
+    "errand": Promise(0.02, 0.0015, {"authored": 0.3}),
+    "errand.zh": Promise(0.1, 0.008, {"authored": 0.34}),
 }
 
 
@@ -54,27 +57,30 @@ def score_examples(encoder: GuardEncoder, examples: Mapping[str, Sequence[Exampl
     }
 
 
-def choose_thresholds(target: str, examples: Sequence[Example], logits: Sequence[float]) -> Thresholds:
-    """From the dev split. Raises ValueError if a class is too small for its promise."""
-    promise = PROMISES[target]
-    classes: dict[bool, list[float]] = {True: [], False: []}
-    groups: dict[str, list[float]] = defaultdict(list)
+def choose_thresholds(target: str, examples: Sequence[Example], logits: Sequence[float]) -> dict[str, Thresholds]:
+    """Name -> thresholds, of the target and of its Chinese texts, from the dev split."""
+    by_name: dict[str, list[tuple[Example, float]]] = defaultdict(list)
     for example, logit in zip(examples, logits, strict=True):
-        if example.split != "dev":
-            continue
-        classes[example.is_positive].append(logit)
-        if not example.is_positive and example.source in promise.groups:
-            groups[example.source].append(logit)
-    found = calibrate(classes[True], classes[False], promise.alpha_missed, promise.alpha_alarmed)
-    worst = [_upper(group, promise.groups[source]) for source, group in groups.items()]
-    harmless_to = max([found.harmless_to, *worst])
-    doubted_from = max([_upper(classes[False], promise.max_doubted), *worst])
-    return Thresholds(round(max(found.harmful_from, doubted_from), 3), round(harmless_to, 3))
+        if example.split == "dev":
+            by_name[threshold_name(target, example.text)].append((example, logit))
+    return {name: _choose(PROMISES[name], scored) for name, scored in by_name.items()}
+
+
+def _choose(promise: Promise, scored: Sequence[tuple[Example, float]]) -> Thresholds:
+    positives = [logit for example, logit in scored if example.is_positive]
+    easy = [x for e, x in scored if not e.is_positive and e.source not in promise.groups]
+    hard = {g: [x for e, x in scored if not e.is_positive and e.source == g] for g in promise.groups}
+    harmless_to = max([_upper(easy, promise.alpha_alarmed), *(_upper(hard[g], a) for g, a in promise.groups.items())])
+    lowest = float(np.quantile(positives, promise.alpha_missed, method="lower")) if positives else harmless_to
+    return Thresholds(round(max(lowest, harmless_to), 3), round(harmless_to, 3))
 
 
 def _upper(logits: Sequence[float], share: float) -> float:
-    """The logit that at most this share of texts is above; minus infinity of none."""
-    return float(np.quantile(logits, 1 - share, method="higher")) if logits else -np.inf
+    """The logit that at most this share of new texts is above; minus infinity of none."""
+    if not logits:
+        return -np.inf
+    place = min(ceil((len(logits) + 1) * (1 - share)), len(logits))
+    return float(np.sort(np.asarray(logits))[place - 1])
 
 
 def write_thresholds(path: Path, thresholds: Mapping[str, Thresholds]) -> None:
@@ -82,12 +88,15 @@ def write_thresholds(path: Path, thresholds: Mapping[str, Thresholds]) -> None:
     path.write_text(HEADER + lines, encoding="utf-8")
 
 
-def describe(target: str, examples: Sequence[Example], logits: Sequence[float], thresholds: Thresholds) -> list[str]:
+def describe(
+    target: str, examples: Sequence[Example], logits: Sequence[float], thresholds: Mapping[str, Thresholds]
+) -> list[str]:
     """A line a set of the held split: how many texts are raised or held for doubt."""
     counts: dict[tuple[bool, str], list[bool]] = defaultdict(list)
     for example, logit in zip(examples, logits, strict=True):
         if example.split == "held":
-            counts[not example.is_positive, example.source].append(thresholds.opinion(logit) is not Opinion.PASS)
+            opinion = thresholds[threshold_name(target, example.text)].opinion(logit)
+            counts[not example.is_positive, example.source].append(opinion is not Opinion.PASS)
     return [
         f"| {target} | {source} | {'harmless' if is_harmless else 'harmful'} | {np.mean(held):.1%} of {len(held)} |"
         for (is_harmless, source), held in sorted(counts.items())

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from contracts import Direction, Finding, Verdict
-from safety.guard.conformal import Opinion, Thresholds
+from safety.guard.conformal import Opinion, Thresholds, threshold_name
 from safety.guard.encoder import FloatArray, GuardEncoder, WeightsError
 from safety.guard.judge import Judge
 from safety.model_check import ModelInput
@@ -28,7 +28,7 @@ THRESHOLDS = FOLDER / "thresholds.yaml"
 SOURCE = "Bedside guard: a classifier trained on public and authored sets, see safety/guard/MODEL_CARD.md"
 MAX_WHOLE, MAX_SENTENCE = 600, 400  # characters judged at once
 _MIN_LETTERS = 4
-_INPUT_DEADLINE_S = 20.0  # a few milliseconds are the rule; the first question loads the weights
+_INPUT_DEADLINE_S = 20.0  # a few milliseconds are the rule; a starved machine was seen to take seconds
 _CHARACTERS_A_SECOND = 1500.0  # of a document; a tenth of what two free cores do
 _MESSAGES = {
     "harm": "This seems to ask for help with something that would harm a patient or another person, so it is held. If "
@@ -92,7 +92,7 @@ class GuardCheck:
         return found
 
     def _opinion(self, target: str, text: str, logit: float) -> Opinion:
-        opinion = self._thresholds[target].opinion(logit)
+        opinion = self._thresholds[threshold_name(target, text)].opinion(logit)
         if opinion is Opinion.ABSTAIN and self._judge is not None:
             return self._judge.opinion(target, text)
         return opinion
@@ -102,8 +102,11 @@ class GuardCheck:
 
 
 def build_guard(base: Path, judge: Judge | None = None, threads: int = 1) -> GuardCheck:
-    """The guard with its committed weights over MiniLM's, which lie in `base`. Raises WeightsError."""
-    return GuardCheck(GuardEncoder(base, WEIGHTS, threads), judge)
+    """The guard with its committed weights over MiniLM's, which lie in `base`; loaded here, so that no first text waits
+    for it beyond its deadline, and a missing file stops the start. Raises WeightsError."""
+    encoder = GuardEncoder(base, WEIGHTS, threads)
+    encoder.load()
+    return GuardCheck(encoder, judge)
 
 
 def read_thresholds(path: Path = THRESHOLDS) -> dict[str, Thresholds]:

@@ -6,12 +6,11 @@ texts like those of the calibration, at most a share alpha of each class falls o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
 from dataclasses import dataclass
 from enum import StrEnum
-from math import ceil, floor
 
-import numpy as np
+_HAN = re.compile("[\u3400-\u9fff]")
 
 
 class Opinion(StrEnum):
@@ -34,14 +33,6 @@ class Thresholds:
         return Opinion.RAISE if can_be_harmful else Opinion.PASS
 
 
-def calibrate(
-    positives: Sequence[float], negatives: Sequence[float], alpha_missed: float, alpha_alarmed: float
-) -> Thresholds:
-    """Thresholds from logits of texts that were not trained on. Raises ValueError if a class has fewer than 1/alpha - 1
-    texts: such a promise cannot be made of them."""
-    for name, scores, alpha in (("positive", positives, alpha_missed), ("negative", negatives, alpha_alarmed)):
-        if (len(scores) + 1) * alpha < 1:
-            raise ValueError(f"{len(scores)} {name} texts are too few for an alpha of {alpha:g}.")
-    low = np.sort(np.asarray(positives))[floor((len(positives) + 1) * alpha_missed) - 1]
-    high = np.sort(np.asarray(negatives))[ceil((len(negatives) + 1) * (1 - alpha_alarmed)) - 1]
-    return Thresholds(float(low), float(high))
+def threshold_name(target: str, text: str) -> str:
+    """Which thresholds a text is held against: Chinese has its own, as the encoder reads English."""
+    return f"{target}.zh" if _HAN.search(text) else target

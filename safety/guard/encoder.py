@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -50,32 +51,49 @@ class Head:
 
 
 class GuardEncoder:
-    """Scores sentences on every target. Loads at the first call; safe to share between threads."""
+    """Scores sentences on every target. Loads at the first call at the latest; safe to share between threads."""
 
     def __init__(self, base: Path, weights: Path, threads: int = 1) -> None:
         """base: folder of MiniLM's checkpoint and tokenizer; weights: the guard's own *.safetensors."""
-        self._base, self._path, self._threads = base, weights, threads
+        self._base, self._path = base, weights
+        # Each worker computes alone, as in retrieval.embedding: two threads on one batch are slower than one when busy.
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="guard", initializer=_compute_alone)
 
     def score(self, texts: Sequence[str]) -> dict[str, FloatArray]:
         """Target -> float32 [N] logits. Raises WeightsError."""
-        with _LOADING:  # of two first callers one loads
-            tokenizer, model, heads = _load(self._base, self._path)
+        tokenizer, model, heads = self.load()
         rows = [hashed_ngrams(text) for text in texts]
         vectors = self._encode(tokenizer, model, texts)
         return {target: head.score(rows, vectors) for target, head in heads.items()}
 
-    def _encode(self, tokenizer: Any, model: Any, texts: Sequence[str]) -> FloatArray:
-        import torch
+    def load(self) -> tuple[Any, Any, dict[str, Head]]:
+        """Tokenizer, model and heads. Raises WeightsError."""
+        with _LOADING:  # of two first callers one loads
+            return _load(self._base, self._path)
 
+    def _encode(self, tokenizer: Any, model: Any, texts: Sequence[str]) -> FloatArray:
         ids = [encoding.ids for encoding in tokenizer.encode_batch(list(texts))]
         order = sorted(range(len(ids)), key=lambda row: len(ids[row]))
+        batches = [order[first : first + BATCH_SIZE] for first in range(0, len(order), BATCH_SIZE)]
         vectors = np.empty((len(ids), model.config.hidden_size), np.float32)
-        torch.set_num_threads(self._threads)  # of the thread that calls; other threads keep theirs
-        with torch.inference_mode():
-            for first in range(0, len(order), BATCH_SIZE):
-                rows = order[first : first + BATCH_SIZE]
-                vectors[rows] = pool(model, [ids[row] for row in rows]).float().numpy()
+        results = self._pool.map(lambda rows: _forward(model, [ids[row] for row in rows]), batches)
+        for rows, found in zip(batches, results, strict=True):
+            vectors[rows] = found
         return vectors
+
+
+def _forward(model: Any, ids: Sequence[Sequence[int]]) -> FloatArray:
+    import torch
+
+    with torch.inference_mode():
+        vectors: FloatArray = pool(model, ids).float().numpy()
+    return vectors
+
+
+def _compute_alone() -> None:
+    import torch
+
+    torch.set_num_threads(1)  # of the thread that calls; other threads keep theirs
 
 
 @cache

@@ -14,8 +14,10 @@ from retrieval.embedding import find_weights
 from safety.checker import RuleSafetyChecker
 from safety.guard import check as guard_check
 from safety.guard.authored import read_pairs, read_sentences, read_synthetic
+from safety.guard.calibration import choose_thresholds
 from safety.guard.check import GuardCheck, build_guard
-from safety.guard.conformal import Opinion, Thresholds, calibrate
+from safety.guard.conformal import Opinion, Thresholds
+from safety.guard.corpus import Example
 from safety.guard.encoder import FloatArray, GuardEncoder, WeightsError
 from safety.guard.features import NUM_BUCKETS, hashed_ngrams
 from safety.guard.judge import Judge
@@ -60,14 +62,14 @@ def test_ngrams_ignore_case_and_the_value_of_numbers() -> None:
     assert row.max() < NUM_BUCKETS
 
 
-def test_conformal_thresholds_keep_their_promise_and_refuse_one_they_cannot_make() -> None:
+def test_thresholds_keep_the_promise_of_alarms_on_texts_not_seen() -> None:
     chooser = np.random.default_rng(1)
-    positives, negatives = chooser.normal(2, 1, 2000), chooser.normal(-2, 1, 2000)
-    thresholds = calibrate(positives[:1000], negatives[:1000], 0.02, 0.02)
-    assert np.mean(positives[1000:] < thresholds.harmful_from) < 0.04
-    assert np.mean(negatives[1000:] > thresholds.harmless_to) < 0.04
-    with pytest.raises(ValueError, match="too few"):
-        calibrate([1.0] * 10, [0.0] * 1000, 0.01, 0.01)
+    positives, negatives = chooser.normal(2, 1, 2000), chooser.normal(-2, 1, 4000)
+    examples = [Example("text", place < 2000, "set", "dev") for place in range(4000)]
+    logits = [float(x) for x in (*positives, *negatives[:2000])]
+    thresholds = choose_thresholds("errand", examples, logits)["errand"]
+    assert np.mean(negatives[2000:] > thresholds.harmless_to) < 0.004
+    assert thresholds.harmful_from >= thresholds.harmless_to
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ from safety.guard.names_training import Tagged, read_tagged
 from safety.identifiers import find_identifiers
 from safety.lexicon import drugs, eponyms
 
-_STRUCTURED = ("CREDIT_CARD", "PHONE_NUMBER", "EMAIL_ADDRESS", "US_SSN", "IBAN_CODE", "DOMAIN_NAME", "IP_ADDRESS")
-_STRUCTURED += ("US_DRIVER_LICENSE",)
+_CODES = {"CREDIT_CARD", "US_SSN", "IBAN_CODE", "US_DRIVER_LICENSE"}
+_STRUCTURED = _CODES | {"PHONE_NUMBER", "EMAIL_ADDRESS", "DOMAIN_NAME", "IP_ADDRESS"}
 _FRAMES = ("History of {} disease.", "The {} sign was positive.", "Known {} syndrome.")
 _DRUG_FRAMES = ("Takes {} daily.", "Started on {} 5 mg.", "{} was stopped.")
 
