@@ -26,6 +26,7 @@ from safety.rule_files import load_rules
 from safety.support import SUPPORT_SOURCE, Support, abstention_object, check_support, is_abstention
 
 _LOG = logging.getLogger(__name__)
+VAGUE_EMERGENCY = "emergency.possible"
 MAX_CLAIM = 4000  # characters; nothing a person would call one claim is longer
 
 
@@ -141,6 +142,9 @@ def _evidence(support: Support, passages: Sequence[Passage]) -> list[Passage]:
 
 
 def _result(findings: Sequence[Finding]) -> CheckResult:
+    """Emergencies first. One that is named stands for the vague one beside it, which is never more severe."""
+    is_named = any(f.rule.startswith("emergency.") and f.rule != VAGUE_EMERGENCY for f in findings)
+    findings = [f for f in findings if f.rule != VAGUE_EMERGENCY or f.severity.withholds or not is_named]
     ordered = sorted(findings, key=lambda finding: (not finding.rule.startswith("emergency."), finding.start))
     return CheckResult(_worst(ordered), tuple(ordered))
 

@@ -15,6 +15,7 @@ from safety.quantities import Quantity, find_frequencies, find_quantities
 from safety.sentences import sentence_spans
 
 DOSE_REACH = 70  # characters from a drug's name to its dose
+FREQUENCY_REACH = 40  # characters from a dose to how often it is given
 _TOKEN = re.compile(r"[a-z][a-z'’]*(?:-[a-z0-9]+)*")
 _MAX_WORDS = 3
 _NOT_GIVEN, _GIVES, _WAS_NOT_GIVEN = (any_of(cues()[name]) for name in ("not_given", "gives", "was_not_given"))
@@ -56,14 +57,15 @@ def find_doses(text: str, mentions: Sequence[Mention]) -> Iterator[Dose]:
     """The doses that the text gives with the drugs."""
     quantities = [q for q in find_quantities(text) if _DOSE_UNITS.fullmatch(q.unit)]
     frequencies = list(find_frequencies(text))
-    for quantity in quantities:
+    seen: set[int] = set()
+    for number, quantity in enumerate(quantities):
         mention = _owner(text, quantity, mentions)
-        if mention is None or _is_concentration(text, quantity):
+        if mention is None or mention.start in seen or _is_concentration(text, quantity):
             continue
-        often = next(
-            (f for f in frequencies if quantity.end <= f.start < mention.sentence[1] and f.start - quantity.end < 40),
-            None,
-        )
+        seen.add(mention.start)  # a second number may belong to a drug that nobody knows here
+        after = next((other.start for other in quantities[number + 1 :]), len(text))
+        end = min(quantity.end + FREQUENCY_REACH, mention.sentence[1], after)
+        often = next((f for f in frequencies if quantity.end <= f.start < end), None)
         times = _times_a_day(often)
         is_total = bool(_TOTAL.match(text, quantity.end)) or (times == 1 and bool(_DAILY.match(text, quantity.end)))
         largest = quantity.value.split("-")[-1]
