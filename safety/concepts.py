@@ -40,6 +40,12 @@ class Hit:
     sentence: tuple[int, int]
 
 
+def is_present(lowered: str, hit: Hit) -> bool:
+    """Whether the text says that it is so now."""
+    start, end = hit.sentence
+    return assess(lowered[start:end], hit.start - start, hit.end - start) is Assertion.PRESENT
+
+
 @dataclass(frozen=True, slots=True)
 class _Phrase:
     concept: str
@@ -47,7 +53,7 @@ class _Phrase:
 
 
 def find_concepts(lowered: str, sentences: Sequence[tuple[int, int]], timeout_s: float) -> Iterator[Hit]:
-    """Concepts that a text in lower case says are so now, in order of their place.
+    """Concepts that a text in lower case names, in order of their place, whatever it says of them.
 
     Raises TimeoutError once timeout_s are over."""
     phrases = _phrases()
@@ -67,7 +73,7 @@ def _hits_at(
     keys = [written[:length] for length in range(1, min(len(written), MAX_KEY) + 1)] + [f"{written} "]
     for phrase in (phrase for key in keys for phrase in phrases.get(key, ())):
         match = phrase.pattern.match(sentence, word.start())
-        if match and assess(sentence, match.start(), match.end()) is Assertion.PRESENT:
+        if match:
             yield Hit(phrase.concept, span[0] + match.start(), span[0] + match.end(), span)
 
 

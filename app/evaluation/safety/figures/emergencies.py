@@ -70,9 +70,9 @@ FIGURE = Figure(
     name="emergencies",
     title="Emergencies and red flags",
     data=(
-        "Authored messages in English and Chinese. Of each list every second item was not looked at until late (“unseen”). "
-        "“Fresh”: four rounds, each written after the rules were last changed; at first sight 74, 80, 66 and 100 % were "
-        "recalled, the first three in colloquial wording. All are development data by now."
+        "Authored messages in English and Chinese; every second item of each list was not looked at until late "
+        "(“unseen”). “Fresh”: four rounds, each written after the rules were last changed; at first sight 74, 80, 66 "
+        "and 100 % were recalled, the first three in colloquial wording. All are development data by now."
     ),
     peer="symptom checkers 49–90 % (Semigran, BMJ 2015)",
     run=run,
