@@ -20,6 +20,7 @@ from safety.assertion import Assertion, assess
 from safety.lexicon import concepts
 
 MAX_KEY = 4  # letters by which a phrase is looked up
+PAGE = 2000  # characters; a page needs a few milliseconds
 MAX_REPEATS = 40  # from which a repetition counts as one without bound
 _WORD = re.compile(r"[a-z0-9]+|[\u3400-\u9fff\u2160-\u216f]")
 _NO_DENIAL = r"(?!(?:no|not|nor|denies|denied|denying|without|never)\b)"
@@ -55,9 +56,9 @@ class _Phrase:
 def find_concepts(lowered: str, sentences: Sequence[tuple[int, int]], timeout_s: float) -> Iterator[Hit]:
     """Concepts that a text in lower case names, in order of their place, whatever it says of them.
 
-    Raises TimeoutError once timeout_s are over."""
+    Raises TimeoutError once timeout_s are over for every PAGE characters."""
     phrases = _phrases()
-    deadline = perf_counter() + timeout_s
+    deadline = perf_counter() + timeout_s * (1 + len(lowered) // PAGE)
     for span in sentences:
         if perf_counter() > deadline:
             raise TimeoutError

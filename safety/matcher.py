@@ -6,7 +6,7 @@ scope, and no pattern ever meets more than MAX_SEGMENT characters at once. Knows
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -154,9 +154,15 @@ def _meet(rule: Rule, hits: Mapping[str, list[Hit]], is_so: Callable[[Hit], bool
     for first, *others in rule.conditions:
         if all(name in hits for name in (first, *others)):
             for hit in filter(is_so, hits[first]):
-                if all(any(abs(h.start - hit.start) <= REACH and is_so(h) for h in hits[name]) for name in others):
+                if all(any(map(is_so, _near(hits[name], hit.start))) for name in others):
                     return hit
     return None
+
+
+def _near(hits: list[Hit], place: int) -> list[Hit]:
+    """Those within REACH of a place; hits come in order."""
+    first = bisect_left(hits, place - REACH, key=lambda hit: hit.start)
+    return hits[first : bisect_right(hits, place + REACH, key=lambda hit: hit.start)]
 
 
 def _out_of_time(rule: Rule, source: NormalisedText, span: tuple[int, int]) -> Finding:
