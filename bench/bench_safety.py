@@ -1,5 +1,6 @@
-"""How long the rules take: a question, 2K tokens, 128K tokens, a claim. One JSON line last. What they find is measured by
-`bedside eval safety`.
+"""How long the rules take: a question, 2K tokens, 128K tokens, a claim. One JSON line last.
+
+What they find is measured by `bedside eval safety`.
 
     .venv/bin/python -m bench.bench_safety [--shared ../shared]
 """
