@@ -44,6 +44,9 @@ _PSEUDO = any_of(_CUES["pseudo"])
 _FORWARD = {Assertion(status): any_of(phrases) for status, phrases in _CUES["forward"].items()}
 _BACKWARD = {Assertion(status): any_of(phrases) for status, phrases in _CUES["backward"].items()}
 _NOT_CONTRACTED = re.compile(r"n't\b", re.IGNORECASE)
+_NOT_DOING = re.compile(
+    r"(?:not|n't)\s+(?!having|complaining|reporting|experiencing|showing|endorsing)\w+ing\b", re.IGNORECASE
+)
 _END = any_of(_CUES["end"], extra=r";|；|。|\.\s+(?=\S)|\s{4,}")
 # A condition ends where its consequence begins; a relative's story where the patient's does.
 _END_OF = {
@@ -96,20 +99,25 @@ def assess(sentence: str, start: int, end: int) -> Assertion:
 def scopes(sentence: str, is_literal: bool = False) -> tuple[Scope, ...]:
     """All scopes of one sentence, in no particular order. is_literal also takes phrases that only look like cues
     ("without difficulty", "no change"): right where two texts are compared word for word."""
+    forward = {status: spans for status, cue in _FORWARD.items() if (spans := _spans(cue, sentence))}
+    if contracted := _spans(_NOT_CONTRACTED, sentence):
+        forward[Assertion.NEGATED] = forward.get(Assertion.NEGATED, []) + contracted
+    backward = {status: spans for status, cue in _BACKWARD.items() if (spans := _spans(cue, sentence))}
+    if not forward and not backward:
+        return ()
     pseudo = [] if is_literal else _spans(_PSEUDO, sentence)
     ends = _spans(_END, sentence)
     found = []
-    for status, cue in _FORWARD.items():
+    for status, places in forward.items():
         limits = ends + _spans(_END_OF.get(status), sentence)
-        places = _spans(cue, sentence)
-        if status is Assertion.NEGATED:
-            places += _spans(_NOT_CONTRACTED, sentence)
-        for _, end in _outside(pseudo, places):
+        for start, end in _outside(pseudo, places):
             # What stands right behind a cue belongs to it: "not currently employed", "does not report any".
             limit = min((a for a, _ in limits if a > end + 1), default=len(sentence))
+            if _NOT_DOING.match(sentence, start):  # "not making sense, sugar 2.1" denies no sugar
+                limit = min(limit, sentence.find(",", end) if "," in sentence[end:] else limit)
             found.append(Scope(status, end, min(limit, end + _WINDOW.get(status, _DEFAULT_WINDOW))))
-    for status, cue in _BACKWARD.items():
-        for start, end in _outside(pseudo, _spans(cue, sentence)):
+    for status, places in backward.items():
+        for start, end in _outside(pseudo, places):
             limit = max((b for _, b in ends if b <= start), default=0)
             found.append(Scope(status, max(limit, _last_comma(sentence, start, end)), start))
     return tuple(found)

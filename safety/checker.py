@@ -16,8 +16,10 @@ from time import perf_counter
 from typing import Any
 
 from contracts import CheckResult, ClaimCheck, Direction, Finding, Message, Passage, Patient, Role, Verdict
+from safety.assertion import any_of
 from safety.claims import strip_citations
 from safety.knowledge_files import Knowledge, load_knowledge
+from safety.lexicon import cues
 from safety.matcher import Matcher
 from safety.model_check import ModelCheck, ModelInput, ModelPanel
 from safety.prescribing import check_prescribing
@@ -26,6 +28,8 @@ from safety.rule_files import load_rules
 from safety.support import SUPPORT_SOURCE, Support, abstention_object, check_support, is_abstention
 
 _LOG = logging.getLogger(__name__)
+_ESCALATES = any_of(cues()["escalation"])
+VAGUE_EMERGENCY = "emergency.possible"
 MAX_CLAIM = 4000  # characters; nothing a person would call one claim is longer
 
 
@@ -119,6 +123,17 @@ class RuleSafetyChecker:
         given = ModelInput(text, Direction.OUTPUT, patient=patient, findings=found)
         return _result([*found, *self._models.find(given)])
 
+    @_faults_withhold(CheckResult)
+    def check_advice(self, messages: Sequence[Message], answer: str, patient: Patient | None = None) -> CheckResult:
+        """Whether an answer to an emergency sends for help; if not, the finding's message is what is to be added."""
+        seen = self.check_input(messages, patient)
+        if seen.verdict is Verdict.UNAVAILABLE:
+            return seen
+        alarm = next((f for f in seen.findings if f.rule.startswith("emergency.")), None)
+        if alarm is None or _ESCALATES.search(answer):
+            return CheckResult(Verdict.ALLOW)
+        return _result([Finding("advice.missing", Verdict.NOTICE, 0, len(answer), alarm.message, alarm.source)])
+
     def _output_findings(self, text: str, patient: Patient | None) -> list[Finding]:
         return [*self._matcher.find(text, Direction.OUTPUT), *check_prescribing(text, patient, self._knowledge)]
 
@@ -148,6 +163,9 @@ def _evidence(support: Support, passages: Sequence[Passage]) -> list[Passage]:
 
 
 def _result(findings: Sequence[Finding]) -> CheckResult:
+    """Emergencies first. One that is named stands for the vague one beside it, which is never more severe."""
+    is_named = any(f.rule.startswith("emergency.") and f.rule != VAGUE_EMERGENCY for f in findings)
+    findings = [f for f in findings if f.rule != VAGUE_EMERGENCY or f.severity.withholds or not is_named]
     ordered = sorted(findings, key=lambda finding: (not finding.rule.startswith("emergency."), finding.start))
     return CheckResult(_worst(ordered), tuple(ordered))
 

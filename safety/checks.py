@@ -28,7 +28,8 @@ def check_line(
 ) -> dict[str, Any]:
     """Checks one line (JSON text or its mapping). A malformed one gets the verdict `unavailable` and says why.
 
-    An output is cut into claims; with "passages" each claim must stand in them, without only the rules apply.
+    An output is cut into claims; with "passages" each claim must stand in them, without only the rules apply. With
+    "messages" an answer to an emergency must also send for help.
     """
     started = perf_counter()
     key: Any = None
@@ -73,9 +74,15 @@ def _check(
         return checker.check_input([*_messages(item.get("messages")), Message(Role.USER, text)], patient)
     if direction is Direction.DOCUMENT:
         return checker.check_document(text)
-    if "passages" not in item:
-        return checker.check_output(text, patient)
-    return _check_claims(text, _passages(item["passages"]), patient, checker)
+    results = [
+        _check_claims(text, _passages(item["passages"]), patient, checker)
+        if "passages" in item
+        else checker.check_output(text, patient)
+    ]
+    if "messages" in item:
+        results.append(checker.check_advice(_messages(item["messages"]), text, patient))
+    findings = tuple(finding for result in results for finding in result.findings)
+    return CheckResult(Verdict.worst(result.verdict for result in results), findings)
 
 
 def _check_claims(

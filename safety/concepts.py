@@ -20,6 +20,7 @@ from safety.assertion import Assertion, assess
 from safety.lexicon import concepts
 
 MAX_KEY = 4  # letters by which a phrase is looked up
+PAGE = 2000  # characters; a page needs a few milliseconds
 MAX_REPEATS = 40  # from which a repetition counts as one without bound
 _WORD = re.compile(r"[a-z0-9]+|[\u3400-\u9fff\u2160-\u216f]")
 _NO_DENIAL = r"(?!(?:no|not|nor|denies|denied|denying|without|never)\b)"
@@ -40,6 +41,12 @@ class Hit:
     sentence: tuple[int, int]
 
 
+def is_present(lowered: str, hit: Hit) -> bool:
+    """Whether the text says that it is so now."""
+    start, end = hit.sentence
+    return assess(lowered[start:end], hit.start - start, hit.end - start) is Assertion.PRESENT
+
+
 @dataclass(frozen=True, slots=True)
 class _Phrase:
     concept: str
@@ -47,11 +54,11 @@ class _Phrase:
 
 
 def find_concepts(lowered: str, sentences: Sequence[tuple[int, int]], timeout_s: float) -> Iterator[Hit]:
-    """Concepts that a text in lower case says are so now, in order of their place.
+    """Concepts that a text in lower case names, in order of their place, whatever it says of them.
 
-    Raises TimeoutError once timeout_s are over."""
+    Raises TimeoutError once timeout_s are over for every PAGE characters."""
     phrases = _phrases()
-    deadline = perf_counter() + timeout_s
+    deadline = perf_counter() + timeout_s * (1 + len(lowered) // PAGE)
     for span in sentences:
         if perf_counter() > deadline:
             raise TimeoutError
@@ -67,7 +74,7 @@ def _hits_at(
     keys = [written[:length] for length in range(1, min(len(written), MAX_KEY) + 1)] + [f"{written} "]
     for phrase in (phrase for key in keys for phrase in phrases.get(key, ())):
         match = phrase.pattern.match(sentence, word.start())
-        if match and assess(sentence, match.start(), match.end()) is Assertion.PRESENT:
+        if match:
             yield Hit(phrase.concept, span[0] + match.start(), span[0] + match.end(), span)
 
 

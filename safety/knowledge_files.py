@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from contracts import Verdict
+from safety.medication import DrugNames
 from safety.rule import RuleError
 from safety.strict_yaml import load_strict
 
@@ -73,7 +74,7 @@ class Knowledge:
     its sources."""
 
     version: str
-    names: Mapping[str, str]  # any name, lower case -> the drug
+    names: DrugNames
     classes: Mapping[str, frozenset[str]]
     allergy_words: Mapping[str, str]  # how an allergy list names a class -> the class
     interactions: tuple[Interaction, ...]
@@ -168,7 +169,7 @@ class _Reader:
         classes = self._classes | {drug: frozenset({drug}) for drug in known if drug not in self._classes}
         return Knowledge(
             version=version,
-            names={name: name for name in known} | self._aliases,
+            names=DrugNames.of({name: name for name in known} | self._aliases),
             classes={name: self._with_aliases(drugs) for name, drugs in classes.items()},
             allergy_words={
                 w.lower(): c for c, words in files["allergies"]["words"].items() for w in self._class(c, words)

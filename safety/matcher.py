@@ -6,15 +6,16 @@ scope, and no pattern ever meets more than MAX_SEGMENT characters at once. Knows
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 
 import regex
 
 from contracts import Direction, Finding, Verdict
 from safety.assertion import Assertion, assess, is_exam_question
-from safety.concepts import Hit, find_concepts
+from safety.concepts import Hit, find_concepts, is_present
 from safety.normalise import NormalisedText, normalise
 from safety.rule import Rule
 from safety.sentences import sentence_spans
@@ -65,7 +66,7 @@ class Matcher:
     ) -> list[Finding]:
         """Findings of the rules that are made of concepts; none in an examination question."""
         rules = [c.rule for c in self._compiled if c.rule.when and direction in c.rule.direction]
-        if not rules or is_exam_question(source.text):
+        if not rules:
             return []
         try:
             hits = list(find_concepts(lowered, segments, self._timeout_s))
@@ -74,8 +75,10 @@ class Matcher:
         by_concept: dict[str, list[Hit]] = {}
         for hit in hits:
             by_concept.setdefault(hit.concept, []).append(hit)
-        found = ((rule, _meet(rule, by_concept)) for rule in rules)
-        return [_finding(rule, source, (h.start, h.end), h.sentence, direction) for rule, h in found if h is not None]
+        is_so = cache(partial(is_present, lowered))  # asked of few hits only: it costs more than finding them
+        met = ((rule, _meet(rule, by_concept, is_so)) for rule in rules)
+        found = [_finding(rule, source, (h.start, h.end), h.sentence, direction) for rule, h in met if h is not None]
+        return [] if found and is_exam_question(source.text) else found
 
     def _find_rule(
         self, compiled: _Compiled, source: NormalisedText, segments: Iterable[tuple[int, int]], direction: Direction
@@ -146,13 +149,20 @@ def _touched(segments: list[tuple[int, int]], places: Iterable[int]) -> list[tup
     return [segments[index] for index in sorted(touched)]
 
 
-def _meet(rule: Rule, hits: Mapping[str, list[Hit]]) -> Hit | None:
+def _meet(rule: Rule, hits: Mapping[str, list[Hit]], is_so: Callable[[Hit], bool]) -> Hit | None:
     """The first concept of the first condition whose concepts all stand near it; None if there is no such place."""
     for first, *others in rule.conditions:
-        for hit in hits.get(first, ()):
-            if all(any(abs(h.start - hit.start) <= REACH for h in hits.get(name, ())) for name in others):
-                return hit
+        if all(name in hits for name in (first, *others)):
+            for hit in filter(is_so, hits[first]):
+                if all(any(map(is_so, _near(hits[name], hit.start))) for name in others):
+                    return hit
     return None
+
+
+def _near(hits: list[Hit], place: int) -> list[Hit]:
+    """Those within REACH of a place; hits come in order."""
+    first = bisect_left(hits, place - REACH, key=lambda hit: hit.start)
+    return hits[first : bisect_right(hits, place + REACH, key=lambda hit: hit.start)]
 
 
 def _out_of_time(rule: Rule, source: NormalisedText, span: tuple[int, int]) -> Finding:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from safety.assertion import Assertion, any_of, assess
 from safety.lexicon import cues
@@ -15,11 +15,28 @@ from safety.quantities import Quantity, find_frequencies, find_quantities
 from safety.sentences import sentence_spans
 
 DOSE_REACH = 70  # characters from a drug's name to its dose
+FREQUENCY_REACH = 40  # characters from a dose to how often it is given
 _TOKEN = re.compile(r"[a-z][a-z'’]*(?:-[a-z0-9]+)*")
 _MAX_WORDS = 3
 _NOT_GIVEN, _GIVES, _WAS_NOT_GIVEN = (any_of(cues()[name]) for name in ("not_given", "gives", "was_not_given"))
 _NOT_PROPOSED = (Assertion.NEGATED, Assertion.HISTORICAL, Assertion.FAMILY)
 _DOSE_UNITS = re.compile(r"(?:mg|mcg|g|ng|unit|iu|mmol|meq|ml)(?:/kg)?(?:/day|/h|/min)?")
+
+
+@dataclass(frozen=True, slots=True)
+class DrugNames:
+    """table: any name, lower case -> the drug. first: the words that names begin with. chinese finds those that are
+    written without spaces."""
+
+    table: Mapping[str, str]
+    first: frozenset[str]
+    chinese: re.Pattern[str]
+
+    @classmethod
+    def of(cls, table: Mapping[str, str]) -> DrugNames:
+        names = sorted((name for name in table if not name.isascii()), key=len, reverse=True)
+        first = frozenset(match.group() for name in table if (match := _TOKEN.match(name)))
+        return cls(table, first, re.compile("|".join(map(re.escape, names)) or r"(?!)"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,24 +63,24 @@ class Dose:
     end: int
 
 
-def find_mentions(text: str, names: Mapping[str, str]) -> list[Mention]:
-    """Drugs of `names` (any name, lower case -> the drug) in order of their place."""
+def find_mentions(text: str, names: DrugNames) -> list[Mention]:
+    """Drugs in order of their place."""
     lowered = text.lower().translate(_APOSTROPHE) if len(text.lower()) == len(text) else text
     return [mention for span in sentence_spans(text) for mention in _mentions_in(lowered, span, names)]
 
 
 def find_doses(text: str, mentions: Sequence[Mention]) -> Iterator[Dose]:
     """The doses that the text gives with the drugs."""
-    quantities = [q for q in find_quantities(text) if _DOSE_UNITS.fullmatch(q.unit)]
-    frequencies = list(find_frequencies(text))
-    for quantity in quantities:
+    quantities, frequencies = _numbers(text, mentions)
+    seen: set[int] = set()
+    for number, quantity in enumerate(quantities):
         mention = _owner(text, quantity, mentions)
-        if mention is None or _is_concentration(text, quantity):
+        if mention is None or mention.start in seen or _is_concentration(text, quantity):
             continue
-        often = next(
-            (f for f in frequencies if quantity.end <= f.start < mention.sentence[1] and f.start - quantity.end < 40),
-            None,
-        )
+        seen.add(mention.start)  # a second number may belong to a drug that nobody knows here
+        after = next((other.start for other in quantities[number + 1 :]), len(text))
+        end = min(quantity.end + FREQUENCY_REACH, mention.sentence[1], after)
+        often = next((f for f in frequencies if quantity.end <= f.start < end), None)
         times = _times_a_day(often)
         is_total = bool(_TOTAL.match(text, quantity.end)) or (times == 1 and bool(_DAILY.match(text, quantity.end)))
         largest = quantity.value.split("-")[-1]
@@ -83,43 +100,28 @@ _TOTAL = re.compile(
 _DAILY = re.compile(r"\s*(?:daily|a day|per day|/\s?d\b)", re.IGNORECASE)
 
 
-def _mentions_in(lowered: str, span: tuple[int, int], names: Mapping[str, str]) -> Iterator[Mention]:
-    found = sorted({*_latin(lowered, span, names), *_chinese(lowered, span, names)})
+def _mentions_in(lowered: str, span: tuple[int, int], names: DrugNames) -> Iterator[Mention]:
+    chinese = ((m.start(), m.end(), names.table[m.group()]) for m in names.chinese.finditer(lowered, *span))
+    found = sorted({*_latin(lowered, span, names), *chinese})
     sentence = lowered[span[0] : span[1]]
     blocked = list(_not_given(sentence)) if found else []
     for start, end, drug in found:
         a, b = start - span[0], end - span[0]
-        is_active = (
-            not any(first <= a < last for first, last in blocked) and assess(sentence, a, b) not in _NOT_PROPOSED
-        )
-        yield Mention(drug, start, end, span, is_active)
+        is_blocked = any(first <= a < last for first, last in blocked)
+        yield Mention(drug, start, end, span, not is_blocked and assess(sentence, a, b) not in _NOT_PROPOSED)
 
 
-def _latin(lowered: str, span: tuple[int, int], names: Mapping[str, str]) -> Iterator[tuple[int, int, str]]:
+def _latin(lowered: str, span: tuple[int, int], names: DrugNames) -> Iterator[tuple[int, int, str]]:
     tokens = [match.span() for match in _TOKEN.finditer(lowered, *span)]
-    index = 0
-    while index < len(tokens):
-        for length in range(min(_MAX_WORDS, len(tokens) - index), 0, -1):
-            start, end = tokens[index][0], tokens[index + length - 1][1]
-            drug = names.get(lowered[start:end])
-            if drug is not None:
-                yield start, end, drug
-                index += length
-                break
-        else:
-            index += 1
-
-
-def _chinese(lowered: str, span: tuple[int, int], names: Mapping[str, str]) -> Iterator[tuple[int, int, str]]:
-    if lowered.isascii():
-        return
     taken = span[0]
-    for name in sorted((n for n in names if not n.isascii() and n in lowered), key=len, reverse=True):
-        place = lowered.find(name, *span)
-        while place >= 0:
-            if place >= taken:
-                yield place, place + len(name), names[name]
-            place = lowered.find(name, place + 1, span[1])
+    for index, (start, end) in enumerate(tokens):
+        if start < taken or lowered[start:end] not in names.first:
+            continue
+        for _, end in reversed(tokens[index : index + _MAX_WORDS]):
+            if (drug := names.table.get(lowered[start:end])) is not None:
+                yield start, end, drug
+                taken = end
+                break
 
 
 def _not_given(sentence: str) -> Iterator[tuple[int, int]]:
@@ -132,6 +134,19 @@ def _not_given(sentence: str) -> Iterator[tuple[int, int]]:
 
 
 # --- doses ------------------------------------------------------------------------------------------------------
+
+
+def _numbers(text: str, mentions: Sequence[Mention]) -> tuple[list[Quantity], list[Quantity]]:
+    """Doses and how often, in the sentences that name a drug; offsets are into the whole text."""
+    quantities: list[Quantity] = []
+    frequencies: list[Quantity] = []
+    for start, end in dict.fromkeys(mention.sentence for mention in mentions):
+        sentence = text[start:end]
+        doses = [q for q in find_quantities(sentence) if _DOSE_UNITS.fullmatch(q.unit)]
+        if doses:
+            quantities += [replace(q, start=q.start + start, end=q.end + start) for q in doses]
+            frequencies += [replace(f, start=f.start + start, end=f.end + start) for f in find_frequencies(sentence)]
+    return quantities, frequencies
 
 
 def _owner(text: str, quantity: Quantity, mentions: Sequence[Mention]) -> Mention | None:

@@ -67,7 +67,9 @@ _INTRATHECAL_SOURCE = "ISMP Targeted Medication Safety Best Practices, 2024"
 _FATAL_INTRATHECAL = "vinca alkaloid"
 # What a text itself says of the patient, where nothing else is known.
 _SAYS = {
-    "pregnant": re.compile(r"\bpregnan(?:t|cy)\b|\b\d{1,2} weeks' gestation|怀孕|妊娠|孕妇", re.IGNORECASE),
+    "pregnant": re.compile(
+        r"(?<!prevent )(?<!avoid )(?<!not )\bpregnan(?:t|cy)\b|\b\d{1,2} weeks' gestation|怀孕|妊娠|孕妇", re.IGNORECASE
+    ),
     "lactating": re.compile(r"\b(?:breast-?\s?feed\w*|lactati\w+|nursing mother)\b|哺乳", re.IGNORECASE),
     "hepatic": re.compile(
         r"\b(?:cirrhosis|hepatic (?:impairment|failure)|liver failure|child-pugh [bc])\b|肝硬化|肝衰竭", re.IGNORECASE

@@ -7,6 +7,7 @@ unless the line was full or the next one goes on in lower case.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from safety.lexicon import abbreviations
 
@@ -20,7 +21,8 @@ _CELL = " | "  # between the cells of a row, as the parsers write them
 _CJK = re.compile(r"[\u3400-\u9fff]")
 
 
-def sentence_spans(text: str) -> list[tuple[int, int]]:
+@lru_cache(maxsize=64)
+def sentence_spans(text: str) -> tuple[tuple[int, int], ...]:
     """(start, end) of each sentence, line or list item in order, white space at both ends left out."""
     spans, start = [], 0
     for match in _BREAK.finditer(text):
@@ -29,7 +31,7 @@ def sentence_spans(text: str) -> list[tuple[int, int]]:
             spans.append((start, match.end()))
             start = match.end()
     spans.append((start, len(text)))
-    return [span for span in (_trim(text, *span) for span in spans) if span[0] < span[1]]
+    return tuple(span for span in (_trim(text, *span) for span in spans) if span[0] < span[1])
 
 
 def is_abbreviation(before: str) -> bool:

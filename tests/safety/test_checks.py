@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from contracts import Direction
+from contracts import Direction, Patient
 from safety.checks import check_line
 
 
@@ -67,3 +67,29 @@ def test_a_malformed_line_is_unavailable_and_says_why(bad: str) -> None:
 @pytest.mark.parametrize("passages", ["text", [1], [{"body": "x"}], None])
 def test_malformed_passages_are_unavailable(passages: Any) -> None:
     assert check_line(line(text="Warfarin 5 mg.", passages=passages), "output")["verdict"] == "unavailable"
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "rules"),
+    [
+        ("He has crushing chest pain now.", "Aspirin may be given.", ["advice.missing"]),
+        ("He has crushing chest pain now.", "Call the emergency team and do an ECG.", []),
+        ("What is her potassium?", "It is not stated.", []),
+        ("我想自杀。", "多喝水。", ["advice.missing"]),
+    ],
+)
+def test_an_answer_to_an_emergency_sends_for_help(question: str, answer: str, rules: list[str]) -> None:
+    line = {"id": 1, "text": answer, "messages": [{"role": "user", "content": question}]}
+    assert [finding["rule"] for finding in check_line(line, "output")["findings"]] == rules
+
+
+def test_an_output_without_marks_is_held_against_all_passages_without_a_remark() -> None:
+    line = {"id": 1, "text": "Apixaban 5 mg twice daily.", "passages": ["Nothing.", "Apixaban 5 mg twice daily."]}
+    assert check_line(line, "output")["verdict"] == "allow"
+    wrong = line | {"text": "Apixaban 5 mg twice daily [1]."}
+    assert check_line(wrong, "output")["findings"][0]["rule"] == "support.citation-corrected"
+
+
+def test_the_patient_counts_in_an_output() -> None:
+    line = {"id": 1, "text": "Start clarithromycin."}
+    assert check_line(line, "output", Patient(medications=("simvastatin",)))["verdict"] == "hold"

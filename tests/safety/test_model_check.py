@@ -116,7 +116,7 @@ def test_a_model_is_asked_only_for_its_directions_and_sees_what_the_rules_found(
     checker.check_document(PAGE)
     assert check.asked == []
     checker.check_input([Message(Role.USER, "He has crushing chest pain.")])
-    assert check.asked[0].findings[0].rule == "emergency.acute-coronary"
+    assert "emergency.acute-coronary" in {finding.rule for finding in check.asked[0].findings}
 
 
 def test_two_models_of_one_name_are_refused() -> None:

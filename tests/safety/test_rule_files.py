@@ -93,6 +93,8 @@ def test_a_good_rule_loads(tmp_path: Path) -> None:
         (lambda r: r.update(patterns=["(unclosed"]), "not a valid regular expression"),
         (lambda r: r.update(patterns=[]), "at least one pattern"),
         (lambda r: r.update(patterns="yellow banana"), "must be a list"),
+        (lambda r: r.update(keywords=[]), "need each other"),
+        (lambda r: r.update(when=["chest-pain + yellow-banana"]), "'yellow-banana' is not in lexicon/concepts.yaml"),
         (lambda r: r.update(keywords=["Banana"]), "lower case"),
         (lambda r: r.update(message=" "), "not empty"),
         (lambda r: r.update(reviewed="soon"), "must be a date"),

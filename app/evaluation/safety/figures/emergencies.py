@@ -27,7 +27,18 @@ def run(bench: Bench) -> Sequence[Rate]:
             recall(f"recalled, {name}", len(danger), missed, 0.99),
             alarms(f"false alarms, {name}", len(calm), false, 0.02),
         ]
-    return rates
+    return [*rates, *_fresh(bench)]
+
+
+def _fresh(bench: Bench) -> Sequence[Rate]:
+    data: dict[str, Any] = yaml.safe_load((DATA / "emergencies_fresh.yaml").read_text(encoding="utf-8"))
+    danger = [*data["present"], *data["self_harm"]]
+    missed = [Error(text, "no notice") for text in danger if not found(bench, text)]
+    false = [Error(text, found(bench, text)) for text in data["absent"] if found(bench, text)]
+    return [
+        recall("recalled, fresh", len(danger), missed, 0.99),
+        alarms("false alarms, fresh", len(data["absent"]), false, 0.02),
+    ]
 
 
 def found(bench: Bench, text: str) -> str:
@@ -59,8 +70,9 @@ FIGURE = Figure(
     name="emergencies",
     title="Emergencies and red flags",
     data=(
-        "Authored messages in English and Chinese, written before the rules; of each list every second item was never "
-        "looked at while rules were written (“unseen”)."
+        "Authored messages in English and Chinese; every second item of each list was not looked at until late "
+        "(“unseen”). “Fresh”: four rounds, each written after the rules were last changed; at first sight 74, 80, 66 "
+        "and 100 % were recalled, the first three in colloquial wording. All are development data by now."
     ),
     peer="symptom checkers 49–90 % (Semigran, BMJ 2015)",
     run=run,
