@@ -54,7 +54,7 @@ class Compiled:
     shared: int
     stack: int  # bytes of local memory: registers that did not suffice
     tile: Any  # of a product
-    longest_loop: int  # instructions
+    binary: Path
 
 
 Compile = Callable[..., list[Compiled]]
@@ -81,22 +81,21 @@ def compile_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Compile:
 
 
 def _describe(kernel: Any, tile: Any, folder: Path) -> Compiled:
-    binary = folder / "kernel.cubin"
+    binary = folder / f"{kernel.hash}.cubin"
     binary.write_bytes(kernel.asm["cubin"])
     usage = _run(triton.knobs.nvidia.cuobjdump.path, "-res-usage", binary)
     stack = int(usage.split("STACK:")[1].split()[0])
-    loop = _find_longest_loop(_run(triton.knobs.nvidia.nvdisasm.path, "-c", binary))
-    return Compiled(kernel.metadata.name, kernel.asm["ptx"], kernel.metadata.shared, stack, tile, loop)
+    return Compiled(kernel.metadata.name, kernel.asm["ptx"], kernel.metadata.shared, stack, tile, binary)
 
 
 def _run(*command: str | Path) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
-def _find_longest_loop(assembly: str) -> int:
+def _find_longest_loop(binary: Path) -> int:
     """Instructions between a label and the last branch back to it."""
     number, longest, labels = 0, 0, dict[str, int]()
-    for line in assembly.splitlines():
+    for line in _run(triton.knobs.nvidia.nvdisasm.path, "-c", binary).splitlines():
         if label := re.match(r"(\.L_x_\d+):", line):
             labels[label[1]] = number
         number += bool(re.match(r"\s+/\*[0-9a-f]{4,}\*/\s+\S", line))
@@ -184,7 +183,7 @@ OPERATIONS: dict[str, Callable[[], None]] = {
     "norms": lambda: _norms(1),
     "sampling": lambda: _sampling(1),
 }
-for _T in (1, 16, 32, 64, 512):
+for _T in (1, 32, 512):
     OPERATIONS[f"linear int4 {_T}"] = partial(_linear, _T, "int4")
 for _T in (1, 32, 512, 8192):
     OPERATIONS[f"experts int4 {_T}"] = partial(_experts, _T, "int4")
@@ -231,7 +230,7 @@ def test_decode_is_bound_by_memory_not_by_instructions(name: str, compile_for: C
     four warps a clock: a round of the loop must take fewer clocks than the slabs that it reads, 1,056 bytes each."""
     for kernel in compile_for(90, OPERATIONS[name]):
         num_bytes = kernel.tile.rows // 16 * kernel.tile.split * 1056
-        assert 100 < kernel.longest_loop < 0.85 * num_bytes / 18.6
+        assert 100 < _find_longest_loop(kernel.binary) < 0.85 * num_bytes / 18.6
 
 
 def test_weights_are_fetched_while_inputs_are_waited_for(compile_for: Compile) -> None:
