@@ -289,7 +289,8 @@ def _make_card_backend(
     if kernels == "auto":
         try:
             ops = load_ops()
-            return GpuBackend.take(model, device, cache, hot=choose_hot(model, device, baseline), ops=ops)
+            hot = choose_hot(model, torch.cuda.mem_get_info(device)[0], baseline)
+            return GpuBackend.take(model, device, cache, hot=hot, ops=ops)
         except KernelsUnavailableError as error:
             why = str(error)
     return TorchBackend(model.to(device), why, cache)

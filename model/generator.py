@@ -129,12 +129,13 @@ class LocalGenerator:
         routers = RouterHealth(model, baseline)
         model.router_observer = routers.observe
         experts = packed.experts if packed else None
+        info = describe_model(folder, model, tokenizer, sha256)  # before its weights are taken over
         backend = make_backend(model, threads, kernels, experts, cache, place, baseline)
         drafters = make_drafters(backend, model, head)
-        info = describe_model(folder, model, tokenizer, sha256, backend.name)
         held = {"keys and values": str(backend.cache_dtype).removeprefix("torch.")}
         held |= packed.describe() if packed else {}
-        info = replace(info, details=dict(info.details) | held | _describe_drafters(drafters, head))
+        details = dict(info.details) | held | _describe_drafters(drafters, head)
+        info = replace(info, kernels=backend.name, details=details)
         compiler = GrammarCompiler(tokenizer, model.config.vocab_size)
         engine = Engine(
             GuardedBackend(backend, packed.guard) if packed else backend,

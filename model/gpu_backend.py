@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from model.backend import CACHES, Slice, describe_cache, read_cache_blocks, write_cache_blocks
 from model.candidates import Candidates
@@ -134,9 +135,9 @@ def has_room(device: torch.device, folder: Path, config: ModelConfig) -> bool:
 
 
 def choose_hot(
-    model: BailingMoeV2ForCausalLM, device: torch.device, baseline: Mapping[int, Sequence[float]] | None = None
+    model: BailingMoeV2ForCausalLM, free: float, baseline: Mapping[int, Sequence[float]] | None = None
 ) -> list[list[int]] | None:
-    """The routed experts of each layer that the card has room for beside all else and one full context; None if all.
+    """The routed experts of each layer that `free` bytes of a card hold beside all else and a full context; None: all.
 
     baseline: each layer's load, as model.router_health.read_baseline gives it; without one the first experts are taken.
     Raises KernelsUnavailableError if not even one expert a layer fits.
@@ -144,18 +145,21 @@ def choose_hot(
     config = model.config
     if model.device.type == "cuda":  # it was read to where it fits
         return None
-    experts = [layer.mlp.experts for layer in model.model.layers if isinstance(layer.mlp, MoE)]
-    sizes = [sum(t.nbytes for t in [*stack.parameters(), *stack.buffers()]) for stack in experts]
-    all_bytes = sum(t.nbytes for t in [*model.parameters(), *model.buffers()])
-    free = torch.cuda.mem_get_info(device)[0]
-    room = free - CARD_RESERVE - (all_bytes - sum(sizes)) - kv_bytes(config, config.context_length, BF16)
-    num_hot = int(room / max(sum(sizes) / config.num_experts, 1))
+    layers = model.model.layers[: config.num_hidden_layers]
+    num_expert_bytes = sum(_count_bytes(layer.mlp.experts) for layer in layers if isinstance(layer.mlp, MoE))
+    num_bytes = sum(map(_count_bytes, (model.model.word_embeddings, model.lm_head, *layers))) - num_expert_bytes
+    room = free - CARD_RESERVE - num_bytes - kv_bytes(config, config.context_length, BF16)
+    num_hot = int(room / max(num_expert_bytes / config.num_experts, 1))
     if num_hot >= config.num_experts:
         return None
     if num_hot < 1:
         raise KernelsUnavailableError("the card has no room for attention, head and one full context")
     loads = baseline or {}
     return [_most_chosen(loads.get(index), num_hot, config) for index in range(config.num_hidden_layers)]
+
+
+def _count_bytes(module: nn.Module) -> int:
+    return sum(tensor.nbytes for tensor in [*module.parameters(), *module.buffers()])
 
 
 def _most_chosen(load: Sequence[float] | None, number: int, config: ModelConfig) -> list[int]:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from contracts import SamplingParams
-from model.backend import CACHES, CpuBackend, Slice, make_backend
+from model.backend import CACHES, CpuBackend, Slice, choose_device, make_backend
 from model.drafting import MAX_DRAFT
 from model.engine import Engine
 from model.kernels.cpu_decoder import token_bytes
@@ -91,3 +91,12 @@ def test_what_a_token_of_antangelmed_takes() -> None:
     assert sizes["bf16"] == 64 * 1024
     assert sizes["f32"] == 2 * sizes["bf16"]
     assert 0.5 < sizes["int8"] / sizes["bf16"] < 0.52  # a scale for each head beside the bytes
+
+
+def test_a_card_that_is_not_there_is_named() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a card")
+    assert choose_device("auto").type == choose_device("cpu").type == "cpu"
+    for wanted, words in (("cuda", "no CUDA card"), ("tpu", "auto, cpu, cuda")):
+        with pytest.raises(ValueError, match=words):
+            choose_device(wanted)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from contracts import SamplingParams
 from model.backend import Slice
 from model.engine import Engine
-from model.gpu_backend import GpuBackend
+from model.gpu_backend import GpuBackend, choose_hot
 from model.kernels.build import KernelsUnavailableError
 from model.kernels.cpu_decoder import BLOCK_TOKENS
 from model.kernels.gpu import reference
@@ -25,9 +25,11 @@ from model.kernels.gpu.decoder import BUCKETS, GpuDecoder
 from model.kernels.gpu.inputs import fill_chunks, list_runs
 from model.kernels.gpu.weights import MoeWeights, take_weights
 from model.modeling import BailingMoeV2ForCausalLM, Experts, ModelOutput
+from model.offload_plan import CARD_RESERVE
 from model.quantization import dequantize_fp8, pack_int4
 from model.quantized import Fp8Matrix, Int4Matrix, Nf4Matrix, QuantizedExperts
 from model.request import TokenEvent
+from model.roofline import kv_bytes
 from tests.model.conftest import make_model
 
 CPU = torch.device("cpu")
@@ -198,6 +200,24 @@ def test_experts_of_the_processor_change_nothing() -> None:
             errors.append(error(got.logits, right.logits))
     assert len(errors) >= 2
     assert max(errors) < 0.05
+
+
+def test_a_card_takes_the_most_chosen_experts_that_it_has_room_for() -> None:
+    model = make_int4()
+    stack_bytes = [
+        sum(tensor.nbytes for name, tensor in model.named_buffers() if f"layers.{layer}.mlp.experts" in name)
+        for layer in (1, 2)
+    ]
+    held = sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers()])
+    whole = held - model.model.norm.weight.nbytes + kv_bytes(model.config, model.config.context_length) + CARD_RESERVE
+    one_expert = sum(stack_bytes) / 8
+    loads = {1: [0.1, 0.0, 0.4, 0.1, 0.1, 0.2, 0.1, 0.0], 2: [0.125] * 8}
+    assert choose_hot(model, whole) is None
+    hot = choose_hot(model, whole - 5.5 * one_expert, loads)
+    assert hot is not None
+    assert hot[1:] == [[2, 5], [0, 1]]
+    with pytest.raises(KernelsUnavailableError, match="no room"):
+        choose_hot(model, whole - 8 * one_expert)
 
 
 @pytest.mark.parametrize("kind", ["bf16", "int4"])

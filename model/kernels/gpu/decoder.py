@@ -124,7 +124,7 @@ class GpuDecoder:
         self._inputs = DecodeInputs(MAX_ROWS, -(-config.context_length // BLOCK_TOKENS), self.device)
         self._graphs: dict[tuple[int, tuple[int, ...]], tuple[_Step, list[Callable[[], object]]]] = {}
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference_mode: a graph's own tensors would then belong to it, and captures elsewhere fail
     def forward(
         self,
         input_ids: Sequence[Sequence[int]],
