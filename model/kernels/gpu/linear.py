@@ -11,7 +11,7 @@ from model.kernels.gpu.layout import Weight, shape_of
 from model.kernels.gpu.product import as_operand, choose_tile, multiply, prefetch
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_tokens"])  # no compilation in the middle of an answer
 def _linear(x_ptr, w_ptr, s_ptr, out_ptr, num_tokens, x_stride, out_stride, W: tl.constexpr, TILE: tl.constexpr):
     prefetch(w_ptr, tl.program_id(0) * TILE.rows, W, TILE)
     wait_for_inputs()

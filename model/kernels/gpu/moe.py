@@ -17,7 +17,7 @@ from model.kernels.gpu.product import as_operand, choose_expert_tile, multiply
 PAIRS = 1024  # that a program of the sort looks at in one go
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_pairs", "num_owners"])
 def _sort(
     ids_ptr, order_ptr, owners_ptr, num_pairs, num_owners, BINS: tl.constexpr, TOKENS: tl.constexpr,
     PAIRS: tl.constexpr,
