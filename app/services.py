@@ -28,7 +28,7 @@ from model.generator import LocalGenerator
 from model.kernels.expert_cache import ExpertCounts
 from model.request import HasEngineLoad
 from model.router_health import RouterState
-from retrieval.documents import DocumentLibrary
+from retrieval.documents import DocumentLibrary, rebuild_vectors
 from retrieval.embedding import MiniLMEmbedder, TransformerEmbedder, find_model
 from retrieval.index import VectorIndex
 from retrieval.reading.process import Limits, Readers
@@ -144,6 +144,25 @@ def build_services(
         opened.pop_all()
     services.start_preparing()
     return services
+
+
+def rebuild_index(settings: Settings) -> int:
+    """Makes every patient's vectors anew from the stored text, without a model; returns of how many patients.
+
+    Raises StorageError if another process owns the data folder, IndexFailure if the index cannot be written.
+    """
+    with ExitStack() as opened:
+        lock = _own(settings)
+        opened.callback(lock.release)
+        store = Store.open(settings.data_dir, settings.database_url or None)
+        opened.callback(store.close)
+        embedder = _load_embedder(settings)
+        index = VectorIndex(settings.data_dir / "vectors", embedder.identity, settings.chroma_url)
+        opened.callback(index.close)
+        patients = [record.id for record in store.list_patients()]
+        for patient_id in patients:
+            rebuild_vectors(store, index, embedder, patient_id)
+        return len(patients)
 
 
 def _own(settings: Settings) -> FileLock:

@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from contracts import CheckResult, Document, DocumentStatus, Finding, ReadMethod, Verdict
-from retrieval.documents import DocumentLibrary
+from retrieval.documents import DocumentLibrary, rebuild_vectors
 from retrieval.errors import DocumentError, IndexFailure
 from retrieval.vectors import row_ids
 from tests.retrieval.conftest import Bench
@@ -253,3 +253,12 @@ def test_cited_page_is_drawn_with_the_quote_marked(bench: Bench) -> None:
         bench.library.render_page(note.id, 9)
     with pytest.raises(DocumentError, match="deleted"):
         bench.library.render_page("nothing", 1)
+
+
+def test_vectors_are_made_anew_from_the_text_alone(bench: Bench) -> None:
+    bench.ready("anna", "note.txt", NOTE)
+    before = bench.index.ids("anna")
+    bench.index.delete("anna", sorted(before)[:1])
+    bench.index.add("anna", ["stale:00001-000#0"], bench.retriever._embedder.embed(["stale"]))
+    rebuild_vectors(bench.store, bench.index, bench.retriever._embedder, "anna")
+    assert bench.index.ids("anna") == before
