@@ -22,6 +22,7 @@ import typer
 from app.commands.bench import bench_app
 from app.commands.erase import erase
 from app.commands.evaluate import eval_app
+from app.commands.index import index
 from app.commands.loading import show_loading
 from app.commands.pack import pack
 from app.commands.quantize import quantize
@@ -46,6 +47,7 @@ app.add_typer(bench_app, name="bench")
 app.add_typer(eval_app, name="eval")
 app.add_typer(train_app, name="train")
 app.command()(erase)
+app.command()(index)
 app.command()(pack)
 app.command()(quantize)
 app.command()(serve)

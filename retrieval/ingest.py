@@ -205,6 +205,8 @@ class Ingest:
         if stale := present.difference(*(item.ids for item in items)):
             self._parts.index.delete(patient_id, sorted(stale))
         missing = [item for item in items if not present.issuperset(item.ids)]
+        if missing:
+            self._on_progress("indexing", len(items) - len(missing), len(items))  # words find the passages from now on
         for first in range(0, len(missing), EMBED_BATCH):
             self._stop_if_cancelled()
             batch = missing[first : first + EMBED_BATCH]

@@ -5,10 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
+import pytest
 
-from retrieval.embedding import VECTOR_SIZE, MiniLMEmbedder
+from retrieval.embedding import VECTOR_SIZE, MiniLMEmbedder, TransformerEmbedder, find_model, find_weights
 
 
 def test_vectors_are_normalised_and_near_for_near_meaning(embedder: MiniLMEmbedder) -> None:
@@ -30,8 +32,6 @@ def test_vectors_do_not_depend_on_their_neighbours(embedder: MiniLMEmbedder) -> 
 def test_vectors_equal_full_precision(embedder: MiniLMEmbedder) -> None:
     import torch
     from transformers import AutoModel, AutoTokenizer
-
-    from retrieval.embedding import find_weights
 
     texts = ["Metoprolol 50 mg twice daily for hypertension.", "No known drug allergies."]
     tokenizer = AutoTokenizer.from_pretrained(find_weights())
@@ -69,3 +69,47 @@ def test_importing_the_library_loads_nothing_heavy_and_prints_nothing() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_part_is_read_within_its_passage(embedder: MiniLMEmbedder) -> None:
+    text = "Anna Lee. ALLERGIES\nPenicillin: anaphylaxis. Negative for latex."
+    start = text.index("Negative")
+    (parts,) = embedder.embed_parts([text], [[(20, start - 1), (start, len(text))]])
+    np.testing.assert_allclose(np.linalg.norm(parts, axis=1), 1.0, atol=1e-4)
+    question = embedder.embed(["allergic to latex?"])[0]
+    assert parts[1] @ question > parts[0] @ question
+    alone = embedder.embed(["Negative for latex."])[0]
+    assert parts[1] @ alone < 0.999  # the heading has a say
+
+
+def test_part_beyond_what_is_read_has_the_vector_of_the_whole(embedder: MiniLMEmbedder) -> None:
+    text = "word " * 400
+    (parts,) = embedder.embed_parts([text], [[(0, 20), (1500, 1600)]])
+    assert parts[1] @ embedder.embed([text])[0] > 0.999
+
+
+def test_any_encoder_can_take_its_place_and_is_pooled_as_its_folder_says(
+    embedder: MiniLMEmbedder, tmp_path: Path
+) -> None:
+    for file in find_weights().iterdir():
+        if file.is_file():
+            (tmp_path / file.name).symlink_to(file)
+    other = TransformerEmbedder(find_model(str(tmp_path)), threads=1)
+    assert (other.embed(["chest pain"]) @ embedder.embed(["chest pain"]).T).item() > 0.999
+    assert other.identity != embedder.identity
+    assert other.reads("胸痛")
+    assert not embedder.reads("胸痛")
+    (tmp_path / "1_Pooling").mkdir()
+    (tmp_path / "1_Pooling" / "config.json").write_text('{"pooling_mode_cls_token": true}')
+    first = TransformerEmbedder(tmp_path, threads=1)
+    text = "chest pain. no fever."
+    assert (first.embed([text]) @ embedder.embed([text]).T).item() < 0.98
+    (parts,) = first.embed_parts([text], [[(0, 11), (12, 21)]])
+    np.testing.assert_allclose(parts, first.embed(["chest pain.", "no fever."]), atol=0.02)
+
+
+def test_embedder_that_is_not_here_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no config\.json"):
+        find_model(str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="'nobody/nothing' is neither"):
+        find_model("nobody/nothing")

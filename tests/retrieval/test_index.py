@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -122,3 +127,35 @@ def test_nothing_is_reported_to_anyone(index: VectorIndex) -> None:
     index.add("anna", names(1), unit_vectors(1))
     settings = index._client()._system.settings
     assert settings.anonymized_telemetry is False
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[str]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [str(Path(sys.executable).with_name("chroma")), "run", "--host", "127.0.0.1", "--port", str(port)]
+    process = subprocess.Popen([*command, "--path", str(tmp_path / "server")], stdout=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and process.poll() is None:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+                break
+            time.sleep(0.2)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def test_vectors_can_rest_on_a_server_and_its_end_is_said(server: str, tmp_path: Path) -> None:
+    index = VectorIndex(tmp_path / "unused", "words", server)
+    index.add("anna", names(3), unit_vectors(3))
+    index.add("bert", names(1), unit_vectors(1))
+    assert index.delete_orphans(["anna"]) == 1
+    assert set(VectorIndex(tmp_path / "unused", "words", server).vectors("anna")[0]) == set(names(3))
+    index.delete_patient("anna")
+    assert index.ids("anna") == set()
+    assert not (tmp_path / "unused").exists()
+    with pytest.raises(IndexFailure, match="cannot be asked"):
+        VectorIndex(tmp_path / "unused", "words", "http://127.0.0.1:9").ids("anna")

@@ -8,7 +8,7 @@ import pytest
 
 from bench.small_files import archive, picture
 from contracts import CheckResult, Document, DocumentStatus, Finding, Patient, ReadMethod, Verdict
-from retrieval.documents import DocumentLibrary
+from retrieval.documents import DocumentLibrary, rebuild_vectors
 from retrieval.errors import DocumentError, IndexFailure
 from retrieval.vectors import row_ids
 from tests.retrieval.conftest import Bench
@@ -385,3 +385,12 @@ def test_files_inside_an_archive_become_documents_of_their_own(bench: Bench) -> 
     assert isinstance(added[1], tuple)
     assert "the file is a text file" in str(added[1][1])
     assert len(bench.store.list_documents("anna")) == 2
+
+
+def test_vectors_are_made_anew_from_the_text_alone(bench: Bench) -> None:
+    bench.ready("anna", "note.txt", NOTE)
+    before = bench.index.ids("anna")
+    bench.index.delete("anna", sorted(before)[:1])
+    bench.index.add("anna", ["stale:00001-000#0"], bench.retriever._embedder.embed(["stale"]))
+    rebuild_vectors(bench.store, bench.index, bench.retriever._embedder, "anna")
+    assert bench.index.ids("anna") == before
