@@ -217,7 +217,7 @@ def read(request, data):
     yield {{"event": "refused", "message": "tried: " + ", ".join(tried)}}, b""
 jobs.JOBS["read"] = read"""
         try:
-            with pytest.raises(DocumentError, match="tried: $"):
+            with pytest.raises(DocumentError, match=r"tried: $"):
                 parse(NOTE.encode(), "note.txt", readers=wild_readers(probe))
         finally:
             (ROOT / "var-probe").unlink(missing_ok=True)
