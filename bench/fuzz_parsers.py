@@ -11,9 +11,12 @@ and can be made again; the last line is one JSON object.
 from __future__ import annotations
 
 import argparse
+import io
 import random
 import re
 import time
+import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -50,7 +53,8 @@ _NUMBER = re.compile(rb"\d+")
 def mutate(data: bytes, others: Sequence[bytes], dice: random.Random) -> bytes:
     """One to six changes: bits, bytes, runs, numbers, pieces of other files, an early end."""
     for _ in range(dice.randint(1, 6)):
-        data = dice.choice(_MUTATIONS)(data, others, dice)[: 2 * MAX_BYTES]
+        change = _inside if data.startswith(b"PK") and dice.random() < 0.8 else dice.choice(_MUTATIONS)
+        data = change(data, others, dice)[: 2 * MAX_BYTES]
     return data
 
 
@@ -95,6 +99,23 @@ def _splice(data: bytes, others: Sequence[bytes], dice: random.Random) -> bytes:
 
 def _cut(data: bytes, others: Sequence[bytes], dice: random.Random) -> bytes:
     return data[: dice.randint(0, len(data))]
+
+
+def _inside(data: bytes, others: Sequence[bytes], dice: random.Random) -> bytes:
+    """A change inside one file of a ZIP archive, packed again: else its checksum hides what stands behind it."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            parts = {entry.filename: archive.read(entry) for entry in archive.infolist() if entry.file_size < MAX_BYTES}
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, RuntimeError, zlib.error):
+        return _flip(data, others, dice)
+    if parts:
+        name = dice.choice(sorted(parts))
+        parts[name] = dice.choice((_flip, _number, _repeat, _remove, _insert))(parts[name], others, dice)
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in parts.items():
+            archive.writestr(name, content)
+    return buffer.getvalue()
 
 
 _MUTATIONS: tuple[Callable[[bytes, Sequence[bytes], random.Random], bytes], ...] = (

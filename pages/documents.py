@@ -75,10 +75,12 @@ def _draw_upload(services: Services, record: PatientRecord) -> None:
     st.caption(say("documents.upload.help", limit=services.settings.max_upload_mb))
     if files:
         # Stored at once, and a new widget next: Streamlit keeps an upload in memory as long as its widget lives.
-        st.session_state[_NOTICES] = [notice for file in files for notice in _add(services, record, file)]
+        st.session_state[_NOTICES] = record.id, [notice for file in files for notice in _add(services, record, file)]
         st.session_state[_ROUND] = upload_round + 1
         st.rerun()
-    for kind, words in st.session_state.pop(_NOTICES, []):
+    # They stay until the next upload or deletion: reading draws the screen anew, and a refusal must not go with that.
+    patient_id, notices = st.session_state.get(_NOTICES, ("", []))
+    for kind, words in notices if patient_id == record.id else []:
         {"error": st.error, "success": st.success, "info": st.info}[kind](escape(words))
 
 
@@ -105,13 +107,10 @@ def _add(services: Services, record: PatientRecord, file: UploadedFile) -> list[
 
 def _draw_document(services: Services, record: PatientRecord, document: Document, earlier: Sequence[Document]) -> None:
     with st.container(border=True, gap="xsmall", key=f"document_{document.id}"):
-        with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-            st.markdown(f"**{escape(document.name)}**", width="stretch")
-            _draw_badge(document)
         if document.status.is_unfinished:
-            st.caption(_describe(document))
             poll(lambda: _draw_progress(services, document.id), _POLL_S)
             return
+        _draw_head(document)
         with st.container(horizontal=True, vertical_alignment="center", gap="small"):
             st.caption(_describe(document), width="stretch")
             _draw_buttons(services, document)
@@ -162,6 +161,12 @@ def _restore(services: Services, document: Document) -> None:
     st.rerun()
 
 
+def _draw_head(document: Document) -> None:
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        st.markdown(f"**{escape(document.name)}**", width="stretch")
+        _draw_badge(document)
+
+
 def _draw_badge(document: Document) -> None:
     """The status; a document of which nothing could be read is not called ready."""
     if document.status is DocumentStatus.READY and document.num_pages_empty == document.num_pages:
@@ -208,8 +213,10 @@ def _draw_progress(services: Services, document_id: str) -> bool:
     """Draws how far the document has come; whether it has come to an end."""
     progress = services.jobs.ingest_progress(document_id)
     document = services.store.get_document(document_id)
-    if progress is None and (document is None or not document.status.is_unfinished):
+    if document is None or (progress is None and not document.status.is_unfinished):
         return True
+    _draw_head(document)
+    st.caption(_describe(document))
     progress = progress or IngestProgress("waiting")
     with st.container(horizontal=True, vertical_alignment="center"):
         st.progress(_share(progress), text=escape(_in_words(progress)))
@@ -274,7 +281,7 @@ def _delete(services: Services, document: Document) -> None:
     with st.container(horizontal=True):
         if st.button(say("action.delete"), type="primary", key="document_delete_confirm"):
             try:
-                st.session_state[_NOTICES] = [_in_short(erase(services, [document.id]))]
+                st.session_state[_NOTICES] = document.patient_id, [_in_short(erase(services, [document.id]))]
             except FAILURES as error:
                 draw_failure(error)
                 return
