@@ -34,10 +34,11 @@ def _draw_finding(services: Services, record: FindingRecord, number: int) -> Non
     title = say("safety.recent.title", when=when, rule=escape(finding.rule), place=escape(_place(record)))
     with st.expander(title, icon=_ICONS.get(finding.severity.value, ":material/error:")):
         st.write(escape(finding.message))
+        span = say("safety.span", start=finding.start, end=finding.end)
         facts = {
             say("safety.by.model" if finding.rule.startswith(_MODEL_PREFIXES) else "safety.by.rule"): finding.rule,
             say("column.severity"): finding.severity.value,
-            say("column.where"): f"{_place(record)}, {say('safety.span', start=finding.start, end=finding.end)}",
+            say("column.where"): f"{_place(record)}, {span}",
             say("safety.evidence"): finding.evidence or "–",
             say("column.source"): finding.source or "–",
             say("safety.changed"): say(f"safety.changed.{what_changed(record)}"),

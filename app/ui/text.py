@@ -355,7 +355,6 @@ ENGLISH = {
     "column.source": "Source",
     "column.when": "When",
     "column.where": "Where",
-    "column.evidence": "Words",
     "where.question": "a question",
     "where.page": "{document}, page {page}",
     "where.answer": "an answer",
