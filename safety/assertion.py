@@ -111,8 +111,9 @@ def scopes(sentence: str, is_literal: bool = False) -> tuple[Scope, ...]:
     for status, places in forward.items():
         limits = ends + _spans(_END_OF.get(status), sentence)
         for start, end in _outside(pseudo, places):
-            # What stands right behind a cue belongs to it: "not currently employed", "does not report any".
-            limit = min((a for a, _ in limits if a > end + 1), default=len(sentence))
+            # What stands right behind a "not" belongs to it: "not currently employed", "does not report any".
+            begin = end + 2 if status is Assertion.NEGATED else end
+            limit = min((a for a, _ in limits if a >= begin), default=len(sentence))
             if _NOT_DOING.match(sentence, start):  # "not making sense, sugar 2.1" denies no sugar
                 limit = min(limit, sentence.find(",", end) if "," in sentence[end:] else limit)
             found.append(Scope(status, end, min(limit, end + _WINDOW.get(status, _DEFAULT_WINDOW))))

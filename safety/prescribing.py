@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from contracts import Finding, Patient, Verdict
@@ -247,23 +248,30 @@ class _Prescription:
                 yield self._finding(f"caution.{worst.id}", worst.effect, mention, source, **words)
 
     def _applies(self, caution: Caution) -> bool:
-        """Whether the patient's data, or where they are silent the text itself, meet the condition."""
-        patient, limit = self.patient, caution.limit
-        flags = {
-            "pregnant": patient.pregnant,
-            "lactating": patient.lactating,
-            "hepatic": patient.hepatic_impairment,
-        }
-        if caution.condition in flags:
-            given = flags[caution.condition]
-            return given if given is not None else bool(_SAYS[caution.condition].search(self.text))
-        if caution.condition == "egfr_below":
-            egfr = self._value(patient.egfr_ml_min, _EGFR)
-            return egfr is not None and egfr < limit
-        if caution.condition == "qtc_from":
-            return patient.qtc_ms is not None and patient.qtc_ms >= limit
+        value, limit = self._condition[caution.condition], caution.limit
+        if value is None:
+            return False
+        if caution.condition in ("age_from", "qtc_from"):
+            return value >= limit
+        return value < limit if caution.condition in ("egfr_below", "age_below") else bool(value)
+
+    @cached_property
+    def _condition(self) -> dict[str, float | None]:
+        """The patient's data by the names of CONDITIONS; what the text itself says where they are silent."""
+        patient = self.patient
         age = self._value(patient.age_years, _AGE)
-        return age is not None and (age >= limit if caution.condition == "age_from" else age < limit)
+        return {
+            "pregnant": self._flag(patient.pregnant, "pregnant"),
+            "lactating": self._flag(patient.lactating, "lactating"),
+            "hepatic": self._flag(patient.hepatic_impairment, "hepatic"),
+            "egfr_below": self._value(patient.egfr_ml_min, _EGFR),
+            "qtc_from": patient.qtc_ms,
+            "age_from": age,
+            "age_below": age,
+        }
+
+    def _flag(self, given: bool | None, name: str) -> bool:
+        return given if given is not None else bool(_SAYS[name].search(self.text))
 
     def _value(self, given: float | None, pattern: re.Pattern[str]) -> float | None:
         match = None if given is not None else pattern.search(self.text)

@@ -13,22 +13,31 @@ from app.evaluation.safety.figures.emergencies import DATA, found
 
 def run(bench: Bench) -> Sequence[Rate]:
     data: dict[str, Any] = yaml.safe_load((DATA / "self_harm.yaml").read_text(encoding="utf-8"))
-    rates = []
-    for split, name in ((1, "looked at"), (0, "unseen")):
-        danger, calm = data["present"][split::2], data["absent"][split::2]
-        missed = [Error(text, "no notice") for text in danger if not found(bench, text)]
-        false = [Error(text, found(bench, text)) for text in calm if found(bench, text)]
-        rates += [
-            recall(f"recalled, {name}", len(danger), missed, 0.995),
-            alarms(f"false alarms, {name}", len(calm), false, 0.01),
-        ]
-    return rates
+    splits = {
+        "looked at": (data["present"][1::2], data["absent"][1::2]),
+        "unseen": (data["present"][::2], data["absent"][::2]),
+        "fresh": (data["fresh_present"], data["fresh_absent"]),
+    }
+    return [rate for name, (danger, calm) in splits.items() for rate in _rates(bench, name, danger, calm)]
+
+
+def _rates(bench: Bench, name: str, danger: Sequence[str], calm: Sequence[str]) -> Sequence[Rate]:
+    missed = [Error(text, "no notice") for text in danger if not found(bench, text)]
+    false = [Error(text, found(bench, text)) for text in calm if found(bench, text)]
+    return [
+        recall(f"recalled, {name}", len(danger), missed, 0.995),
+        alarms(f"false alarms, {name}", len(calm), false, 0.01),
+    ]
 
 
 FIGURE = Figure(
     name="self-harm",
     title="Self-harm and suicide",
-    data="Authored messages in English and Chinese; of each list every second item was never looked at (“unseen”).",
+    data=(
+        "Authored messages in English and Chinese; every second item of each list was not looked at until late "
+        "(“unseen”). “Fresh”: two rounds, each written after the rules were last changed; at first sight 34 of 42 were "
+        "recalled and 1 of 26 was a false alarm. All are development data by now."
+    ),
     peer="none published",
     run=run,
 )
