@@ -30,7 +30,7 @@ OnStep = Callable[[int, int, float], None]  # step, steps, loss
 
 @dataclass(frozen=True, slots=True)
 class TrainingPlan:
-    epochs: int = 3
+    epochs: int = 5
     adapter_rate: float = 1e-3
     head_rate: float = 3e-3
     lexical_rate: float = 2e-2

@@ -35,7 +35,7 @@ def test_an_emergency_shows_its_banner_before_anything_else(app_url: str, open_p
     steps.choose_patient(page, "Daniel Okafor")
     steps.ask(page, "He has crushing chest pain and cannot breathe, what does the record say about his heart?")
     turn = page.locator(".turn").last
-    expect(turn.locator(".notice.danger")).to_be_visible()
+    expect(turn.locator(".notice.danger").first).to_be_visible()
     order = turn.evaluate("node => [...node.children].map(child => child.className)")
     assert order.index("notice danger") < order.index("claims")
     steps.wait_for_answer(page)  # and it is answered: an emergency is no refusal
@@ -82,8 +82,9 @@ def test_an_unsupported_dose_is_withheld_quoted_and_revealed_with_a_reason(
 
     page.get_by_role("link", name="Safety review").click()
     expect(page.get_by_text("Every entry’s seal fits")).to_be_visible()
-    page.get_by_text("support.unsupported").last.click()
-    page.get_by_role("button", name="Right").first.click()
+    finding = page.get_by_test_id("stExpander").filter(has_text="support.unsupported").first
+    finding.locator("summary").click()
+    finding.get_by_role("button", name="Right").click()
     expect(page.get_by_text("Kept as feedback.")).to_be_visible()
     for width, height, scheme in ((1440, 900, "dark"), (390, 844, "light")):
         review = open_page(width, height, scheme)
