@@ -8,7 +8,7 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -56,6 +56,7 @@ class Services:
     _index: VectorIndex
     _lock: FileLock
     _daily: threading.Timer | None = None
+    _resumed: list[str] = field(default_factory=list)  # documents that the last end of the program cut off
     _preparing: str = ""  # what goes on in the background after the start; "" once it is over
 
     @property
@@ -65,7 +66,9 @@ class Services:
 
     def status(self) -> dict[str, Any]:
         """{"ready": bool, "message": str}: whether the start's background work (repair, demo records) is over."""
-        return {"ready": not self._preparing, "message": self._preparing}
+        is_resuming = any(self.jobs.ingest_progress(document_id) for document_id in self._resumed)
+        message = self._preparing or (REPAIRING if is_resuming else "")
+        return {"ready": not message, "message": message}
 
     @property
     def threads(self) -> str:
@@ -79,7 +82,7 @@ class Services:
 
     def _prepare(self) -> None:
         try:
-            self.library.repair(resume=self.jobs.ingest)
+            self.library.repair(resume=self._resume)
             self._keep_retention()
             if self.settings.is_demo:
                 self._preparing = SEEDING
@@ -93,6 +96,10 @@ class Services:
     def vectors(self, patient_id: str, passage_ids: Sequence[str]) -> FloatArray:
         """The vectors [N, D] kept of passages. Raises IndexFailure if they cannot be read."""
         return self._index.vectors(patient_id, passage_ids)
+
+    def _resume(self, document_id: str) -> None:
+        self._resumed.append(document_id)
+        self.jobs.ingest(document_id)
 
     def _keep_retention(self) -> None:
         """Looks for documents past their time now and once a day."""
