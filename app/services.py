@@ -6,6 +6,7 @@ import gc
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -69,6 +70,11 @@ class Services:
         is_resuming = any(self.jobs.ingest_progress(document_id) for document_id in self._resumed)
         message = self._preparing or (REPAIRING if is_resuming else "")
         return {"ready": not message, "message": message}
+
+    def wait_until_ready(self) -> None:
+        """Blocks until the start's background work is over; for benches and tests."""
+        while not self.status()["ready"]:
+            time.sleep(0.01)
 
     @property
     def threads(self) -> str:

@@ -56,8 +56,7 @@ def work(data_dir: Path, ledger: Path, phase: str, model: str) -> None:
     started = time.perf_counter()
     settings = replace(read_settings(), data_dir=data_dir, database_url="", demo=False, threads=1)
     services = build_services(settings, _make_generator(model))
-    while not services.status()["ready"]:
-        time.sleep(0.01)
+    services.wait_until_ready()
     restart_s = time.perf_counter() - started
     events = [json.loads(line) for line in ledger.read_text(encoding="utf-8").splitlines()]
     problems = list(find_problems(services, events))
