@@ -6,9 +6,10 @@ import gc
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -59,6 +60,7 @@ class Services:
     _index: VectorIndex
     _lock: FileLock
     _daily: threading.Timer | None = None
+    _resumed: list[str] = field(default_factory=list)  # documents that the last end of the program cut off
     _preparing: str = ""  # what goes on in the background after the start; "" once it is over
 
     @property
@@ -68,7 +70,14 @@ class Services:
 
     def status(self) -> dict[str, Any]:
         """{"ready": bool, "message": str}: whether the start's background work (repair, demo records) is over."""
-        return {"ready": not self._preparing, "message": self._preparing}
+        is_resuming = any(self.jobs.ingest_progress(document_id) for document_id in self._resumed)
+        message = self._preparing or (REPAIRING if is_resuming else "")
+        return {"ready": not message, "message": message}
+
+    def wait_until_ready(self) -> None:
+        """Blocks until the start's background work is over; for benches and tests."""
+        while not self.status()["ready"]:
+            time.sleep(0.01)
 
     @property
     def threads(self) -> str:
@@ -82,7 +91,7 @@ class Services:
 
     def _prepare(self) -> None:
         try:
-            self.library.repair(resume=self.jobs.ingest)
+            self.library.repair(resume=self._resume)
             self._keep_retention()
             if self.settings.is_demo:
                 self._preparing = SEEDING
@@ -96,6 +105,10 @@ class Services:
     def vectors(self, patient_id: str, passage_ids: Sequence[str]) -> FloatArray:
         """The vectors [N, D] kept of passages. Raises IndexFailure if they cannot be read."""
         return self._index.vectors_of(patient_id, passage_ids)
+
+    def _resume(self, document_id: str) -> None:
+        self._resumed.append(document_id)
+        self.jobs.ingest(document_id)
 
     def _keep_retention(self) -> None:
         """Looks for documents past their time now and once a day."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import statistics
 import tempfile
-import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -44,9 +43,7 @@ def ask(services: Services, patient_id: str, question: str) -> tuple[Turn, float
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         services = build_services(replace(read_settings(), data_dir=Path(folder), database_url="", demo=True))
-        ready = threading.Event()
-        services.jobs.run_in_background(ready.set)  # behind the demo records
-        ready.wait()
+        services.wait_until_ready()
         asked = [
             ask(services, record.id, question)
             for record in services.store.list_patients()

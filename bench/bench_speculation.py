@@ -61,9 +61,7 @@ def collect_prompts(checkpoint: Path) -> list[list[int]]:
     with tempfile.TemporaryDirectory() as folder:
         settings = replace(read_settings(), data_dir=Path(folder), database_url="", demo=True)
         services = build_services(settings, recorder)
-        ready = threading.Event()
-        services.jobs.run_in_background(ready.set)  # behind the demo records
-        ready.wait()
+        services.wait_until_ready()
         for record in services.store.list_patients():
             for question in suggest_questions(record.patient.name):
                 ask(services, record.id, question)

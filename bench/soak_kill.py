@@ -56,9 +56,7 @@ def work(data_dir: Path, ledger: Path, phase: str, model: str) -> None:
     started = time.perf_counter()
     settings = replace(read_settings(), data_dir=data_dir, database_url="", demo=False, threads=1)
     services = build_services(settings, _make_generator(model))
-    repaired = threading.Event()
-    services.jobs.run_in_background(repaired.set)  # the queue is worked through in order: the repair comes first
-    repaired.wait()
+    services.wait_until_ready()
     restart_s = time.perf_counter() - started
     events = [json.loads(line) for line in ledger.read_text(encoding="utf-8").splitlines()]
     problems = list(find_problems(services, events))

@@ -286,11 +286,7 @@ class DocumentLibrary:
         doomed = [document for document in documents if document.status is DocumentStatus.DELETING]
         for document in doomed:
             self.delete(document.id)
-        unfinished = [document for document in documents if document.status.is_unfinished]
-        for document in unfinished:
-            resume(document.id) if resume else self.ingest(document.id, on_progress)
-        in_work = {document.patient_id for document in unfinished} if resume else set()
-        patients = sorted({document.patient_id for document in self._store.list_documents()} - in_work)
+        patients = sorted({document.patient_id for document in self._store.list_documents()})
         rebuilt = 0
         try:
             for patient_id in patients:
@@ -298,6 +294,9 @@ class DocumentLibrary:
                     rebuilt += self._rebuild_if_different(patient_id, on_progress)
         except IndexFailure as error:
             logger.warning("The vector index could not be repaired; search goes by words alone: %s", error)
+        unfinished = [document for document in documents if document.status.is_unfinished]
+        for document in unfinished:
+            resume(document.id) if resume else self.ingest(document.id, on_progress)
         return RepairReport(
             resumed=tuple(document.name for document in unfinished),
             deleted=tuple(document.name for document in doomed),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -35,9 +34,7 @@ def services(make_services: Callable[[Generator], Services], monkeypatch: pytest
 
 def use(built: Services, monkeypatch: pytest.MonkeyPatch) -> Services:
     """Puts these services under the screens, once their background work is over."""
-    is_over = threading.Event()
-    built.jobs.run_in_background(is_over.set)  # waits behind what the start has queued
-    assert is_over.wait(timeout=60)
+    built.wait_until_ready()
     monkeypatch.setattr(session, "build_services", lambda settings, **watch: built)
     session.get_loader.clear()
     return built
