@@ -26,7 +26,7 @@ medicine, and everything that it says is checked against the passages before it 
 
 ## Form
 
-5 layers (the first dense), hidden 256, 4 query and 2 key-value heads of 64, 16 experts in 4 groups (2 groups and
+5 layers (the first dense), hidden 320, 6 query and 3 key-value heads of 64, 16 experts in 4 groups (2 groups and
 4 experts per token, one shared), sigmoid routing with a bias for selection only, tied embeddings, 8,192 byte-level BPE
 tokens (digits one by one; mostly English, a little Chinese), context 2,048 tokens. No MTP layer, no YaRN. Same code
 path and chat template as the full-size family (template: MIT, Ling-V2). Prompts of more than about 900 tokens were rare
@@ -36,9 +36,9 @@ in training: keep the evidence short.
 
 - Hardware: 2 CPU cores, shared with other work; about {minutes} minutes.
 - {steps} steps, {tokens} tokens. Training loss {loss} per answer token (mean of the last 20 steps).
-- Starting weights look a line up and copy it already (`model/train/circuits.py`); Muon and AdamW; expert bias moved
-  against the load, without an auxiliary loss. Learning rates and length were adjusted while it ran, so
-  `bedside train` with `configs/nano.yaml` gives a sibling, not these very weights.
+- Starting weights look a line up, copy it and cite its passage already (`model/train/circuits.py`, `citing.py`);
+  Muon and AdamW; expert bias moved against the load, without an auxiliary loss. Learning rates and length were
+  adjusted while it ran, so `bedside train` with `configs/nano.yaml` gives a sibling, not these very weights.
 - Examples are generated (`model/train/examples.py`): invented records (letters, laboratory tables, medication lists,
   FHIR lines, one drug in four with an invented name) and public texts with questions about their sentences; about a
   fifth cannot be answered; some follow other questions; some passages hold instructions that must not be obeyed.

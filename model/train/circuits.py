@@ -34,6 +34,7 @@ their them there these this to was were what when where which who why will with
 """
 SHARP_POSITION, SHARP_MATCH = 2.0, 1.6  # norm weights of queries and keys: how sharply a head looks
 REST = 1.0  # how good a match must be
+COPYING_GROUPS = 2  # key-value groups that copy; more of them drown the rest
 GATHER_GAIN, COPY_GAIN = 6.0, 6.0  # against the position's own token
 FINAL_NORM = 0.2  # the head is the embedding: brings logits to the usual size
 
@@ -178,8 +179,9 @@ def _init_copy(attention: Attention, layout: _Layout) -> None:
     q, k, v = _rows(attention)
     heads_per_group = attention.num_heads // attention.num_kv_heads
     num_words, weight = layout.words.stop - layout.words.start, attention.query_key_value.weight
-    carried = _orthonormal(attention.num_kv_heads * layout.C, num_words)
-    for group in range(attention.num_kv_heads):
+    num_groups = min(attention.num_kv_heads, COPYING_GROUPS)
+    carried = _orthonormal(num_groups * layout.C, num_words)
+    for group in range(num_groups):
         query = q[group * heads_per_group]
         _clear(attention, query, k[group], v[group])
         _match_previous(attention, layout, query, k[group], (layout.C - 1 - len(layout.matching)) * (group % 2))

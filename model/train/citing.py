@@ -23,7 +23,8 @@ MAX_KEY = 9  # passages with a number of one digit
 CODE = 13  # dims of a token's random code
 EMBEDDED = 1.0  # length of a code, size of a mark
 SAY = 20.0  # how loudly a number is said
-HEARD = 3.0  # final norm of what is said
+HEARD = 3.0  # final norm of what is said, in a trained model
+HEARD_AT_START = 0.3  # and in one whose stream is still quiet, so that a wrong number costs little
 _NEAR = (3, 4, 5)  # rotary pairs that tell a sentence from the one before
 _FAR = (6, 7, 8)  # rotary pairs that tell a passage from the one before
 
@@ -43,9 +44,9 @@ class _Dims:
 
 
 @torch.no_grad()
-def init_citing(model: BailingMoeV2ForCausalLM, tokens: Sequence[str]) -> None:
+def init_citing(model: BailingMoeV2ForCausalLM, tokens: Sequence[str], heard: float = HEARD) -> None:
     """Overwrites the last key-value group of the first NUM_LAYERS layers and the last CITING_DIMS of the stream, by
-    torch's global seed. tokens: the text of each id."""
+    torch's global seed. tokens: the text of each id; heard: HEARD or HEARD_AT_START."""
     config = model.config
     dims = _Dims(config.hidden_size)
     for name, parameter in model.named_parameters():
@@ -60,7 +61,7 @@ def init_citing(model: BailingMoeV2ForCausalLM, tokens: Sequence[str]) -> None:
         elif name.endswith(("input_layernorm.weight", "post_attention_layernorm.weight")):
             parameter[dims.all] = 1
     model.model.norm.weight[dims.all] = 0
-    model.model.norm.weight[dims.said] = HEARD
+    model.model.norm.weight[dims.said] = heard
     model.model.word_embeddings.weight[:, dims.all] = _embeddings(tokens, dims)
     layers = [layer for layer in model.model.layers if isinstance(layer, DecoderLayer)][:NUM_LAYERS]
     frequencies = model.rotary.inv_freq

@@ -19,7 +19,7 @@ from torch import Tensor
 from model.checkpoint import load_model, save_checkpoint
 from model.modeling import BailingMoeV2ForCausalLM, MoE, Rotary, RouterOutput
 from model.train.circuits import init_circuits
-from model.train.citing import CITING_DIMS, init_citing
+from model.train.citing import CITING_DIMS, HEARD, HEARD_AT_START, init_citing
 from model.train.config import TrainConfig
 from model.train.grow import grow
 from model.train.optimizer import make_optimizers
@@ -181,7 +181,7 @@ def make_model(config: TrainConfig, tokens: Sequence[str]) -> BailingMoeV2ForCau
         model = BailingMoeV2ForCausalLM(config.model)
         init_circuits(model, tokens, CITING_DIMS if config.citing else 0)
     if config.citing:
-        init_citing(model, tokens)
+        init_citing(model, tokens, HEARD_AT_START if config.init_from is None else HEARD)
     return model
 
 

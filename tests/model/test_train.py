@@ -15,6 +15,7 @@ from model.modeling import BailingMoeV2ForCausalLM
 from model.train.branches import decode
 from model.train.card import write_card
 from model.train.circuits import init_circuits
+from model.train.citing import CITING_DIMS, HEARD_AT_START, init_citing
 from model.train.config import ConfigError, load_config, parse_config
 from model.train.corpora import Text, split_held_out, split_sentences
 from model.train.examples import ABSTENTION, Claim, ExampleMaker, Group, Item, cite
@@ -241,7 +242,8 @@ def test_the_start_looks_up_and_copies_before_any_training(run: SftRun) -> None:
     tokens = [run.packer.tokenizer.get_bytes(i).decode("utf-8", "replace") for i in range(512)]
     with torch.no_grad():
         at_random = losses(model, batch, run.config, 0).figures["answer_loss"]
-        init_circuits(model, tokens)
+        init_circuits(model, tokens, CITING_DIMS)
+        init_citing(model, tokens, HEARD_AT_START)
         started = losses(model, batch, run.config, 0).figures["answer_loss"]
     assert started < at_random - 0.4
 
