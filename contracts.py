@@ -358,6 +358,7 @@ class ClaimKind(StrEnum):
     ANSWER = "answer"  # the model's words, supported by its citations
     QUOTE = "quote"  # the record's own words, standing in for a withheld claim
     ABSTENTION = "abstention"  # "the record does not say": no citation is due
+    CONFLICT = "conflict"  # the record contradicts itself: `text` says in what, the citations hold both sides
     WITHHELD = "withheld"  # the model's words failed a check; `text` is kept for the audit and never drawn
 
 

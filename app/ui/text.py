@@ -155,6 +155,7 @@ ENGLISH = {
     "turn.injection": "An instruction in the record was kept from the model",
     "turn.model": "The model is in doubt",
     "turn.quote": "From the record",
+    "turn.conflict": "The record contradicts itself",
     "turn.quoted": "«{text}»",
     "turn.withheld.one": "1 sentence withheld: {reason}",
     "turn.withheld.many": "{n} sentences withheld: {reason}",

@@ -129,3 +129,40 @@ def test_keys_count_from_one_in_order_of_first_citation(safety: RuleSafetyChecke
     claims = grounding.feed("Potassium 4.2 mmol/L [2]. ") + grounding.feed("Apixaban 5 mg twice daily [1]. ")
     claims += grounding.finish("stop")
     assert [(c.citations[0].document, c.citations[0].key) for c in claims] == [("Labs.json", 1), ("Letter.pdf", 2)]
+
+
+OLD_LIST = "Metformin 500 mg twice daily. Ramipril 5 mg once daily."
+NEW_LIST = "Metformin 1000 mg twice daily. Ramipril 5 mg once daily."
+
+
+def conflicts(question: str, text: str, written: tuple[str, str] = ("", "")) -> list[Claim]:
+    lists = [
+        Passage(f"{number}:0", str(number), f"{number}.pdf", 1, 40, 40 + len(page), page)
+        for number, page in enumerate((OLD_LIST, NEW_LIST))
+    ]
+    grounding = Grounding(question, lists, RuleSafetyChecker(), written=written)
+    claims = [*grounding.feed(text), *grounding.finish("stop")]
+    return [claim for claim in claims if claim.kind is ClaimKind.CONFLICT]
+
+
+def test_two_doses_of_the_drug_in_an_answer_are_shown_with_both_pages() -> None:
+    (conflict,) = conflicts("How much of it?", "She takes metformin 500 mg twice daily [1].")
+    assert [citation.document for citation in conflict.citations] == ["0.pdf", "1.pdf"]
+    assert [citation.quote for citation in conflict.citations] == [OLD_LIST[:29], NEW_LIST[:30]]
+    assert conflict.citations[1].start == 40
+    (finding,) = conflict.findings
+    assert (finding.rule, finding.severity) == ("conflict.dose", Verdict.NOTICE)
+    assert OLD_LIST[:29] in finding.evidence
+    assert NEW_LIST[:30] in finding.evidence
+
+
+def test_a_conflict_that_the_question_names_is_shown_whatever_the_answer() -> None:
+    assert conflicts("Is she on metformin?", ABSTENTION)
+
+
+def test_a_conflict_that_does_not_bear_on_the_answer_is_not_shown() -> None:
+    assert not conflicts("What is her ramipril dose?", "Ramipril 5 mg once daily [1].")
+
+
+def test_a_dose_changed_between_two_dated_notes_is_no_conflict() -> None:
+    assert not conflicts("What is her metformin dose?", ABSTENTION, ("2025-01-07", "2026-02-11"))
