@@ -393,6 +393,11 @@ class Coverage:
     since: str = ""  # ISO 8601 dates of the stretch of time asked about; what is surely of another time was left out
     until: str = ""
 
+    @property
+    def is_everything(self) -> bool:
+        """Whether nothing of the selected documents was left unread. An unreadable page may hold what was asked for."""
+        return self.whole_record and not self.unreadable and not self.not_ready
+
 
 # --- seams ------------------------------------------------------------------------------------------------------
 

@@ -141,7 +141,10 @@ class Conversation:
             what += ", prepared"
         yield StepStarted(Step.READING, what)
         try:
-            yield from self._write(turn, what, messages, passages, patient, params, cancel, started)
+            grounding = Grounding(
+                turn.question, passages, self.safety, patient, self._written(passages), coverage.is_everything
+            )
+            yield from self._write(grounding, what, messages, passages, params, cancel, started)
         except tuple(_FAULTS) as error:  # the turn fails, and what was wrong with the model stays with it
             yield ModelChecked((Finding(_FAULTS[type(error)], Verdict.HOLD, 0, 0, str(error)),))
             raise
@@ -162,11 +165,10 @@ class Conversation:
 
     def _write(
         self,
-        turn: Turn,
+        grounding: Grounding,
         what: str,
         messages: Sequence[Message],
         passages: Sequence[Passage],
-        patient: Patient | None,
         params: SamplingParams,
         cancel: threading.Event,
         started: float,
@@ -174,7 +176,6 @@ class Conversation:
         """Streams the model's text through the grounding; text is never yielded, only checked claims."""
         if self._constrains_citations:
             params = replace(params, constraint=prompt.citation_form(len(passages)))
-        grounding = Grounding(turn.question, passages, self.safety, patient, self._written(passages))
         is_writing, first_claim_s = False, 0.0
         alarm = self._watch.look()
         yield from _report(alarm, RouterAlarm())

@@ -6,11 +6,13 @@ Nothing reaches a caller unchecked. Knows nothing of the store, the page or the 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from contracts import Citation, Claim, ClaimCheck, ClaimKind, Finding, Passage, Patient, SafetyChecker, Verdict
 from retrieval.packing import quotes
 from safety.claims import ClaimSplitter, citations_of, strip_citations
 from safety.conflicts import Conflict, Place, find_conflicts
+from safety.denials import is_general_denial, is_said_outright
 
 # Not "the passages do not say": that would be a claim of ours, and nothing has shown it.
 NOTHING_FOUND = "No sentence that answers this was found in the passages read. Look at the record itself."
@@ -31,13 +33,16 @@ class Grounding:
         safety: SafetyChecker,
         patient: Patient | None = None,
         written: Sequence[str] | None = None,
+        is_everything: bool = False,
     ) -> None:
-        """written: for each passage the ISO 8601 date of its note, "" where it is not known."""
+        """written: for each passage the ISO 8601 date of its note, "" where it is not known. is_everything: whether the
+        passages are all there is, so that what none of them holds is not in the record."""
         self.question = question
         self.passages = list(passages)
         self.safety = safety
         self.patient = patient
         self.written = [""] * len(self.passages) if written is None else written
+        self.is_everything = is_everything
         self._splitter = ClaimSplitter()
         self._keys: dict[int, int] = {}  # passage index -> the n of [n], in order of first citation
         self._shown: set[str] = set()
@@ -74,8 +79,15 @@ class Grounding:
         if check.is_abstention and not check.verdict.withholds:
             return self._abstain(words, check)
         if check.supported and not check.verdict.withholds:
+            if self._is_unproven(words, check):
+                return self._withhold(words, replace(check, findings=(*check.findings, _unproven(words))))
             return self._answer(words, check)
         return self._withhold(words, check)
+
+    def _is_unproven(self, words: str, check: ClaimCheck) -> bool:
+        """Whether a claim denies something of a whole record of which a part was read, and no passage says so."""
+        evidence = [self.passages[index].text[start:end] for index, (start, end) in check.evidence.items()]
+        return not self.is_everything and is_general_denial(words) and not is_said_outright(words, evidence)
 
     def _answer(self, words: str, check: ClaimCheck) -> list[Claim]:
         self._shown.add(words.casefold())
@@ -158,3 +170,8 @@ class Grounding:
             method=passage.method,
             confidence=passage.confidence,
         )
+
+
+def _unproven(words: str) -> Finding:
+    message = "It denies this for the whole record, of which only a part was read, and no passage says so outright."
+    return Finding("support.denial-of-part", Verdict.HOLD, 0, len(words), message, evidence=words)

@@ -233,14 +233,13 @@ def _coverage(coverage: Coverage) -> Node:
         parts.append(count("turn.coverage.ocr", coverage.ocr))
     if coverage.not_ready:
         parts.append(say("turn.coverage.not_ready", names=", ".join(coverage.not_ready)))
-    # Unreadable pages may hold what was asked for, so that a record with any was never read whole.
     if coverage.wanted_whole:
         parts.append(say("turn.coverage.wanted", what=_name_wanted(coverage.wanted_whole)))
     if coverage.wanted_cut:
         parts.append(say("turn.coverage.cut", what=_name_wanted(coverage.wanted_cut)))
     if coverage.since or coverage.until:
         parts.append(say("turn.coverage.period", since=coverage.since or "…", until=coverage.until or "…"))
-    is_whole = coverage.whole_record and not coverage.unreadable and not coverage.not_ready
+    is_whole = coverage.is_everything
     parts.append(say("turn.coverage.whole" if is_whole else "turn.coverage.part"))
     return node("p", " · ".join(parts), style="coverage" if is_whole else "coverage partial")
 

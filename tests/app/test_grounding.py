@@ -166,3 +166,25 @@ def test_a_conflict_that_does_not_bear_on_the_answer_is_not_shown() -> None:
 
 def test_a_dose_changed_between_two_dated_notes_is_no_conflict() -> None:
     assert not conflicts("What is her metformin dose?", ABSTENTION, ("2025-01-07", "2026-02-11"))
+
+
+@pytest.mark.parametrize(
+    ("claim", "said", "hinted"),
+    [
+        ("She has no allergies [1].", "No known drug allergies.", "No allergies to the contrast given today."),
+        ("She has no drug allergies [1].", "She has no drug allergies.", "No drug allergies were discussed."),
+    ],
+)
+def test_a_general_denial_stands_on_an_outright_statement_or_the_whole_record(
+    safety: RuleSafetyChecker, claim: str, said: str, hinted: str
+) -> None:
+    def first(text: str, is_everything: bool) -> Claim:
+        passage = Passage("d:0", "d", "Letter.pdf", 1, 0, len(text), text)
+        grounding = Grounding("Any allergies?", [passage], safety, is_everything=is_everything)
+        return [*grounding.feed(f"{claim} "), *grounding.finish("stop")][0]
+
+    assert first(said, is_everything=False).kind is ClaimKind.ANSWER
+    assert first(hinted, is_everything=True).kind is ClaimKind.ANSWER
+    withheld = first(hinted, is_everything=False)
+    assert withheld.kind is ClaimKind.WITHHELD
+    assert withheld.findings[-1].rule == "support.denial-of-part"
