@@ -205,6 +205,7 @@ ENGLISH = {
     "evidence.enlarge": "Enlarge",
     "evidence.alt": "Page {page} of {document}, with the cited words marked",
     "evidence.gone": "This document was deleted; only the quoted words are kept in the answer.",
+    "evidence.moved": "The page was read anew since, and these words were not found on it: nothing is marked.",
     "evidence.no_image": "The page cannot be drawn: {reason}",
     # documents
     "documents.title": "Documents of {name}",
