@@ -358,6 +358,7 @@ class ClaimKind(StrEnum):
     ANSWER = "answer"  # the model's words, supported by its citations
     QUOTE = "quote"  # the record's own words, standing in for a withheld claim
     ABSTENTION = "abstention"  # "the record does not say": no citation is due
+    CONFLICT = "conflict"  # the record contradicts itself: `text` says in what, the citations hold both sides
     WITHHELD = "withheld"  # the model's words failed a check; `text` is kept for the audit and never drawn
 
 
@@ -391,6 +392,11 @@ class Coverage:
     wanted_cut: tuple[str, ...] = ()  # what it wanted all of and was too much to be read whole
     since: str = ""  # ISO 8601 dates of the stretch of time asked about; what is surely of another time was left out
     until: str = ""
+
+    @property
+    def is_everything(self) -> bool:
+        """Whether nothing of the selected documents was left unread. An unreadable page may hold what was asked for."""
+        return self.whole_record and not self.unreadable and not self.not_ready
 
 
 # --- seams ------------------------------------------------------------------------------------------------------

@@ -53,6 +53,7 @@ app.command()(quantize)
 app.command()(serve)
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_NO_STATEMENT = (ClaimKind.WITHHELD, ClaimKind.CONFLICT)
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
 PatientOption = Annotated[Path | None, typer.Option("--patient", help="JSON file of the patient's data.")]
 
@@ -224,6 +225,8 @@ def _answer_as_text(turn: Turn) -> str:
         if claim.kind is ClaimKind.WITHHELD:
             reason = claim.findings[0].message if claim.findings else "no passage supports it"
             lines.append(f"(1 sentence withheld: {reason})")
+        elif claim.kind is ClaimKind.CONFLICT:
+            lines.append(f"! {claim.text}{keys}")
         else:
             lines.append(f"“{claim.text}”{keys}" if claim.kind is ClaimKind.QUOTE else f"{claim.text}{keys}")
     if turn.status is TurnStatus.OUT_OF_TIME:
@@ -242,7 +245,8 @@ def _answer_as_json(turn: Turn, services: Services) -> dict[str, Any]:
     return {
         "answer": answer_text(turn),
         "status": turn.status.value,
-        "claims": [_claim_as_json(claim) for claim in turn.claims if claim.kind is not ClaimKind.WITHHELD],
+        "claims": [_claim_as_json(claim) for claim in turn.claims if claim.kind not in _NO_STATEMENT],
+        "conflicts": [_claim_as_json(claim) for claim in turn.claims if claim.kind is ClaimKind.CONFLICT],
         "withheld": sum(claim.kind is ClaimKind.WITHHELD for claim in turn.claims),
         "coverage": asdict(coverage) if coverage else None,
         "verdict": turn.verdict.value,

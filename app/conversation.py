@@ -54,6 +54,7 @@ from contracts import (
 )
 from model.packed.verify import WeightsChangedError
 from model.sampler import SamplerError
+from retrieval.completeness import written_on
 from retrieval.names import without_name
 from retrieval.packing import edges_first, pack
 
@@ -140,7 +141,10 @@ class Conversation:
             what += ", prepared"
         yield StepStarted(Step.READING, what)
         try:
-            yield from self._write(turn, what, messages, passages, patient, params, cancel, started)
+            grounding = Grounding(
+                turn.question, passages, self.safety, patient, self._written(passages), coverage.is_everything
+            )
+            yield from self._write(grounding, what, messages, passages, params, cancel, started)
         except tuple(_FAULTS) as error:  # the turn fails, and what was wrong with the model stays with it
             yield ModelChecked((Finding(_FAULTS[type(error)], Verdict.HOLD, 0, 0, str(error)),))
             raise
@@ -161,11 +165,10 @@ class Conversation:
 
     def _write(
         self,
-        turn: Turn,
+        grounding: Grounding,
         what: str,
         messages: Sequence[Message],
         passages: Sequence[Passage],
-        patient: Patient | None,
         params: SamplingParams,
         cancel: threading.Event,
         started: float,
@@ -173,7 +176,6 @@ class Conversation:
         """Streams the model's text through the grounding; text is never yielded, only checked claims."""
         if self._constrains_citations:
             params = replace(params, constraint=prompt.citation_form(len(passages)))
-        grounding = Grounding(turn.question, passages, self.safety, patient)
         is_writing, first_claim_s = False, 0.0
         alarm = self._watch.look()
         yield from _report(alarm, RouterAlarm())
@@ -277,6 +279,11 @@ class Conversation:
                 clean.append(replace(passage, text=text))
         return clean, tuple(removed)
 
+    def _written(self, passages: Sequence[Passage]) -> list[str]:
+        """For each passage the date of its note, "" where it is not known."""
+        facts = {doc: self.store.get_page_facts(doc) for doc in {p.document_id for p in passages}}
+        return [written_on(passage, facts) for passage in passages]
+
     def _documents(self, patient_id: str, selected: Sequence[str] | None) -> list[Document]:
         documents = [d for d in self.store.list_documents(patient_id) if d.status not in _HIDDEN]
         return documents if selected is None else [d for d in documents if d.id in selected]
@@ -324,8 +331,8 @@ def is_of_whole_record(turn: Turn, coverage: Coverage) -> bool:
 
 
 def answer_text(turn: Turn) -> str:
-    """The answer as shown: its claims with their [n], without what was withheld."""
-    shown = [claim for claim in turn.claims if claim.kind is not ClaimKind.WITHHELD]
+    """The answer as shown: its claims with their [n], without what was withheld and what the record contradicts."""
+    shown = [claim for claim in turn.claims if claim.kind not in (ClaimKind.WITHHELD, ClaimKind.CONFLICT)]
     return " ".join(claim.text + "".join(f" [{c.key}]" for c in claim.citations) for claim in shown)
 
 

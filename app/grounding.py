@@ -6,10 +6,13 @@ Nothing reaches a caller unchecked. Knows nothing of the store, the page or the 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from contracts import Citation, Claim, ClaimCheck, ClaimKind, Passage, Patient, SafetyChecker, Verdict
+from contracts import Citation, Claim, ClaimCheck, ClaimKind, Finding, Passage, Patient, SafetyChecker, Verdict
 from retrieval.packing import quotes
 from safety.claims import ClaimSplitter, citations_of, strip_citations
+from safety.conflicts import Conflict, Place, find_conflicts
+from safety.denials import is_general_denial, is_said_outright
 
 # Not "the passages do not say": that would be a claim of ours, and nothing has shown it.
 NOTHING_FOUND = "No sentence that answers this was found in the passages read. Look at the record itself."
@@ -24,12 +27,22 @@ class Grounding:
     """
 
     def __init__(
-        self, question: str, passages: Sequence[Passage], safety: SafetyChecker, patient: Patient | None = None
+        self,
+        question: str,
+        passages: Sequence[Passage],
+        safety: SafetyChecker,
+        patient: Patient | None = None,
+        written: Sequence[str] | None = None,
+        is_everything: bool = False,
     ) -> None:
+        """written: for each passage the ISO 8601 date of its note, "" where it is not known. is_everything: whether the
+        passages are all there is, so that what none of them holds is not in the record."""
         self.question = question
         self.passages = list(passages)
         self.safety = safety
         self.patient = patient
+        self.written = [""] * len(self.passages) if written is None else written
+        self.is_everything = is_everything
         self._splitter = ClaimSplitter()
         self._keys: dict[int, int] = {}  # passage index -> the n of [n], in order of first citation
         self._shown: set[str] = set()
@@ -46,8 +59,12 @@ class Grounding:
         """The last claims; finish_reason is the generation's: "stop", "length", "cancelled" or "deadline".
 
         An answer that was cut off loses its unfinished sentence, as half a sentence can say the opposite of the whole.
-        One with nothing to show falls back to quotes, unless the clinician stopped it.
+        One with nothing to show falls back to quotes, unless the clinician stopped it. Where the record contradicts
+        itself on what the answer rests on, or on what the question names, that comes last.
         """
+        return [*self._rest(finish_reason), *self._conflicts()]
+
+    def _rest(self, finish_reason: str) -> list[Claim]:
         rest = self._splitter.flush()
         claims = [claim for part in rest for claim in self._release(part)] if finish_reason == "stop" else []
         if finish_reason == "cancelled" or self._has_abstained or self._is_on_topic:
@@ -62,8 +79,15 @@ class Grounding:
         if check.is_abstention and not check.verdict.withholds:
             return self._abstain(words, check)
         if check.supported and not check.verdict.withholds:
+            if self._is_unproven(words, check):
+                return self._withhold(words, replace(check, findings=(*check.findings, _unproven(words))))
             return self._answer(words, check)
         return self._withhold(words, check)
+
+    def _is_unproven(self, words: str, check: ClaimCheck) -> bool:
+        """Whether a claim denies something of a whole record of which a part was read, and no passage says so."""
+        evidence = [self.passages[index].text[start:end] for index, (start, end) in check.evidence.items()]
+        return not self.is_everything and is_general_denial(words) and not is_said_outright(words, evidence)
 
     def _answer(self, words: str, check: ClaimCheck) -> list[Claim]:
         self._shown.add(words.casefold())
@@ -89,6 +113,28 @@ class Grounding:
         if quoted or self._num_quotes or self._shown:
             return quoted
         return [Claim(NOTHING_FOUND, ClaimKind.ABSTENTION)]
+
+    def _conflicts(self) -> list[Claim]:
+        """Only those that bear on this answer: a clinician who asks about a cough is not told of two doses."""
+        found = find_conflicts(self.passages, self.written)
+        return [self._show_conflict(conflict) for conflict in found if self._bears_on_answer(conflict)]
+
+    def _bears_on_answer(self, conflict: Conflict) -> bool:
+        is_cited = any(
+            place.passage == index and place.start < end and start < place.end
+            for place in conflict.places
+            for index, start, end in self._spans
+        )
+        return is_cited or conflict.subject in self.question.casefold()
+
+    def _show_conflict(self, conflict: Conflict) -> Claim:
+        citations = tuple(self._cite_place(place) for place in conflict.places)
+        evidence = " / ".join(citation.quote for citation in citations)
+        finding = Finding(conflict.rule, Verdict.NOTICE, 0, len(conflict.message), conflict.message, evidence=evidence)
+        return Claim(conflict.message, ClaimKind.CONFLICT, citations, Verdict.NOTICE, (finding,))
+
+    def _cite_place(self, place: Place) -> Citation:
+        return self._cite(place.passage, place.start, place.end)
 
     def _bears_on_question(self, citation: Citation) -> bool:
         page = Passage(
@@ -124,3 +170,8 @@ class Grounding:
             method=passage.method,
             confidence=passage.confidence,
         )
+
+
+def _unproven(words: str) -> Finding:
+    message = "It denies this for the whole record, of which only a part was read, and no passage says so outright."
+    return Finding("support.denial-of-part", Verdict.HOLD, 0, len(words), message, evidence=words)

@@ -52,6 +52,21 @@ def dates_of(passage: Passage, facts: DocumentFacts) -> list[str]:
     return [fact.value for fact in noticed.facts if fact.kind is FactKind.NOTE_DATE] if noticed else []
 
 
+def written_on(passage: Passage, facts: DocumentFacts) -> str:
+    """ISO 8601: the date of the passage's section, else of the note it stands in, which its first page tells; "" where
+    neither is known."""
+    if dated := [span.date for span in _sections_of(passage, facts) if span.date]:
+        return dated[0]
+    noticed = facts.get(passage.document_id, {})
+    days = [
+        (page, fact.value)
+        for page, on_page in noticed.items()
+        for fact in on_page.facts
+        if fact.kind is FactKind.NOTE_DATE and page <= passage.page
+    ]
+    return max(days, default=(0, ""))[1]
+
+
 def _sections_of(passage: Passage, facts: DocumentFacts) -> list[SectionSpan]:
     noticed = facts.get(passage.document_id, {}).get(passage.page)
     spans = noticed.sections if noticed else ()

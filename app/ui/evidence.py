@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
+from app.citing import place_of
 from app.events import Turn
 from app.services import Services
 from app.ui import session
@@ -86,10 +87,14 @@ def _draw_citation(services: Services, citation: Citation) -> None:
         st.markdown(f"**{escape(citation.document)}**")
         st.caption(f"{place} · {method}")
     try:
-        image = services.library.render_page(document.id, citation.page, [(citation.start, citation.end)])
+        span = place_of(citation, services.store.get_pages(document.id))
+        image = services.library.render_page(document.id, citation.page, [span] if span else [])
     except FAILURES as error:
         st.warning(say("evidence.no_image", reason=escape(str(error))))
         draw([node("blockquote", say("turn.quoted", text=citation.quote), style="quote")], key="evidence_quote")
         return
+    if span is None:
+        st.warning(say("evidence.moved"))
+        draw([node("blockquote", say("turn.quoted", text=citation.quote), style="quote")], key="evidence_quote")
     alt = say("evidence.alt", page=citation.page, document=citation.document)
     st.image(image, width="stretch", alt=alt)

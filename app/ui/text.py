@@ -155,6 +155,7 @@ ENGLISH = {
     "turn.injection": "An instruction in the record was kept from the model",
     "turn.model": "The model is in doubt",
     "turn.quote": "From the record",
+    "turn.conflict": "The record contradicts itself",
     "turn.quoted": "«{text}»",
     "turn.withheld.one": "1 sentence withheld: {reason}",
     "turn.withheld.many": "{n} sentences withheld: {reason}",
@@ -204,6 +205,7 @@ ENGLISH = {
     "evidence.enlarge": "Enlarge",
     "evidence.alt": "Page {page} of {document}, with the cited words marked",
     "evidence.gone": "This document was deleted; only the quoted words are kept in the answer.",
+    "evidence.moved": "The page was read anew since, and these words were not found on it: nothing is marked.",
     "evidence.no_image": "The page cannot be drawn: {reason}",
     # documents
     "documents.title": "Documents of {name}",

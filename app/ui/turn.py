@@ -131,10 +131,22 @@ def _claim(claim: Claim, turn_id: str, first: int, active: int | None) -> Node:
         _chip(citation, {"turn": turn_id, "at": at}, is_active=at == active)
         for at, citation in enumerate(claim.citations, first)
     ]
+    if claim.kind is ClaimKind.CONFLICT:
+        return _conflict(claim, chips)
     if claim.kind is ClaimKind.QUOTE:
         label = node("span", say("turn.quote"), style="label")
         return node("blockquote", label, say("turn.quoted", text=claim.text), *chips, style="quote")
     return node("p", claim.text, *chips, style=f"claim {claim.kind.value}")
+
+
+def _conflict(claim: Claim, chips: Sequence[Node]) -> Node:
+    """Both sides in the record's words, each with its chip."""
+    sides = [
+        node("li", say("turn.quoted", text=citation.quote), chip)
+        for citation, chip in zip(claim.citations, chips, strict=True)
+    ]
+    title = node("strong", say("turn.conflict"), style="title")
+    return node("div", title, claim.text, node("ul", *sides), style="notice warning conflict", role="note")
 
 
 def _chip(citation: Citation, press: Mapping[str, object], is_active: bool) -> Node:
@@ -221,14 +233,13 @@ def _coverage(coverage: Coverage) -> Node:
         parts.append(count("turn.coverage.ocr", coverage.ocr))
     if coverage.not_ready:
         parts.append(say("turn.coverage.not_ready", names=", ".join(coverage.not_ready)))
-    # Unreadable pages may hold what was asked for, so that a record with any was never read whole.
     if coverage.wanted_whole:
         parts.append(say("turn.coverage.wanted", what=_name_wanted(coverage.wanted_whole)))
     if coverage.wanted_cut:
         parts.append(say("turn.coverage.cut", what=_name_wanted(coverage.wanted_cut)))
     if coverage.since or coverage.until:
         parts.append(say("turn.coverage.period", since=coverage.since or "…", until=coverage.until or "…"))
-    is_whole = coverage.whole_record and not coverage.unreadable and not coverage.not_ready
+    is_whole = coverage.is_everything
     parts.append(say("turn.coverage.whole" if is_whole else "turn.coverage.part"))
     return node("p", " · ".join(parts), style="coverage" if is_whole else "coverage partial")
 

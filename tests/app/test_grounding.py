@@ -129,3 +129,62 @@ def test_keys_count_from_one_in_order_of_first_citation(safety: RuleSafetyChecke
     claims = grounding.feed("Potassium 4.2 mmol/L [2]. ") + grounding.feed("Apixaban 5 mg twice daily [1]. ")
     claims += grounding.finish("stop")
     assert [(c.citations[0].document, c.citations[0].key) for c in claims] == [("Labs.json", 1), ("Letter.pdf", 2)]
+
+
+OLD_LIST = "Metformin 500 mg twice daily. Ramipril 5 mg once daily."
+NEW_LIST = "Metformin 1000 mg twice daily. Ramipril 5 mg once daily."
+
+
+def conflicts(question: str, text: str, written: tuple[str, str] = ("", "")) -> list[Claim]:
+    lists = [
+        Passage(f"{number}:0", str(number), f"{number}.pdf", 1, 40, 40 + len(page), page)
+        for number, page in enumerate((OLD_LIST, NEW_LIST))
+    ]
+    grounding = Grounding(question, lists, RuleSafetyChecker(), written=written)
+    claims = [*grounding.feed(text), *grounding.finish("stop")]
+    return [claim for claim in claims if claim.kind is ClaimKind.CONFLICT]
+
+
+def test_two_doses_of_the_drug_in_an_answer_are_shown_with_both_pages() -> None:
+    (conflict,) = conflicts("How much of it?", "She takes metformin 500 mg twice daily [1].")
+    assert [citation.document for citation in conflict.citations] == ["0.pdf", "1.pdf"]
+    assert [citation.quote for citation in conflict.citations] == [OLD_LIST[:29], NEW_LIST[:30]]
+    assert conflict.citations[1].start == 40
+    (finding,) = conflict.findings
+    assert (finding.rule, finding.severity) == ("conflict.dose", Verdict.NOTICE)
+    assert OLD_LIST[:29] in finding.evidence
+    assert NEW_LIST[:30] in finding.evidence
+
+
+def test_a_conflict_that_the_question_names_is_shown_whatever_the_answer() -> None:
+    assert conflicts("Is she on metformin?", ABSTENTION)
+
+
+def test_a_conflict_that_does_not_bear_on_the_answer_is_not_shown() -> None:
+    assert not conflicts("What is her ramipril dose?", "Ramipril 5 mg once daily [1].")
+
+
+def test_a_dose_changed_between_two_dated_notes_is_no_conflict() -> None:
+    assert not conflicts("What is her metformin dose?", ABSTENTION, ("2025-01-07", "2026-02-11"))
+
+
+@pytest.mark.parametrize(
+    ("claim", "said", "hinted"),
+    [
+        ("She has no allergies [1].", "No known drug allergies.", "No allergies to the contrast given today."),
+        ("She has no drug allergies [1].", "She has no drug allergies.", "No drug allergies were discussed."),
+    ],
+)
+def test_a_general_denial_stands_on_an_outright_statement_or_the_whole_record(
+    safety: RuleSafetyChecker, claim: str, said: str, hinted: str
+) -> None:
+    def first(text: str, is_everything: bool) -> Claim:
+        passage = Passage("d:0", "d", "Letter.pdf", 1, 0, len(text), text)
+        grounding = Grounding("Any allergies?", [passage], safety, is_everything=is_everything)
+        return [*grounding.feed(f"{claim} "), *grounding.finish("stop")][0]
+
+    assert first(said, is_everything=False).kind is ClaimKind.ANSWER
+    assert first(hinted, is_everything=True).kind is ClaimKind.ANSWER
+    withheld = first(hinted, is_everything=False)
+    assert withheld.kind is ClaimKind.WITHHELD
+    assert withheld.findings[-1].rule == "support.denial-of-part"

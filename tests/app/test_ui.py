@@ -50,6 +50,15 @@ def test_each_chip_names_its_page_and_leads_to_its_citation() -> None:
     assert [citations_of(turn)[chip.press["at"]] for chip in chips if chip.press] == [CITATION, second]
 
 
+def test_a_conflict_shows_both_sides_each_with_its_chip() -> None:
+    sides = (replace(CITATION, key=1, quote="5 mg daily"), replace(CITATION, key=2, quote="10 mg daily"))
+    turn = replace(TURN, claims=(Claim("Two doses are recorded.", ClaimKind.CONFLICT, sides),))
+    assert "«5 mg daily»" in words_of(turn_node(turn))
+    assert "«10 mg daily»" in words_of(turn_node(turn))
+    chips = [button for button in buttons_of(turn_node(turn)) if "chip" in button.style]
+    assert [citations_of(turn)[chip.press["at"]].quote for chip in chips if chip.press] == ["5 mg daily", "10 mg daily"]
+
+
 def test_a_withheld_claim_shows_its_reason_and_never_its_text() -> None:
     finding = Finding("output.number", Verdict.HOLD, 0, 4, "The number 50 is not in the passage.")
     turn = replace(TURN, claims=(Claim("Give 50 mg.", ClaimKind.WITHHELD, findings=(finding,)),))
