@@ -70,8 +70,8 @@ class GuardCheck:
             spans = _whole_and_sentences(source.text)
             scores = self._score(source.text, spans)
             return [
-                *self._findings("harm", source, _worst(scores["harm"]), Verdict.HOLD),
-                *self._findings("override", source, _worst(scores["override"]), Verdict.NOTICE),
+                *self._findings("harm", source, scores["harm"], Verdict.HOLD)[:1],
+                *self._findings("override", source, scores["override"], Verdict.NOTICE)[:1],
             ]
         scores = self._score(source.text, _sentences(source.text))
         return self._findings("errand", source, scores["errand"], Verdict.HOLD)
@@ -88,16 +88,17 @@ class GuardCheck:
     def _findings(
         self, target: str, source: NormalisedText, logits: Mapping[Span, float], severity: Verdict
     ) -> list[Finding]:
-        """A finding of each span that is not passed."""
+        """A finding of each span that is not passed, the highest logit first."""
         found = []
-        for span, logit in logits.items():
-            opinion = self._opinion(target, source.text[slice(*span)], logit)
+        for span, logit in sorted(logits.items(), key=lambda item: -item[1]):
+            is_part = len(logits) > 1 and span != (0, len(source.text))
+            opinion = self._opinion(target, source.text[slice(*span)], logit, is_part)
             if opinion is not Opinion.PASS:
                 found.append(_finding(target, source, span, severity, opinion))
         return found
 
-    def _opinion(self, target: str, text: str, logit: float) -> Opinion:
-        opinion = self._thresholds[threshold_name(target, text)].opinion(logit)
+    def _opinion(self, target: str, text: str, logit: float, is_part: bool) -> Opinion:
+        opinion = self._thresholds[threshold_name(target, text, is_part)].opinion(logit)
         if opinion is Opinion.ABSTAIN and self._judge is not None:
             return self._judge.opinion(target, text)
         return opinion
@@ -126,11 +127,6 @@ def _hash(*paths: Path) -> str:
         return hashlib.sha256(b"\0".join(path.read_bytes() for path in paths)).hexdigest()[:12]
     except OSError as error:
         raise WeightsError(f"{error.filename} is missing; restore it or run `bedside train guard`.") from error
-
-
-def _worst(logits: Mapping[Span, float]) -> dict[Span, float]:
-    """The span with the highest logit alone."""
-    return dict(sorted(logits.items(), key=lambda item: -item[1])[:1])
 
 
 def _whole_and_sentences(text: str) -> list[Span]:
