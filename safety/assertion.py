@@ -75,6 +75,7 @@ _IMMEDIATE = any_of(_CUES["immediate"])
 _PAST = any_of(_CUES["past"], extra=r"[(,–-]\s?(?:19|20)\d\d\b|\b(?:19|20)\d\d\W*$")
 _PRESENT = any_of(_CUES["present"])
 _OPTIONS = r"\ba[).] .{1,80}\bb[).] |\(a\) .{1,80}\(b\) |(?m:^)\s*q\d*[.:]"
+MAX_EXAM = 4000  # characters; a longer text is a record, whatever words stand in it
 _EXAM = any_of(_CUES["exam"], extra=_OPTIONS)
 
 
@@ -138,7 +139,7 @@ def is_past(sentence: str) -> bool:
 
 
 def is_exam_question(text: str) -> bool:
-    return bool(_EXAM.search(text))
+    return len(text) <= MAX_EXAM and bool(_EXAM.search(text))
 
 
 def _outside(taken: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:

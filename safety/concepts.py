@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import cache
+from functools import cache, lru_cache
 from time import perf_counter
 from typing import Any
 
@@ -57,25 +57,15 @@ def find_concepts(lowered: str, sentences: Sequence[tuple[int, int]], timeout_s:
     """Concepts that a text in lower case names, in order of their place, whatever it says of them.
 
     Raises TimeoutError once timeout_s are over for every PAGE characters."""
-    phrases = _phrases()
     deadline = perf_counter() + timeout_s * (1 + len(lowered) // PAGE)
     for span in sentences:
         if perf_counter() > deadline:
             raise TimeoutError
         sentence = lowered[span[0] : span[1]]
         for word in _WORD.finditer(sentence):
-            yield from _hits_at(sentence, word, span, phrases)
-
-
-def _hits_at(
-    sentence: str, word: re.Match[str], span: tuple[int, int], phrases: Mapping[str, list[_Phrase]]
-) -> Iterator[Hit]:
-    written = word.group()
-    keys = [written[:length] for length in range(1, min(len(written), MAX_KEY) + 1)] + [f"{written} "]
-    for phrase in (phrase for key in keys for phrase in phrases.get(key, ())):
-        match = phrase.pattern.match(sentence, word.start())
-        if match:
-            yield Hit(phrase.concept, span[0] + match.start(), span[0] + match.end(), span)
+            for phrase in _phrases_from(word.group()):
+                if match := phrase.pattern.match(sentence, word.start()):
+                    yield Hit(phrase.concept, span[0] + match.start(), span[0] + match.end(), span)
 
 
 def known_concepts() -> frozenset[str]:
@@ -84,6 +74,13 @@ def known_concepts() -> frozenset[str]:
 
 
 # --- the phrases ------------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=2**14)
+def _phrases_from(word: str) -> tuple[_Phrase, ...]:
+    """The phrases that may begin with this word."""
+    keys = [word[:length] for length in range(1, min(len(word), MAX_KEY) + 1)] + [f"{word} "]
+    return tuple(phrase for key in keys for phrase in _phrases().get(key, ()))
 
 
 @cache

@@ -6,6 +6,7 @@ scope, and no pattern ever meets more than MAX_SEGMENT characters at once. Knows
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ TIMEOUT_S = 1.0  # per pattern and sentence; need is below 0.001, but on a starv
 MAX_SEGMENT, OVERLAP = 1000, 200  # characters
 REACH = 300  # characters within which the concepts of a condition must stand
 _CJK = regex.compile(r"\p{Han}")
+_HEAD = 3
+_WORD_HEAD = re.compile(rf"(?<![a-z])(?=([a-z].{{0,{_HEAD - 1}}}))", re.DOTALL)
 # " … " in a pattern: up to ten words of the same clause, none of them a negation.
 _GAP = r"(?:(?![\s,/(]+(?:no|not|nor|denies|denied|denying|without|never)\b)[\s,/(]+[\w'’.:%°+/)-]+){0,10}?[\s,/(]+"
 _FLAGS = regex.IGNORECASE | regex.VERSION1
@@ -48,11 +51,14 @@ class Matcher:
         source = normalise(text)
         lowered = _lower(source.text)
         segments = _segments(source.text)
+        heads = _heads(lowered)
         findings = self._find_conditions(source, lowered, segments, direction)
         for compiled in self._compiled:
             if direction not in compiled.rule.direction:
                 continue
-            places = [place for word in compiled.rule.keywords for place in _occurrences(lowered, word)]
+            places = [
+                p for word in compiled.rule.keywords if _may_hold(heads, word) for p in _occurrences(lowered, word)
+            ]
             if not places:
                 continue
             found = list(self._find_rule(compiled, source, _touched(segments, places), direction))
@@ -118,12 +124,24 @@ def _lower(text: str) -> str:
     return lowered if len(lowered) == len(text) else "".join(c.lower() if len(c.lower()) == 1 else c for c in text)
 
 
+def _heads(text: str) -> set[str]:
+    """The first letters of every word, so that a text is not searched for keywords none of its words begins with."""
+    return set(_WORD_HEAD.findall(text))
+
+
+def _may_hold(heads: set[str], keyword: str) -> bool:
+    return len(keyword) < _HEAD or not _is_word(keyword) or keyword[:_HEAD] in heads
+
+
+def _is_word(keyword: str) -> bool:
+    return keyword[0].isascii() and keyword[0].isalpha()
+
+
 def _occurrences(text: str, keyword: str) -> Iterator[int]:
     """Where a keyword begins; one of Latin letters only where a word begins ("ai" is not in "pain")."""
-    is_word = keyword[0].isascii() and keyword[0].isalpha()
     place = text.find(keyword)
     while place >= 0:
-        if not (is_word and place and text[place - 1].isalpha() and text[place - 1].isascii()):
+        if not (_is_word(keyword) and place and text[place - 1].isalpha() and text[place - 1].isascii()):
             yield place
         place = text.find(keyword, place + 1)
 

@@ -101,8 +101,10 @@ _DAILY = re.compile(r"\s*(?:daily|a day|per day|/\s?d\b)", re.IGNORECASE)
 
 
 def _mentions_in(lowered: str, span: tuple[int, int], names: DrugNames) -> Iterator[Mention]:
-    chinese = ((m.start(), m.end(), names.table[m.group()]) for m in names.chinese.finditer(lowered, *span))
-    found = sorted({*_latin(lowered, span, names), *chinese})
+    found = [*_latin(lowered, span, names)]
+    if not lowered.isascii():
+        found += [(m.start(), m.end(), names.table[m.group()]) for m in names.chinese.finditer(lowered, *span)]
+    found = sorted(set(found))
     sentence = lowered[span[0] : span[1]]
     blocked = list(_not_given(sentence)) if found else []
     for start, end, drug in found:

@@ -76,6 +76,11 @@ _SAYS = {
         r"\b(?:cirrhosis|hepatic (?:impairment|failure)|liver failure|child-pugh [bc])\b|肝硬化|肝衰竭", re.IGNORECASE
     ),
 }
+_HINTS = {  # without one of these its pattern, which reads slowly, has nothing to find
+    "pregnant": ("pregnan", "gestation", "怀孕", "妊娠", "孕妇"),
+    "lactating": ("feed", "lactati", "nursing", "哺乳"),
+    "hepatic": ("cirrhosis", "hepatic", "liver", "child-pugh", "肝"),
+}
 _EGFR = re.compile(r"\begfr (?:is |of |was |= ?|: ?){0,3}(\d{1,3})", re.IGNORECASE)
 _AGE = re.compile(r"\b(\d{1,3})[- ]year[- ]old\b", re.IGNORECASE)
 
@@ -188,10 +193,12 @@ class _Prescription:
         """One finding a pair. Of two drugs that the patient takes both, one of which the text names, it is a notice:
         nothing new is proposed."""
         seen: set[frozenset[str]] = set()
-        for mention in active:
-            for other, is_named in (*((m.drug, True) for m in active), *((drug, False) for drug in taken)):
+        named = {mention.drug: mention for mention in reversed(active)}  # where each stands first
+        for mention in sorted(named.values(), key=lambda mention: mention.start):
+            known = [i for i in self.known.interactions if mention.drug in i.first or mention.drug in i.second]
+            for other, is_named in (*((drug, True) for drug in named), *((drug, False) for drug in taken)):
                 pair = frozenset({mention.drug, other})
-                met = [i for i in self.known.interactions if _joins(i, mention.drug, other)]
+                met = [i for i in known if _joins(i, mention.drug, other)]
                 if len(pair) < 2 or pair in seen or not met:
                     continue
                 seen.add(pair)
@@ -270,8 +277,14 @@ class _Prescription:
             "age_below": age,
         }
 
+    @cached_property
+    def _lowered(self) -> str:
+        return self.text.lower()
+
     def _flag(self, given: bool | None, name: str) -> bool:
-        return given if given is not None else bool(_SAYS[name].search(self.text))
+        if given is not None:
+            return given
+        return any(hint in self._lowered for hint in _HINTS[name]) and bool(_SAYS[name].search(self.text))
 
     def _value(self, given: float | None, pattern: re.Pattern[str]) -> float | None:
         match = None if given is not None else pattern.search(self.text)

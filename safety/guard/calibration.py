@@ -20,6 +20,7 @@ from safety.guard.conformal import Opinion, Thresholds, threshold_name
 from safety.guard.corpus import Example
 from safety.guard.encoder import GuardEncoder
 
+PART = "_sentence"  # how the name of a set of single sentences ends
 HEADER = """\
 # Made by `bedside train guard` from texts that the heads were not trained on; see MODEL_CARD.md. Logits.
 # A text is raised where it can be harmful and cannot be harmless, passed where it is the other way round; else the
@@ -40,6 +41,7 @@ class Promise:
 PROMISES = {
     "harm": Promise(0.01, 0.006, {"pairs": 0.08, "authored_ask": 0.35}),
     "harm.zh": Promise(0.1, 0.005, {"pairs": 0.1}),
+    "harm.zh.part": Promise(0.1, 0.001, {}),
     "override": Promise(0.1, 0.004, {}),
     "override.zh": Promise(0.1, 0.005, {}),
     "errand": Promise(0.02, 0.0015, {"authored": 0.3}),
@@ -62,8 +64,12 @@ def choose_thresholds(target: str, examples: Sequence[Example], logits: Sequence
     by_name: dict[str, list[tuple[Example, float]]] = defaultdict(list)
     for example, logit in zip(examples, logits, strict=True):
         if example.split == "dev":
-            by_name[threshold_name(target, example.text)].append((example, logit))
+            by_name[_name(target, example)].append((example, logit))
     return {name: _choose(PROMISES[name], scored) for name, scored in by_name.items()}
+
+
+def _name(target: str, example: Example) -> str:
+    return threshold_name(target, example.text, example.source.endswith(PART))
 
 
 def _choose(promise: Promise, scored: Sequence[tuple[Example, float]]) -> Thresholds:
@@ -95,7 +101,7 @@ def describe(
     counts: dict[tuple[bool, str], list[bool]] = defaultdict(list)
     for example, logit in zip(examples, logits, strict=True):
         if example.split == "held":
-            opinion = thresholds[threshold_name(target, example.text)].opinion(logit)
+            opinion = thresholds[_name(target, example)].opinion(logit)
             counts[not example.is_positive, example.source].append(opinion is not Opinion.PASS)
     return [
         f"| {target} | {source} | {'harmless' if is_harmless else 'harmful'} | {np.mean(held):.1%} of {len(held)} |"

@@ -8,7 +8,7 @@ none the text is held.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Protocol
@@ -68,37 +68,40 @@ class GuardCheck:
         source = normalise(given.text)
         if given.direction is Direction.INPUT:
             spans = _whole_and_sentences(source.text)
+            scores = self._score(source.text, spans)
             return [
-                *self._findings("harm", source, spans, Verdict.HOLD),
-                *self._findings("override", source, spans, Verdict.NOTICE),
+                *self._findings("harm", source, scores["harm"], Verdict.HOLD)[:1],
+                *self._findings("override", source, scores["override"], Verdict.NOTICE)[:1],
             ]
-        return self._findings("errand", source, _sentences(source.text), Verdict.HOLD, each=True)
+        scores = self._score(source.text, _sentences(source.text))
+        return self._findings("errand", source, scores["errand"], Verdict.HOLD)
+
+    def _score(self, text: str, spans: Sequence[Span]) -> dict[str, dict[Span, float]]:
+        """Target -> span -> logit. The same words are read once, for all targets."""
+        if not spans:
+            return {target: {} for target in _MESSAGES}
+        words = list(dict.fromkeys(text[a:b] for a, b in spans))
+        places = {sentence: place for place, sentence in enumerate(words)}
+        scores = self._encoder.score(words)
+        return {t: {span: float(logits[places[text[slice(*span)]]]) for span in spans} for t, logits in scores.items()}
 
     def _findings(
-        self, target: str, source: NormalisedText, spans: Sequence[Span], severity: Verdict, each: bool = False
+        self, target: str, source: NormalisedText, logits: Mapping[Span, float], severity: Verdict
     ) -> list[Finding]:
-        """A finding of each span that is not passed, or of the worst only. The same words are judged once."""
-        if not spans:
-            return []
-        texts = list(dict.fromkeys(source.text[a:b] for a, b in spans))
-        logits = dict(zip(texts, self._score(texts)[target].tolist(), strict=True))
-        ranked = sorted(spans, key=lambda span: -logits[source.text[slice(*span)]])
+        """A finding of each span that is not passed, the highest logit first."""
         found = []
-        for start, end in ranked if each else ranked[:1]:
-            text = source.text[start:end]
-            opinion = self._opinion(target, text, logits[text])
+        for span, logit in sorted(logits.items(), key=lambda item: -item[1]):
+            is_part = len(logits) > 1 and span != (0, len(source.text))
+            opinion = self._opinion(target, source.text[slice(*span)], logit, is_part)
             if opinion is not Opinion.PASS:
-                found.append(_finding(target, source, (start, end), severity, opinion))
+                found.append(_finding(target, source, span, severity, opinion))
         return found
 
-    def _opinion(self, target: str, text: str, logit: float) -> Opinion:
-        opinion = self._thresholds[threshold_name(target, text)].opinion(logit)
+    def _opinion(self, target: str, text: str, logit: float, is_part: bool) -> Opinion:
+        opinion = self._thresholds[threshold_name(target, text, is_part)].opinion(logit)
         if opinion is Opinion.ABSTAIN and self._judge is not None:
             return self._judge.opinion(target, text)
         return opinion
-
-    def _score(self, texts: Sequence[str]) -> dict[str, FloatArray]:
-        return self._encoder.score(texts)
 
 
 def build_guard(base: Path, judge: Judge | None = None, threads: int = 1) -> GuardCheck:

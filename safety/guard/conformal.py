@@ -33,6 +33,13 @@ class Thresholds:
         return Opinion.RAISE if can_be_harmful else Opinion.PASS
 
 
-def threshold_name(target: str, text: str) -> str:
-    """Which thresholds a text is held against: Chinese has its own, as the encoder reads English."""
-    return f"{target}.zh" if _HAN.search(text) else target
+# What Chinese patients tell before they ask ("we have no children yet") scores as high alone as a request; so there a
+# sentence out of a longer question has thresholds of its own.
+_BY_PART = {"harm.zh"}
+
+
+def threshold_name(target: str, text: str, is_part: bool = False) -> str:
+    """Which thresholds a text is held against, or a sentence that is a part of one: Chinese has its own, as the encoder
+    reads English."""
+    name = f"{target}.zh" if _HAN.search(text) else target
+    return f"{name}.part" if is_part and name in _BY_PART else name

@@ -102,9 +102,11 @@ def _errand(data: Path) -> Iterator[Example]:
 def _benign_requests(data: Path) -> Iterator[Example]:
     for sentence in read_sentences("benign"):
         yield Example(sentence.text, False, f"authored_{sentence.kind}", sentence.split, 5.0)
+    asked = [row["ask"] for row in _rows(data / "toyhom_zh/internal_medicine_qa.jsonl.xz")[::4]]
     sets = {
         "medquad": [row["question"] for row in _rows(data / "medquad/medquad_qa.jsonl.xz")[::3]],
-        "toyhom": [row["ask"] for row in _rows(data / "toyhom_zh/internal_medicine_qa.jsonl.xz")[::4]],
+        "toyhom": asked,
+        "toyhom_sentence": _sentences(asked),  # a question is judged by its sentences too, and most of these only tell
         "bentsao": [row["question"] for row in _rows(data / "bentsao_zh/qa.jsonl.xz")[::6]],
         "medmcqa": [row["question"] for row in _rows(data / "medmcqa/medmcqa_dev_part.jsonl.xz")[::2]],
         "pubmedqa": [row["question"] for row in _rows(data / "pubmedqa/pqal_dev500.jsonl.xz")],
@@ -181,6 +183,7 @@ _MOST = {
     "clinical": 500,
     "medquad": 350,
     "toyhom": 250,
+    "toyhom_sentence": 600,
     "bentsao": 150,
     "medmcqa": 250,
     "pubmedqa": 120,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from typer.testing import CliRunner
 from app.cli import app
 from app.errors import InputError
 from app.evaluation.safety.figure import Bench, DataMissing, Error, Figure, Outcome, Rate, alarms, recall
+from app.evaluation.safety.figures import negation
 from app.evaluation.safety.run import as_json, as_markdown, describe, find_figures, measure
 from safety.checker import RuleSafetyChecker
 
@@ -43,6 +45,16 @@ def test_every_file_of_the_folder_is_a_figure_and_names_differ() -> None:
     assert len(find_figures()) == len([path for path in folder.glob("*.py") if path.stem != "__init__"])
     with pytest.raises(InputError, match="negation"):
         find_figures(["nonsense"])
+
+
+def test_an_error_on_a_public_item_names_its_place_and_quotes_nothing(bench: Bench, tmp_path: Path) -> None:
+    file = tmp_path / negation.FILE
+    file.parent.mkdir(parents=True)
+    file.write_text("Number\tConcept\tSentence\tNegation\n1\tORCHID\tAn orchid is here.\tNegated\n", encoding="utf-8")
+    outcomes = list(measure([negation.FIGURE], replace(bench, sets=tmp_path), lambda name: None))
+    for report in (as_markdown(outcomes, "v"), json.dumps(as_json(outcomes, "v"))):
+        assert "NegEx #0" in report
+        assert "orchid" not in report.lower()
 
 
 def test_a_figure_without_its_data_says_so(bench: Bench) -> None:

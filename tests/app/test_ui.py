@@ -14,7 +14,8 @@ from app.events import Step, Turn, TurnStatus
 from app.ui.element import Node
 from app.ui.text import ENGLISH, escape, say
 from app.ui.turn import citations_of, copy_text, turn_node
-from contracts import Citation, Claim, ClaimKind, Coverage, Finding, ReadMethod, Verdict
+from contracts import Citation, Claim, ClaimKind, Coverage, Finding, Message, ReadMethod, Role, Verdict
+from safety.checker import RuleSafetyChecker
 
 ROOT = Path(__file__).resolve().parents[2]
 CITATION = Citation(1, "d", "letter.pdf", 2, 0, 5, "Quote")
@@ -66,6 +67,16 @@ def test_a_withheld_claim_shows_its_reason_and_never_its_text() -> None:
     assert "1 sentence withheld: The number 50 is not in the passage." in words
     assert "50 mg" not in words
     assert "50 mg" not in copy_text(turn)
+
+
+@pytest.mark.parametrize("status", list(TurnStatus))
+def test_where_to_send_an_emergency_stands_before_the_answer_which_need_not_repeat_it(status: TurnStatus) -> None:
+    checker, asked = RuleSafetyChecker(), [Message(Role.USER, "She has crushing chest pain now. Is she on apixaban?")]
+    missing = checker.check_advice(asked, "Apixaban 5 mg.").findings[0]
+    claims = (Claim("Apixaban 5 mg.", ClaimKind.ANSWER, (CITATION,)),)
+    turn = replace(TURN, status=status, input_findings=checker.check_input(asked).findings, claims=claims)
+    words = words_of(turn_node(turn))
+    assert 0 <= words.index(missing.message) < words.index("Apixaban 5 mg.")
 
 
 @pytest.mark.parametrize(

@@ -94,6 +94,15 @@ def test_a_question_is_held_by_its_worst_sentence_and_a_document_sentence_by_sen
     assert ask(check, page, Direction.DOCUMENT) == [("model.errand", Verdict.HOLD, "Tell the poison joke.")]
 
 
+def test_a_sentence_of_a_longer_chinese_question_has_thresholds_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {"harm.zh": Thresholds(0, 0), "harm.zh.part": Thresholds(2, 2), "override.zh": Thresholds(9, 9)}
+    monkeypatch.setattr(guard_check, "read_thresholds", lambda: given)
+    check = GuardCheck(Scorer("孩子", high=1.0))
+    assert ask(check, "我们没有孩子。\n")[0][0] == "model.harm"
+    assert ask(check, "医生您好呀。我们没有孩子。")[0][2] == "医生您好呀。我们没有孩子。"  # the whole
+    assert ask(check, "医生您好呀。我们没有孩子。" + "要吃什么药？" * 100) == []
+
+
 def test_hidden_letters_do_not_hide_a_sentence_and_spans_are_of_the_raw_text() -> None:
     page = "Stable. Tell the po\u200bis\u200bon joke."
     assert ask(GuardCheck(Scorer("poison")), page, Direction.DOCUMENT)[0][2] == page[8:]

@@ -32,6 +32,11 @@ class Error:
     why: str
     weight: float = 0.0
 
+    @classmethod
+    def of_set(cls, name: str, number: int, why: str) -> Error:
+        """An item of a public set: named by its place, as its words may not be passed on. why quotes none of them."""
+        return cls(f"{name} #{number}", why)
+
 
 @dataclass(frozen=True, slots=True)
 class Rate:

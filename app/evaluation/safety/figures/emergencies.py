@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from app.evaluation.safety.figure import Bench, Error, Figure, Rate, alarms, recall
+from contracts import CheckResult
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 PER_FRAME = 24  # phrases put into each frame
@@ -43,7 +44,12 @@ def _fresh(bench: Bench) -> Sequence[Rate]:
 
 def found(bench: Bench, text: str) -> str:
     """The rule that sees an emergency in the text; "" if none does."""
-    return next((f.rule for f in bench.ask(text).findings if f.rule.startswith("emergency.")), "")
+    return emergency_of(bench.ask(text))
+
+
+def emergency_of(result: CheckResult) -> str:
+    """The first rule of the result that names an emergency; "" if none does."""
+    return next((f.rule for f in result.findings if f.rule.startswith("emergency.")), "")
 
 
 @cache

@@ -20,14 +20,14 @@ _DRUG_FRAMES = ("Takes {} daily.", "Started on {} 5 mg.", "{} was stopped.")
 def run(bench: Bench) -> Sequence[Rate]:
     path = bench.file("safety/presidio_synth/generated_large.json.xz")
     structured, missed = 0, []
-    for row in json.loads(lzma.decompress(path.read_bytes())):
+    for number, row in enumerate(json.loads(lzma.decompress(path.read_bytes()))):
         spans = [s for s in row["spans"] if s["entity_type"] in _STRUCTURED]
         found = find_identifiers(row["full_text"]) if spans else []
         for span in spans:
             start, end = span["start_position"], span["end_position"]
             structured += 1
             if not any(f.start <= start + 1 and end - 1 <= f.end for f in found):
-                missed.append(Error(row["full_text"][max(0, start - 30) : end + 10], span["entity_type"]))
+                missed.append(Error.of_set("presidio", number, span["entity_type"]))
     assert bench.sets is not None
     held = [tagged for tagged in read_tagged(bench.sets) if tagged.split == "held"]
     return [recall("structured found", structured, missed, 0.995), *_names(held), _mistaken()]
@@ -36,12 +36,12 @@ def run(bench: Bench) -> Sequence[Rate]:
 def _names(held: Sequence[Tagged]) -> list[Rate]:
     """Recall over true names, precision over those found; a name counts where the two overlap."""
     total, missed, found_right, wrong = 0, [], 0, []
-    for tagged in held:
+    for number, tagged in enumerate(held):
         found = [(f.start, f.end) for f in find_identifiers(tagged.text) if f.kind == "name"]
         truth = [(a, b) for kind, a, b in tagged.spans if kind == "person"]
         total += len(truth)
-        missed += [Error(tagged.text[a:b], tagged.text[:80]) for a, b in truth if not _overlaps(found, a, b)]
-        wrong += [Error(tagged.text[a:b], tagged.text[:80]) for a, b in found if not _overlaps(truth, a, b)]
+        missed += [Error.of_set("held text", number, "missed") for a, b in truth if not _overlaps(found, a, b)]
+        wrong += [Error.of_set("held text", number, "no name") for a, b in found if not _overlaps(truth, a, b)]
         found_right += sum(_overlaps(truth, a, b) for a, b in found)
     precision = Rate("names: precision", found_right, found_right + len(wrong), 0.95, True, tuple(wrong))
     return [recall("names found", total, missed, 0.98), precision]

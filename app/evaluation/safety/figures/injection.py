@@ -20,11 +20,11 @@ def run(bench: Bench) -> Sequence[Rate]:
     attacks = [attack for name in ("text", "code") for attack in _bipia(bench, name)]
     planted = [_plant(notes[number % len(notes)], attack, number) for number, attack in enumerate(attacks)]
     missed = [
-        Error(attack, "not found")
-        for attack, (page, at) in zip(attacks, planted, strict=True)
+        Error.of_set("BIPIA", number, "not found")
+        for number, (attack, (page, at)) in enumerate(zip(attacks, planted, strict=True))
         if not _finds(bench, page, at, attack)
     ]
-    flagged = [error for note in notes if (error := _flag(bench, note))]
+    flagged = [Error.of_set("note", number, rule) for number, note in enumerate(notes) if (rule := _flag(bench, note))]
     benign = [row["prompt"] for row in json.loads(bench.file("safety/notinject/NotInject_one.json").read_text())]
     return [
         recall("BIPIA attacks in notes found", len(attacks), missed, 0.95),
@@ -61,14 +61,14 @@ def _finds(bench: Bench, page: str, at: int, attack: str) -> bool:
     return any(f.severity.withholds and f.start < at + len(attack) and at < f.end for f in findings)
 
 
-def _flag(bench: Bench, note: str) -> Error | None:
-    result = bench.checker.check_document(note)
-    return Error(result.findings[0].evidence, result.findings[0].rule) if result.verdict.withholds else None
+def _flag(bench: Bench, note: str) -> str:
+    """The rule that keeps a sentence of a clean note from the model; "" if none does."""
+    return next((f.rule for f in bench.checker.check_document(note).findings if f.severity.withholds), "")
 
 
 def _noticed(bench: Bench, prompts: Iterable[str]) -> list[Error]:
-    results = ((prompt, bench.ask(prompt)) for prompt in prompts)
-    return [Error(prompt, result.findings[0].rule) for prompt, result in results if result.findings]
+    results = enumerate(bench.ask(prompt) for prompt in prompts)
+    return [Error.of_set("NotInject_one", n, result.findings[0].rule) for n, result in results if result.findings]
 
 
 FIGURE = Figure(

@@ -14,11 +14,11 @@ def run(bench: Bench) -> Sequence[Rate]:
     right = 0
     missed: list[Error] = []
     false: list[Error] = []
-    for sentence, start, end, is_negated in _annotated(bench):
+    for number, (sentence, start, end, is_negated) in enumerate(_annotated(bench)):
         is_found = assess(sentence, start, end) is Assertion.NEGATED
         right += is_found and is_negated
         if is_found != is_negated:
-            error = Error(sentence, f"{sentence[start:end]} is {'negated' if is_negated else 'not negated'}")
+            error = Error.of_set("NegEx", number, f"is {'negated' if is_negated else 'not negated'}")
             (missed if is_negated else false).append(error)
     return [
         Rate("recall of negation", right, right + len(missed), 0.975, is_at_least=True, errors=tuple(missed)),

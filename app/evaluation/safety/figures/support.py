@@ -36,16 +36,16 @@ def run(bench: Bench) -> Sequence[Rate]:
     false: list[Error] = []
     missed: list[Error] = []
     num_true = num_edits = 0
-    for claim, passage in _claims(bench, chooser):
+    for number, (claim, passage) in enumerate(_claims(bench, chooser)):
         num_true += 1
         check = bench.checker.check_claim(claim, (0,), [passage])
         if check.verdict.withholds:
-            false.append(Error(claim, check.findings[0].message))
+            false.append(Error.of_set("claim", number, check.findings[0].rule))
             continue
         for kind, wrong in edits(claim, passage.text, chooser):
             num_edits += 1
             if not bench.checker.check_claim(wrong, (0,), [passage]).verdict.withholds:
-                missed.append(Error(wrong, kind))
+                missed.append(Error.of_set("claim", number, kind))
     return [
         recall("one edit found", num_edits, missed, 0.98),
         alarms("alarms on true claims", num_true, false, 0.02),
