@@ -57,7 +57,7 @@ def test_every_file_is_read_or_refused_as_the_manifest_says(shared: Path, reader
     ("name", "words"),
     [
         ("unstructured__pdf_single_table.pdf", "Chipper | 20,843"),
-        ("docling__ocr_sources_nemotron_multipage.pdf", "NVIDIA"),
+        ("docling__ocr_sources_nemotron_multipage.pdf", "JSON and Markdown"),
     ],
 )
 def test_pages_that_are_pictures_are_recognised_upright(shared: Path, readers: Readers, name: str, words: str) -> None:
