@@ -139,6 +139,19 @@ class CpuBackend:
             observer(out.topk_ids[self._first_moe :], out.router_logits[self._first_moe :], ends)
         return out.logits
 
+    def draft(
+        self,
+        next_ids: Sequence[Sequence[int]],
+        first_positions: Sequence[int],
+        block_tables: Sequence[Sequence[int]],
+        rows: Sequence[int],
+        num_drafts: Sequence[int],
+    ) -> list[list[int]]:
+        """See model.mtp.MtpBackend."""
+        assert self.last_pass.hidden is not None
+        hidden, threads = self.last_pass.hidden, self.last_threads
+        return self.decoder.draft(next_ids, first_positions, block_tables, hidden, rows, num_drafts, threads)
+
     def copy_block(self, source: int, target: int) -> None:
         self.decoder.cache[:, :, target] = self.decoder.cache[:, :, source]
 
@@ -247,13 +260,14 @@ def make_backend(
     cache: str = "auto",
     device: torch.device | None = None,
     baseline: Mapping[int, Sequence[float]] | None = None,
+    has_mtp: bool = False,
 ) -> Backend:
     """The best backend for this model here. kernels: "auto", "reference", or a variant of model.kernels.build.
     num_threads: None lets the C++ kernels choose as they go, between one per core and half as many. experts: where the
     routed experts of a model that holds none are read from. cache: one of CACHES, what keys and values are stored as;
     "auto" is f32 for a model computed in f32, else bf16. int8 takes half of that and is read twice as fast. device: by
     default where the model lies; on a card, experts that it has no room for stay with the processor, by the loads of
-    `baseline` the least chosen ones.
+    `baseline` the least chosen ones. has_mtp: whether the MTP layer is wanted there.
 
     Raises KernelsUnavailableError if a variant asked for by name cannot be had, "auto" then serves by torch; ValueError
     for a cache that torch has not.
@@ -261,7 +275,7 @@ def make_backend(
     find_cache_dtype(cache, model.model.norm.weight.dtype)  # an unknown one, before any thread is started
     device = device or model.device
     if device.type != "cpu":
-        return _make_card_backend(model, kernels, cache, device, baseline)
+        return _make_card_backend(model, kernels, cache, device, baseline, has_mtp)
     if kernels == "reference":
         return TorchBackend(model, cache=cache)
     try:
@@ -282,6 +296,7 @@ def _make_card_backend(
     cache: str,
     device: torch.device,
     baseline: Mapping[int, Sequence[float]] | None,
+    has_mtp: bool,
 ) -> Backend:
     from model.gpu_backend import GpuBackend, choose_hot, load_ops
 
@@ -290,7 +305,7 @@ def _make_card_backend(
         try:
             ops = load_ops()
             hot = choose_hot(model, torch.cuda.mem_get_info(device)[0], baseline)
-            return GpuBackend.take(model, device, cache, hot=hot, ops=ops)
+            return GpuBackend.take(model, device, cache, hot=hot, ops=ops, has_mtp=has_mtp)
         except KernelsUnavailableError as error:
             why = str(error)
     return TorchBackend(model.to(device), why, cache)

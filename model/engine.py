@@ -82,8 +82,9 @@ class Engine:
     """Streams token ids from a model. stop_ids end an answer. All methods are thread-safe.
 
     constrain: makes the matcher of an answer that must have a form; without it none can be asked for.
-    max_draft: how many drafted tokens the answers of a step may carry together, by default none. drafters: what may
-    draft them, in order of preference: the first that has something for an answer; by default its prompt alone.
+    max_draft: how many drafted tokens the answers of a step may carry together, by default none. draft_length: how many
+    one of them may, by default as many. drafters: what may draft them, in order of preference: the first that has
+    something for an answer; by default its prompt alone.
     """
 
     def __init__(
@@ -95,12 +96,14 @@ class Engine:
         max_draft: int = 0,
         constrain: Callable[[Constraint], Matcher] | None = None,
         drafters: Sequence[Drafter] | None = None,
+        draft_length: int | None = None,
     ) -> None:
         self._backend = backend
         self._stop_ids = frozenset(stop_ids)
         self._prefill_chunk = prefill_chunk
         self._max_waiting = max_waiting
         self._max_draft = max_draft
+        self._draft_length = max_draft if draft_length is None else draft_length
         self._constrain = constrain
         self._drafters = [PromptLookup()] if drafters is None else list(drafters)
         self._num_drafted, self._num_accepted = [0] * len(self._drafters), [0] * len(self._drafters)
@@ -154,7 +157,7 @@ class Engine:
             raise EngineBusyError(f"{len(self._waiting)} questions wait already; ask again in a moment.")
         matcher = self._make_matcher(params.constraint)
         sampler = Sampler(params, prompt_ids, self._backend.config.vocab_size, matcher)
-        paces = [Pace(self._max_draft) for _ in self._drafters]
+        paces = [Pace(self._draft_length) for _ in self._drafters]
         token_ids, cancel, key = list(prompt_ids), cancel or threading.Event(), next(self._keys)
         return self._run(_Request(token_ids, len(token_ids), max_new, sampler, cancel, deadline, key, paces))
 

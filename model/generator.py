@@ -40,7 +40,7 @@ from model.config import CheckpointError, ModelConfig
 from model.drafting import MAX_DRAFT, Drafter
 from model.eagle3 import Eagle3Drafter, LoadedHead, load_head
 from model.engine import PREFILL_CHUNK, Engine
-from model.gpu_backend import GpuBackend, has_room
+from model.gpu_backend import MAX_DRAFT_ROWS, GpuBackend, has_room
 from model.grammar import GrammarCompiler
 from model.kernels.expert_cache import ExpertCache
 from model.modeling import BailingMoeV2ForCausalLM
@@ -94,6 +94,7 @@ class LocalGenerator:
         weights: str = "auto",
         expert_bytes: int | None = None,
         device: str = "auto",
+        card_drafts: bool = False,
         *,
         on_progress: ProgressCallback | None = None,
         cancel: threading.Event | None = None,
@@ -103,8 +104,9 @@ class LocalGenerator:
         default as many as prove best, one per core at most. kernels, cache: see model.backend.make_backend. draft_head:
         folder of an EAGLE-3 head, which then drafts in place of the checkpoint's own MTP layer. weights, expert_bytes:
         how a packed folder is held, see model.packed.load. device: see model.backend.choose_device; a packed folder is
-        the processor's. Raises CheckpointError naming what is wrong with a folder, ValueError for an unknown precision
-        or a card that is not there, KernelsUnavailableError, LoadCancelled once `cancel` is set."""
+        the processor's. card_drafts: whether there are drafts on a card, too. Raises CheckpointError naming what is
+        wrong with a folder, ValueError for an unknown precision or a card that is not there, KernelsUnavailableError,
+        LoadCancelled once `cancel` is set."""
         folder = Path(folder)
         find_precision(dtype)
         place = choose_device("cpu" if is_packed(folder) and device == "auto" else device, kernels)
@@ -130,8 +132,8 @@ class LocalGenerator:
         model.router_observer = routers.observe
         experts = packed.experts if packed else None
         info = describe_model(folder, model, tokenizer, sha256)  # before its weights are taken over
-        backend = make_backend(model, threads, kernels, experts, cache, place, baseline)
-        drafters = make_drafters(backend, model, head)
+        backend = make_backend(model, threads, kernels, experts, cache, place, baseline, card_drafts)
+        drafters = make_drafters(backend, model, head, card_drafts)
         held = {"keys and values": str(backend.cache_dtype).removeprefix("torch.")}
         held |= packed.describe() if packed else {}
         details = dict(info.details) | held | _describe_drafters(drafters, head)
@@ -141,9 +143,10 @@ class LocalGenerator:
             GuardedBackend(backend, packed.guard) if packed else backend,
             tokenizer.stop_ids,
             prefill_chunk=backend.prefill_chunk if isinstance(backend, GpuBackend) else PREFILL_CHUNK,
-            max_draft=MAX_DRAFT if drafters else 0,
+            max_draft=count_draft_rows(backend) if drafters else 0,
             constrain=compiler.compile,
             drafters=drafters,
+            draft_length=MAX_DRAFT,
         )
         return cls(engine, tokenizer, template, info, routers, backend, experts)
 
@@ -244,11 +247,17 @@ class LocalGenerator:
         return name(token_id, score.logprob, tuple(name(*pair) for pair in score.likeliest))
 
 
-def make_drafters(backend: Backend, model: BailingMoeV2ForCausalLM, head: LoadedHead | None) -> list[Drafter]:
-    """In order of preference. Only the C++ kernels compute a row always alike, without which a draft may turn a tie."""
+def make_drafters(
+    backend: Backend, model: BailingMoeV2ForCausalLM, head: LoadedHead | None, card_drafts: bool = False
+) -> list[Drafter]:
+    """In order of preference. The C++ kernels compute a row always alike, without which a draft may turn a tie; the
+    card's are made to, which no card has shown yet: there only with card_drafts, and EAGLE-3 heads, which read the
+    processor's states, not at all."""
+    drafters: list[Drafter] = [PromptLookup()]
+    if isinstance(backend, GpuBackend):
+        return [*drafters, *([MtpDrafter(backend)] if backend.has_mtp else [])] if card_drafts else []
     if not isinstance(backend, CpuBackend):
         return []
-    drafters: list[Drafter] = [PromptLookup()]
     if head is not None:
         drafters.append(Eagle3Drafter(head.head, backend, model))
     elif model.config.num_nextn_predict_layers:
@@ -256,9 +265,14 @@ def make_drafters(backend: Backend, model: BailingMoeV2ForCausalLM, head: Loaded
     return drafters
 
 
+def count_draft_rows(backend: Backend) -> int:
+    """Drafted tokens that a step of all answers together takes."""
+    return MAX_DRAFT_ROWS if isinstance(backend, GpuBackend) else MAX_DRAFT
+
+
 def _describe_drafters(drafters: Sequence[Drafter], head: LoadedHead | None) -> dict[str, str]:
     details = {
-        "drafts by": ", ".join(drafter.name for drafter in drafters) or "nothing: these kernels round rows unalike"
+        "drafts by": ", ".join(drafter.name for drafter in drafters) or "nothing: these kernels may round rows unalike"
     }
     return details | ({} if head is None else {"draft head": f"{head.name}, sha256 {head.sha256}"})
 

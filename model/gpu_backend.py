@@ -21,8 +21,8 @@ from model.checkpoint import list_shards
 from model.config import ModelConfig
 from model.kernels.build import KernelsUnavailableError
 from model.kernels.cpu_decoder import BLOCK_TOKENS, Pass, Threads
-from model.kernels.gpu.buffers import CACHE_KINDS
-from model.kernels.gpu.decoder import CHUNK, MAX_ROWS, GpuDecoder
+from model.kernels.gpu.buffers import CACHE_KINDS, STEP_ROWS
+from model.kernels.gpu.decoder import CHUNK, GpuDecoder
 from model.kernels.gpu.offload import ColdExperts
 from model.kernels.gpu.top import TopLogits
 from model.kernels.gpu.weights import check_supported, take_weights
@@ -34,9 +34,12 @@ from model.traffic import bytes_a_token
 MAX_SEQUENCES = 64  # of full length: more blocks than these could fill are not taken
 
 
+MAX_DRAFT_ROWS = STEP_ROWS // 2  # drafted tokens of a step: with those that 32 answers need anyway it is full
+
+
 class GpuBackend:
     """The Triton kernels. last_pass: what the last pass computed, on the card: the states after the final norm where
-    keeps_hidden is set, and the residual stream before the layers in tap_layers. There is no MTP layer on the card."""
+    keeps_hidden is set, and the residual stream before the layers in tap_layers."""
 
     keeps_hidden = False
     tap_layers: Sequence[int] = ()
@@ -58,7 +61,7 @@ class GpuBackend:
         self.cache_dtype = decoder.cache.dtype
         layout = describe_cache(self._bytes, self.cache_dtype, self.config)
         self.cache_layout = f"{_describe_kernels(decoder)} {layout}"
-        self._top = TopLogits(MAX_ROWS, self.config.vocab_size, decoder.device, decoder.ops)
+        self._top = TopLogits(STEP_ROWS, self.config.vocab_size, decoder.device, decoder.ops)
 
     @classmethod
     def take(
@@ -69,10 +72,12 @@ class GpuBackend:
         num_blocks: int | None = None,
         hot: Sequence[Sequence[int]] | None = None,
         ops: Any = None,
+        has_mtp: bool = False,
     ) -> GpuBackend:
         """Takes the model's weights over, which cannot compute by itself afterwards. hot: the routed experts of each
         layer that go on the card, the others stay with the processor; by default all go. num_blocks: by default what is
-        left on the card. ops: by default model.kernels.gpu.ops. Raises KernelsUnavailableError naming what the kernels
+        left on the card. ops: by default model.kernels.gpu.ops. has_mtp: whether the MTP layer goes there, if there is
+        one and all experts do. Raises KernelsUnavailableError naming what the kernels
         cannot do, the model is then untouched; ValueError for a cache that they have not."""
         check_supported(model)
         if cache == "f32":
@@ -80,9 +85,10 @@ class GpuBackend:
         kind = "int8" if CACHES[cache] == torch.int8 else "bf16"
         ops = ops or load_ops()
         num_bytes = bytes_a_token(model)
-        weights = take_weights(model, device, hot)
+        has_mtp = has_mtp and hot is None and model.config.num_nextn_predict_layers > 0
+        weights = take_weights(model, device, hot, has_mtp)
         cold = None if hot is None else ColdExperts.take(model, hot, Threads(os.cpu_count() or 1))
-        num_blocks = num_blocks or _count_blocks(model.config, device, CACHE_KINDS[kind])
+        num_blocks = num_blocks or _count_blocks(model.config, device, CACHE_KINDS[kind], has_mtp)
         decoder = GpuDecoder(weights, model.config, num_blocks, kind, ops, cold)
         return cls(decoder, _name(device, hot, model.config), num_bytes, model)
 
@@ -105,6 +111,22 @@ class GpuBackend:
         if observer is not None and len(out.topk_ids):
             observer(out.topk_ids.clone(), out.router_logits.clone(), ends)  # the next step writes over them
         return self._top.find(out.logits)  # the one place that waits for the card
+
+    @property
+    def has_mtp(self) -> bool:
+        return self.decoder.can_draft
+
+    def draft(
+        self,
+        next_ids: Sequence[Sequence[int]],
+        first_positions: Sequence[int],
+        block_tables: Sequence[Sequence[int]],
+        rows: Sequence[int],
+        num_drafts: Sequence[int],
+    ) -> list[list[int]]:
+        """See model.mtp.MtpBackend."""
+        assert self.last_pass.hidden is not None
+        return self.decoder.draft(next_ids, first_positions, block_tables, self.last_pass.hidden, rows, num_drafts)
 
     def copy_block(self, source: int, target: int) -> None:
         self._bytes[:, :, target] = self._bytes[:, :, source]
@@ -168,10 +190,11 @@ def _most_chosen(load: Sequence[float] | None, number: int, config: ModelConfig)
     return sorted(sorted(range(config.num_experts), key=lambda expert: -load[expert])[:number])
 
 
-def _count_blocks(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> int:
+def _count_blocks(config: ModelConfig, device: torch.device, dtype: torch.dtype, has_mtp: bool) -> int:
     """What the card has room for, one full context at least; if that is too much, ValueError says what to do."""
     scale = 0 if dtype == torch.bfloat16 else 4 / config.head_dim
-    a_block = kv_bytes(config, BLOCK_TOKENS, dtype.itemsize + scale)
+    a_layer = kv_bytes(config, BLOCK_TOKENS, dtype.itemsize + scale) / config.num_hidden_layers
+    a_block = a_layer * (config.num_hidden_layers + has_mtp)
     a_sequence = -(-config.context_length // BLOCK_TOKENS) + 1
     if device.type != "cuda":
         return a_sequence

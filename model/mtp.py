@@ -8,18 +8,38 @@ Knows nothing of requests.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
-from model.backend import CpuBackend
+from model.config import ModelConfig
 from model.drafting import Grown
 
 
+class MtpBackend(Protocol):
+    """A Backend whose model has such a layer. keeps_hidden: whether its passes keep what the layer is given."""
+
+    config: ModelConfig
+    keeps_hidden: bool
+
+    def draft(
+        self,
+        next_ids: Sequence[Sequence[int]],
+        first_positions: Sequence[int],
+        block_tables: Sequence[Sequence[int]],
+        rows: Sequence[int],
+        num_drafts: Sequence[int],
+    ) -> list[list[int]]:
+        """num_drafts tokens of each sequence, from its last row on. rows: of the last pass, those of all sequences that
+        the layer has not yet seen, from first_positions on; next_ids: the token after each."""
+        ...
+
+
 class MtpDrafter:
-    """The Drafter over a backend whose model has such a layer."""
+    """The Drafter over such a backend."""
 
     name = "MTP layer"
     uses_blocks = True
 
-    def __init__(self, backend: CpuBackend) -> None:
+    def __init__(self, backend: MtpBackend) -> None:
         assert backend.config.num_nextn_predict_layers
         self._backend = backend
         backend.keeps_hidden = True
@@ -28,16 +48,12 @@ class MtpDrafter:
         parts = [part for part in grown if part.num_kept]
         if not parts:
             return [[] for _ in grown]
-        hidden_TD = self._backend.last_pass.hidden
-        assert hidden_TD is not None
-        drafts = self._backend.decoder.draft(
+        drafts = self._backend.draft(
             [part.next_ids for part in parts],
             [part.first_position for part in parts],
             [part.blocks for part in parts],
-            hidden_TD,
             [row for part in parts for row in range(part.first_row, part.first_row + part.num_kept)],
             [part.limit for part in parts],
-            self._backend.last_threads,
         )
         by_key = {part.key: draft for part, draft in zip(parts, drafts, strict=True)}
         return [by_key.get(part.key, []) for part in grown]

@@ -32,6 +32,7 @@ from bench.gpu.cases import (
     TINY,
     Case,
     Sizes,
+    count_drafted,
     linear_case,
     list_memory,
     list_model_cases,
@@ -42,7 +43,7 @@ from bench.gpu.cases import (
 from bench.gpu.clock import Clock
 from bench.gpu.operations import LIMIT, Operations
 from bench.gpu.table import Report, Row
-from bench.gpu.whole import WholeModel, check_decoder
+from bench.gpu.whole import WholeModel, check_decoder, check_rows
 from bench.report import RESULTS, read_commit
 from bench.synthetic import PRESETS
 from model.config import ModelConfig
@@ -105,6 +106,11 @@ def check(run: Run) -> None:
             for name, error in check_decoder(run.config, run.clock, run.ops).items():
                 limit = CAPTURE_LIMIT if "captured" in name else DECODER_LIMIT
                 run.report.add(Row(f"decoder of two layers: {name}", error=error, limit=limit))
+    with run.part("a row among others", 30) as is_on:
+        if is_on:
+            error, is_same = check_rows(run.config, run.clock, run.ops)
+            note = "the same to the bit: drafts change no text" if is_same else "not to the bit: a draft may turn a tie"
+            run.report.add(Row("a row among up to 64 others", error=error, limit=DECODER_LIMIT, note=note))
 
 
 def time_operations(run: Run) -> None:
@@ -151,6 +157,7 @@ def time_model(run: Run) -> None:
         model = WholeModel(run.config, run.sizes.contexts[1], run.clock, run.ops, run.chunk)
         cases = list_model_cases(run.config, run.sizes)
         time_decodes(run, model, cases, "")
+        time_drafts(run, model, cases)
         time_prefills(run, model, cases)
         total, parts = model.describe_memory()
         row = list_memory(run.config, run.sizes.contexts[1])
@@ -177,6 +184,16 @@ def time_decodes(run: Run, model: WholeModel, cases: dict[str, Case], prefix: st
                     run.report, model.time_engine(batch, context, steps)
                 )
                 run.report.add(row)
+
+
+def time_drafts(run: Run, model: WholeModel, cases: dict[str, Case]) -> None:
+    steps = STEPS if run.clock.is_card else 2
+    for batch in (run.sizes.batches[0], run.sizes.batches[-1]):
+        case = cases[f"draft_{batch}"]
+        with run.part(case.name, 20) as is_on:
+            if is_on:
+                seconds = model.time_drafts(batch, run.sizes.contexts[0], count_drafted(batch), steps)
+                run.report.add(case.row(run.report, seconds, "the share that is right is assumed"))
 
 
 def time_prefills(run: Run, model: WholeModel, cases: dict[str, Case]) -> None:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from model.config import ModelConfig
 from model.kernels.gpu.layout import SLAB_ROWS, Int4Weight
-from model.kernels.gpu.weights import DecoderWeights, LayerWeights, MlpWeights, MoeWeights, make_rotary
+from model.kernels.gpu.weights import DecoderWeights, LayerWeights, MlpWeights, MoeWeights, MtpWeights, make_rotary
 
 GROUP = 128
 NIBBLE_STD = 4.3  # of whole numbers from -7 to 7
@@ -21,13 +21,21 @@ class RandomWeights:
         self._config, self._device = config, device
         self._generator = torch.Generator(device).manual_seed(seed)
 
-    def draw_model(self) -> DecoderWeights:
+    def draw_model(self, has_mtp: bool = False) -> DecoderWeights:
         config = self._config
         layers = tuple(self._draw_layer(index) for index in range(config.num_hidden_layers))
         cos, sin = make_rotary(config, self._device)
         embedding = self.draw_plain(config.vocab_size, config.hidden_size)
         head = self.draw_int4(config.vocab_size, config.hidden_size)
-        return DecoderWeights(embedding, layers, self._ones(config.hidden_size), head, cos, sin)
+        mtp = self._draw_mtp() if has_mtp else None
+        return DecoderWeights(embedding, layers, self._ones(config.hidden_size), head, cos, sin, mtp)
+
+    def _draw_mtp(self) -> MtpWeights:
+        config, width = self._config, self._config.hidden_size
+        norms = [self._ones(width) for _ in range(3)]
+        return MtpWeights(
+            self._draw_layer(config.num_hidden_layers), *norms[:2], self.draw_int4(width, 2 * width), norms[2]
+        )
 
     def draw_moe(self) -> MoeWeights:
         config = self._config

@@ -20,7 +20,7 @@ class Row:
     seconds: float | None = None
     num_bytes: float = 0
     flop: float = 0
-    tokens: int = 0
+    tokens: float = 0
     error: float | None = None
     limit: float | None = None  # of the error
     predicted: float | None = None

@@ -21,6 +21,7 @@ from model.engine import Engine
 from model.gpu_backend import GpuBackend
 from model.kernels.cpu_decoder import BLOCK_TOKENS
 from model.kernels.gpu import reference
+from model.kernels.gpu.buffers import STEP_ROWS
 from model.kernels.gpu.decoder import GpuDecoder
 from model.request import TokenEvent
 
@@ -54,6 +55,23 @@ def check_decoder(config: ModelConfig, clock: Clock, ops: Any) -> dict[str, floa
     return errors | {"decode": max(decode, default=float("inf")), "a captured step": max(captured)}
 
 
+def check_rows(config: ModelConfig, clock: Clock, ops: Any) -> tuple[float, bool]:
+    """The largest error of a row among up to STEP_ROWS against the same row alone, and whether there was none at all,
+    without which a draft may turn a near tie."""
+    config = replace(config, num_hidden_layers=2, first_k_dense_replace=1, max_position_embeddings=512)
+    if clock.is_card:
+        config = replace(config, num_experts=CHECKED_EXPERTS)
+    decoder = GpuDecoder(RandomWeights(config, clock.device, seed=3).draw_model(), config, 16, "bf16", ops, None, 128)
+    decoder.forward([list(range(1, 34))], [0], [[3, 1]])
+    alone, errors, is_same = decoder.forward([[5]], [33], [[3, 1]]).logits.clone(), [], True
+    for others in (1, 7, 15, 31, STEP_ROWS - 1):
+        tables = [[3, 1], *([5 + row % 8] for row in range(others))]
+        row = decoder.forward([[5], *([row] for row in range(others))], [33] + [0] * others, tables).logits[:1]
+        errors.append(measure_error(row, alone))
+        is_same &= torch.equal(row, alone)
+    return max(errors), is_same
+
+
 class WholeModel:
     """A model of random weights with a cache for one long context."""
 
@@ -62,7 +80,7 @@ class WholeModel:
         self._clock = clock
         if clock.is_card:
             torch.cuda.reset_peak_memory_stats(clock.device)
-        weights = RandomWeights(self.config, clock.device).draw_model()
+        weights = RandomWeights(self.config, clock.device).draw_model(has_mtp=True)
         self.weight_bytes = weights.nbytes
         self._num_blocks = -(-self.config.context_length // BLOCK_TOKENS) + 1
         self.decoder = GpuDecoder(weights, self.config, self._num_blocks, "bf16", ops, None, chunk)
@@ -94,6 +112,22 @@ class WholeModel:
         forward = self.decoder.forward
         alone = self._clock.time_once(lambda: [forward(tokens, [context] * batch, tables) for _ in range(num_steps)])
         return statistics.median(seconds), alone / num_steps
+
+    def time_drafts(self, batch: int, context: int, drafted: int, num_steps: int) -> float:
+        """Median seconds of a step whose answers carry drafts of so many tokens that all stay, and of drafting anew:
+        the most work that a step can have."""
+        tables = self._read_prompts(batch, context)
+        tokens, seconds = [[1] * (1 + drafted)] * batch, []
+        rows, starts = range(batch * (1 + drafted)), [context] * batch
+        for _ in range(num_steps):
+            started = time.perf_counter()
+            out = self.decoder.forward(tokens, starts, tables, rows, output_hidden=True, output_router=False)
+            assert out.hidden is not None
+            next_ids = out.logits.argmax(-1).view(batch, -1).tolist()
+            drafts = self.decoder.draft(next_ids, starts, tables, out.hidden, rows, [drafted] * batch)
+            tokens = [[ids[-1], *draft] for ids, draft in zip(next_ids, drafts, strict=True)]
+            seconds.append(time.perf_counter() - started)
+        return statistics.median(seconds)
 
     def time_engine(self, batch: int, context: int, num_tokens: int) -> float:
         """Seconds a step of so many greedy answers through the engine: logits to the host, sampling, scheduling."""

@@ -25,6 +25,7 @@ def test_a_dry_run_does_all_and_gives_no_figures(capsys: pytest.CaptureFixture[s
     assert last["failures"] == []
     assert last["rows"] > 30
     assert "failed" not in output
+    assert "MTP drafts of 3" in output
 
 
 def test_without_a_card_it_says_what_can_be_done(capsys: pytest.CaptureFixture[str]) -> None:
@@ -46,6 +47,7 @@ def test_the_forecast_lies_above_the_floor(capsys: pytest.CaptureFixture[str]) -
     floors = {
         "decode, 1 × 1,024": 1 / 1455,
         "decode, 32 × 1,024": 32 / 3793,
+        "decode, 32 × 1,024, MTP drafts of 1, 80% right": 32 * 1.8 / 4986,
         "prefill, 131,072 tokens": 7.3,
         "one MoE layer, 1 token": 14e-6,
     }
@@ -61,7 +63,7 @@ def test_every_case_has_something_that_runs_it() -> None:
     config = PRESETS["nano"]
     operations = Operations(config, TINY, Clock(torch.device("cpu")), reference)
     assert set(operations.runners) == set(list_op_cases(config, FULL))
-    assert {f"decode_{n}" for n in FULL.batches} <= set(list_model_cases(config, FULL))
+    assert {f"decode_{n}" for n in FULL.batches} | {"draft_1", "draft_32"} <= set(list_model_cases(config, FULL))
 
 
 def test_a_report_is_saved_after_each_row_and_knows_what_is_wrong(tmp_path: Path) -> None:

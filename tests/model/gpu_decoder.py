@@ -6,10 +6,11 @@ from __future__ import annotations
 import pytest
 from torch import Tensor
 
-from model.kernels.gpu import ops
+from model.kernels.gpu import ops, reference
 from model.kernels.gpu.decoder import GpuDecoder
 from model.modeling import BailingMoeV2ForCausalLM
 from tests.model.test_gpu_decoder import PROMPT, define, error, make_pair, rows_routed_alike
+from tests.model.test_gpu_drafts import draft, make_decoder, make_model
 
 SHAPES = {
     "vocab_size": 400,
@@ -57,8 +58,17 @@ def test_prompts_in_parts_and_tokens_of_mixed_lengths(kind: str) -> None:
     checked = Checked(decoder, model, [PROMPT[:40], PROMPT[40:50], PROMPT[50:60]])
     checked.run((0, 33), (1, 5))  # two prompts, one of them over a block's end
     checked.run((0, 4), (1, 1))  # the rest of one beside an answer
-    checked.run((0, 1), (1, 1), (2, 1))  # answers of three lengths, one of them new
+    checked.run((0, 2), (1, 1), (2, 1))  # answers of three lengths, one of them new, one with a draft
     errors = sorted(checked.errors)
-    assert len(errors) > 37  # of 46
+    assert len(errors) > 37  # of 47
     assert errors[len(errors) // 2] < 0.02
     assert errors[len(errors) * 9 // 10] < 0.1  # the others look back at a row that was routed otherwise
+
+
+def test_drafts_by_the_mtp_layer() -> None:
+    model = make_model(**SHAPES)
+    texts = [PROMPT[:36], PROMPT[40:44], PROMPT[50:53]]
+    got, wanted = (draft(make_decoder(model, each), texts, [4, 2, 0]) for each in (ops, reference))
+    alike = [a == b for ours, true in zip(got, wanted, strict=True) for a, b in zip(ours, true, strict=True)]
+    assert sum(alike) > len(alike) // 2  # a turned tie takes what follows it along
+    assert len({token for ours in got for token in ours}) > 2

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from model.config import YarnScaling
 from model.kernels.cpu_decoder import BLOCK_TOKENS
-from model.kernels.gpu import buffers, layout, ops, reference
+from model.kernels.gpu import buffers, layout, ops, product, reference
 from model.modeling import Rotary, Router
 from model.quantization import pack_int4
 from tests.model.conftest import make_config
@@ -69,7 +69,8 @@ def test_linear(precision: str, T: int, O: int, I: int) -> None:  # noqa: E741
     out, expected = torch.full((T, O), torch.nan), torch.empty(T, O, dtype=torch.float64)
     ops.linear(x, weight, out)
     reference.linear(x, weight, expected)
-    limit = BF16_ERROR if precision.startswith("int4") and T > 32 else F32_ERROR  # many tokens: rounded when scaled
+    is_rounded = precision.startswith("int4") and T > buffers.STEP_ROWS  # many tokens: when it is scaled
+    limit = BF16_ERROR if is_rounded else F32_ERROR
     assert measure_error(out, expected) < limit
     reference.linear(x, perturb(weight), expected)
     assert measure_error(out, expected) > limit
@@ -90,6 +91,61 @@ def test_no_tokens_are_nothing_to_do() -> None:
     ops.linear(make_x(0, 256), make_weight("int4", 48, 256), out)
     ops.rms_norm(make_x(0, 64), make_x(64), 1e-6, make_x(0, 64))
     ops.add_norm(make_x(0, 64), make_x(0, 2, 64), None, make_x(64), 1e-6, make_x(0, 64))
+
+
+# --- a row among others -----------------------------------------------------------------------------------------------
+# The interpreter's own products differ in the last bit by their shapes; what a row's sums are made of must not.
+
+SAME = 2e-6
+
+
+@pytest.mark.parametrize("precision", ["int4", "fp8", "bf16"])
+def test_a_row_of_a_product_is_the_same_among_others(precision: str) -> None:
+    x, weight = make_x(buffers.STEP_ROWS + 6, 640), make_weight(precision, 48, 640)
+    alone = torch.empty(1, 48)
+    ops.linear(x[:1], weight, alone)
+    for T in (8, 16, 17, 33, buffers.STEP_ROWS):
+        out = torch.empty(T, 48)
+        ops.linear(x[:T], weight, out)
+        assert measure_error(out[:1], alone.double()) < SAME
+    if precision == "int4":  # a chunk of a prompt is another matter
+        out = torch.empty(len(x), 48)
+        ops.linear(x, weight, out)
+        assert measure_error(out[:1], alone.double()) > 100 * SAME
+
+
+def test_the_columns_are_shared_out_alike_in_every_step_of_answers() -> None:
+    for weight in (make_weight("int4", 64, 256), make_weight("fp8", 64, 256), make_weight("bf16", 64, 256)):
+        w = product.as_operand(weight).layout
+        tiles = [product.choose_tile(T, w)[0] for T in range(1, buffers.STEP_ROWS + 2)]
+        assert [tile.split for tile in tiles] == [product.SPLIT] * buffers.STEP_ROWS + [1]
+
+
+@pytest.mark.parametrize("num_experts", [2, 12])
+def test_a_row_of_the_experts_is_the_same_among_others(num_experts: int) -> None:
+    T, D, F = buffers.STEP_ROWS, 72, 32
+    x, ids = make_x(T, D), torch.stack([torch.randperm(num_experts)[:2] for _ in range(T)]).int()
+    gate_up, down = make_weight("int4", num_experts, 2 * F, D, size=1 / 16), make_weight("int4", num_experts, D, F)
+    scratch, results = buffers.make_expert_scratch(T, 2, num_experts, F, "cpu"), []
+    for rows in (1, T):
+        out = torch.empty(rows, 2, D)
+        ops.experts(x[:rows], ids[:rows], gate_up, down, out, scratch)
+        results.append(out[0])
+    # Between gate-up and down values are rounded to bf16, which may turn one of them.
+    assert (results[1] == results[0]).double().mean() > 0.9
+
+
+def test_a_row_attends_alike_among_others() -> None:
+    """To the bit: a program is a row's alone. Rows of one sequence share its blocks, each with its own length."""
+    H, G, C, length = 4, 2, 16, 64 * 5 + 7
+    pages, table, q = make_pages("bf16", 11, G, C), torch.randperm(11).int(), make_x(3, H, C)
+    scratch, results = buffers.make_attention_scratch(3, H, G, C, "cpu"), []
+    for rows in (1, 3):
+        out, lengths = torch.empty(rows, H * C).bfloat16(), torch.arange(length, length + rows, dtype=torch.int32)
+        ops.attend_decode(q[:rows], pages, table.expand(rows, -1), lengths, out, scratch)
+        results.append(out[0])
+    assert torch.equal(*results)
+    assert not torch.equal(out[1], out[0])
 
 
 # --- experts ----------------------------------------------------------------------------------------------------------
@@ -166,6 +222,12 @@ def test_router(T: int, groups: int, kept: int, k: int) -> None:
     model_router = Router(config)
     model_router.weight.data, model_router.expert_bias = weight.float(), bias
     assert torch.equal(model_router(x).topk_ids.int(), ids[:, :k])
+    bias[int(ids[-1, 0])] -= 4  # the last row's first choice is one no more
+    reference.route(x, weight, bias, routing, None, true_logits, true_ids, true_factors, arrivals)
+    assert not torch.equal(ids[-1], true_ids[-1])
+    weight[3, 5] += 1
+    reference.route(x, weight, bias, routing, None, true_logits, true_ids, true_factors, arrivals)
+    assert measure_error(logits, true_logits) > 100 * F32_ERROR
 
 
 def test_the_router_skips_rows_that_are_only_filling() -> None:
@@ -208,15 +270,19 @@ def test_rms_norm(D: int) -> None:
 def test_add_norm(slots: int) -> None:
     T, D = 4, 200
     residual, y, weight = make_x(T, D), make_x(T, slots, D), make_x(D)
-    factors = torch.rand(T, slots) if slots > 1 else None
+    factors = torch.rand(T, slots) + 0.5 if slots > 1 else None
     if factors is not None:
         factors[1, 2], y[1, 2] = 0, torch.nan  # nothing was written there
     out, expected = torch.full((T, D), torch.nan).bfloat16(), torch.empty(T, D, dtype=torch.float64)
-    true_residual = residual.double()
+    before, true_residual = residual.clone(), residual.double()
     ops.add_norm(residual, y, factors, weight, 1e-6, out)
     reference.add_norm(true_residual, y, factors, weight, 1e-6, expected)
     assert measure_error(residual, true_residual) < BF16_ERROR
     assert measure_error(out, expected) < BF16_ERROR * 2
+    true_residual, y[2, 0, 77] = before.double(), y[2, 0, 77] + 1  # one element of what is added
+    reference.add_norm(true_residual, y, factors, weight, 1e-6, expected)
+    assert measure_error(residual, true_residual) > 0.1
+    assert measure_error(out, expected) > 0.1
 
 
 # --- the cache and attention ------------------------------------------------------------------------------------------
@@ -259,6 +325,15 @@ def test_norm_rope_store(kind: str, H: int, G: int, C: int, R: int) -> None:
         assert torch.equal(stored.abs().sum(-1) > 0, true.abs().sum(-1) > 0)
         different = stored != true
         assert different.double().mean() < 0.01
+    qkv[1, H * C + C // 2] += 4  # one value of a key, one of a value vector, and where a third is stored
+    qkv[4, -1] += 4
+    slots[2] -= 1
+    true_pages.zero_()
+    reference.norm_rope_store(qkv, q_weight, k_weight, 1e-6, cos, sin, positions, slots, true_pages, true_q)
+    for which, places in ((0, (31, 94, 95)), (1, (32, 94, 95))):
+        stored, true = (reference._gather(each[which], tables, 96, C) for each in (pages, true_pages))
+        for place in places:
+            assert measure_error(stored[..., place, :], true[..., place, :]) > step
 
 
 @pytest.mark.parametrize(
@@ -313,6 +388,9 @@ def test_top_logits(V: int, k: int) -> None:
     for ours, true in zip(*found, strict=True):
         assert torch.equal(ours, true)
     assert found[0][1][1, 0] == 3
+    logits[0, int(ids[0, -1])] -= 100  # the last of the first row's is one no more
+    reference.top_logits(logits, values, ids, is_finite, buffers.make_keys(3, V, k, "cpu"))
+    assert not torch.equal(found[0][1], ids)
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
@@ -327,7 +405,10 @@ def test_a_logit_that_is_no_number_is_seen(bad: float) -> None:
 
 def test_penalty() -> None:
     logits, is_seen, penalty = torch.randn(2, 3000), torch.rand(2, 3000) < 0.3, torch.tensor([1.05, 1.3])
-    expected = logits.clone()
+    before, expected = logits.clone(), logits.clone()
     ops.penalize(logits, is_seen, penalty)
     reference.penalize(expected, is_seen, penalty)
     torch.testing.assert_close(logits, expected)
+    changed, is_seen[1, 2047] = before.clone(), ~is_seen[1, 2047]  # one token more, or fewer, that was seen
+    reference.penalize(changed, is_seen, penalty)
+    assert (changed != logits).nonzero().tolist() == [[1, 2047]]

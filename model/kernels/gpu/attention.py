@@ -158,7 +158,7 @@ def attend_decode(
         return
     cache = view_cache(pages, num_q, width)
     num_kv = cache.shape.num_kv
-    splits = count_splits(num_tokens, num_kv)
+    splits = count_splits(num_kv)
     _attend_decode[(num_tokens, num_kv, splits)](
         q_THC, cache.vectors, cache.scales, tables_TM, lengths_T, out_TE, scratch.parts, scratch.bounds,
         scratch.arrivals, tables_TM.stride(0), *cache.strides, _softmax_scale(width),

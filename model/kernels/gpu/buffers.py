@@ -12,7 +12,8 @@ from model.kernels.cpu_decoder import BLOCK_TOKENS
 
 CACHE_KINDS = {"bf16": torch.bfloat16, "int8": torch.int8, "fp8": torch.float8_e4m3fn}
 SCALE_BYTES = torch.float32.itemsize
-PROGRAMS = 264  # two for each of an H200's 132 multiprocessors: what a kernel that reads a cache should be split into
+STEP_ROWS = 64  # of a step of answers at most: there a row's result is a matter of the row, not of how many there are
+MULTIPROCESSORS = 132  # of an H100 or H200
 MAX_SPLITS = 64
 
 
@@ -41,7 +42,7 @@ def make_attention_scratch(
     max_tokens: int, num_heads: int, num_kv_heads: int, head_dim: int, device: str
 ) -> AttentionScratch:
     """For decode steps of up to max_tokens rows."""
-    places = max(T * count_splits(T, num_kv_heads) for T in range(1, max_tokens + 1)) * num_heads
+    places = max_tokens * count_splits(num_kv_heads) * num_heads
     return AttentionScratch(
         torch.empty(places, head_dim, dtype=torch.float32, device=device),
         torch.empty(places, 2, dtype=torch.float32, device=device),
@@ -49,9 +50,10 @@ def make_attention_scratch(
     )
 
 
-def count_splits(num_tokens: int, num_kv_heads: int) -> int:
-    """Into how many parts a sequence is cut, so that a step of few tokens fills the chip; whatever its length."""
-    return min(max(PROGRAMS // (num_tokens * num_kv_heads), 1), MAX_SPLITS)
+def count_splits(num_kv_heads: int) -> int:
+    """Into how many parts a sequence is cut at most, so that one alone fills the chip. The same beside others: the sums
+    of a row would not be the same to the bit otherwise."""
+    return min(max(MULTIPROCESSORS // num_kv_heads, 1), MAX_SPLITS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,10 @@ class Run:
         wanted = tuple((token - first, place) for token, place in self.wanted if first <= token < end)
         return Run(self.token_ids[first:end], self.first_position + first, self.blocks, self.first_row + first, wanted)
 
+    def split(self) -> list[Run]:
+        """A run of each token: its row sees the ones before it through the cache."""
+        return [self.cut(token, token + 1) for token in range(len(self.token_ids))]
+
     @property
     def rows(self) -> range:
         return range(self.first_row, self.first_row + len(self.token_ids))
@@ -103,8 +107,8 @@ class ChunkInputs:
 
 
 class DecodeInputs:
-    """One new token of each of up to max_rows sequences, in places that stay: what a captured step reads. All i32: ids,
-    positions, slots, lengths [rows], tables [rows, M]; a row that only fills up has slot -1 and length 0."""
+    """Up to max_rows new tokens, also several of a sequence, in places that stay: what a captured step reads. All i32:
+    ids, positions, slots, lengths [rows], tables [rows, M]; a row that only fills up has slot -1 and length 0."""
 
     def __init__(self, max_rows: int, width: int, device: torch.device) -> None:
         is_pinned = device.type == "cuda"

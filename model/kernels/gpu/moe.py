@@ -10,9 +10,9 @@ import triton.language as tl
 from torch import Tensor
 
 from model.kernels.gpu.arithmetic import launch_options, round_to, wait_for_inputs
-from model.kernels.gpu.buffers import MAX_EXPERT_BLOCK, MIN_EXPERT_BLOCK, ExpertScratch
+from model.kernels.gpu.buffers import MAX_EXPERT_BLOCK, MIN_EXPERT_BLOCK, STEP_ROWS, ExpertScratch
 from model.kernels.gpu.layout import SLAB_ROWS, Weight, shape_of
-from model.kernels.gpu.product import as_operand, choose_expert_tile, multiply
+from model.kernels.gpu.product import FEW, as_operand, choose_expert_tile, multiply
 
 PAIRS = 1024  # that a program of the sort looks at in one go
 
@@ -119,7 +119,7 @@ def experts(
     if not num_tokens:
         return
     num_experts = (gate_up if isinstance(gate_up, Tensor) else gate_up.words).shape[0]
-    tokens, is_sorted = choose_block(pairs, num_experts), num_tokens > 1
+    tokens, is_sorted = choose_block(num_tokens, slots, num_experts), num_tokens > 1
     num_blocks = count_blocks(pairs, num_experts, tokens) if is_sorted else pairs
     sorting = (ids_TS, scratch.order, scratch.owners)
     if is_sorted:
@@ -140,10 +140,11 @@ def experts(
     )
 
 
-def choose_block(pairs: int, num_experts: int) -> int:
-    """Tokens of a block: about as many as an expert gets."""
-    size = triton.next_power_of_2(triton.cdiv(pairs, num_experts))
-    return min(max(size, MIN_EXPERT_BLOCK), MAX_EXPERT_BLOCK)
+def choose_block(num_tokens: int, slots: int, num_experts: int) -> int:
+    """Tokens of a block: about as many as an expert gets, and in a step of answers never so many that they would be
+    summed otherwise."""
+    size = triton.next_power_of_2(triton.cdiv(num_tokens * slots, num_experts))
+    return min(max(size, MIN_EXPERT_BLOCK), MAX_EXPERT_BLOCK if num_tokens > STEP_ROWS else FEW)
 
 
 def count_blocks(pairs: int, num_experts: int, block: int) -> int:

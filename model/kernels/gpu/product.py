@@ -16,6 +16,8 @@ import triton.language as tl
 from torch import Tensor
 
 from model.kernels.gpu.arithmetic import INTERPRETED, dot, find_arch, launch_options, scale_bf16
+from model.kernels.gpu.buffers import MULTIPROCESSORS as _MULTIPROCESSORS
+from model.kernels.gpu.buffers import STEP_ROWS
 from model.kernels.gpu.layout import FP8_BLOCK, SLAB_ROWS, Int4Weight, Weight, shape_of
 
 # Two words in a register -> two bf16, bits moved, times a scale, plus an offset. INT4: OR-ed into the last bits of 128,
@@ -28,7 +30,9 @@ _FROM_NIBBLE = _UNPACK.format(move=_NIBBLE, scale="0x3F803F80", offset="0xC308C3
 _FROM_BYTE = _UNPACK.format(move=_BYTE, scale="0x7B807B80", offset="0x80008000")  # 2 ** 120, -0
 INT4_PLANES = tuple(_FROM_NIBBLE.format(shift=4 * plane) for plane in range(4))
 FP8_PLANES = tuple(_FROM_BYTE.format(shift=8 - 8 * plane) for plane in range(2))
-MULTIPROCESSORS = tl.constexpr(132)  # of an H100 or H200
+MULTIPROCESSORS = tl.constexpr(_MULTIPROCESSORS)
+SPLIT = 4  # ways in which the warps of a program share the columns where tokens are few
+FEW = 16  # tokens of a tile up to which its rows are chosen to fill the chip
 _INT4_PLANES = tl.constexpr(INT4_PLANES)
 _FP8_PLANES = tl.constexpr(FP8_PLANES)
 
@@ -91,26 +95,25 @@ def as_operand(weight: Weight) -> Operand:
 def choose_tile(num_tokens: int, layout: Layout) -> tuple[Tile, dict[str, Any]]:
     """The tile of a product of so many tokens, and the launch options.
 
-    Few tokens: as many rows as leave each multiprocessor a program, split over the columns within each. Many: large
-    tiles.
+    Up to STEP_ROWS: as many rows as leave each multiprocessor a program, the columns split four ways within each,
+    always alike, so that a token's sums are added in one order however many others there are. Many: large tiles.
     """
-    if num_tokens <= 16:
+    if num_tokens <= FEW:
         return _few(layout, 8 if num_tokens <= 8 else 16, 1)
-    if num_tokens <= 32:
-        return Tile(32, 32, 4), _options(4, 3, layout)
-    tokens = 64 if num_tokens <= 64 else 128
-    return _many(layout, tokens, triton.cdiv(num_tokens, tokens))
+    if num_tokens <= STEP_ROWS:
+        return Tile(32, 32, SPLIT), _options(4, 3, layout)
+    return _many(layout, 128, triton.cdiv(num_tokens, 128))
 
 
 def choose_expert_tile(tokens: int, layout: Layout, num_blocks: int) -> tuple[Tile, dict[str, Any]]:
     """The same for num_blocks blocks of up to `tokens` tokens of one expert."""
-    return (_few if tokens <= 16 else _many)(layout, tokens, num_blocks)
+    return (_few if tokens <= FEW else _many)(layout, tokens, num_blocks)
 
 
 def _few(layout: Layout, tokens: int, num_blocks: int) -> tuple[Tile, dict[str, Any]]:
     most = 64 // (4 // layout.planes)  # more would not fit the registers
     rows = max(16, min(most, _floor_power_of_2(layout.rows * num_blocks // MULTIPROCESSORS.value)))
-    return Tile(rows, tokens, 4), _options(4, 4 if tokens == 8 and rows < 64 else 3, layout)
+    return Tile(rows, tokens, SPLIT), _options(4, 4 if tokens == 8 and rows < 64 else 3, layout)
 
 
 def _many(layout: Layout, tokens: int, num_blocks: int) -> tuple[Tile, dict[str, Any]]:

@@ -9,11 +9,10 @@ import triton.language as tl
 from torch import Tensor
 
 from model.kernels.gpu.arithmetic import launch_options, wait_for_inputs
-from model.kernels.gpu.buffers import Routing
+from model.kernels.gpu.buffers import STEP_ROWS, Routing
 from model.kernels.gpu.linear import linear
 
-FEW = 64  # tokens up to which one kernel computes logits and choice
-EXPERTS = 2  # of a program of that kernel
+EXPERTS = 2  # of a program of the kernel that computes logits and choice in one
 
 
 @triton.jit
@@ -107,7 +106,7 @@ def route(
         return
     slots = ids_TS if slots_T is None else slots_T
     options: dict[str, Any] = {"R": routing, "HAS_SLOTS": slots_T is not None, **launch_options()}
-    if num_tokens <= FEW:
+    if num_tokens <= STEP_ROWS:
         _route[(routing.num_experts // EXPERTS, num_tokens)](
             x_TD, weight_ED, logits_TE, arrivals_T, bias_E, slots, ids_TS, factors_TS, x_TD.stride(0),
             WIDTH=width, BLOCK=triton.next_power_of_2(width), EXPERTS=EXPERTS, num_warps=4, **options,

@@ -25,7 +25,7 @@ from model.kernels.gpu.layout import (
     pack_int4_weight,
     shape_of,
 )
-from model.modeling import MLP, BailingMoeV2ForCausalLM, DecoderLayer, Experts, MoE, Rotary
+from model.modeling import MLP, BailingMoeV2ForCausalLM, DecoderLayer, Experts, MoE, MTPLayer, Rotary
 from model.quantized import DenseMatrix, Fp8Matrix, Int4Matrix, Matrix, QuantizedExperts, list_matrices
 
 PACKED_AT_ONCE = 2**28  # weights; packing INT4 takes some 10 bytes of scratch for each
@@ -66,8 +66,20 @@ class LayerWeights:
 
 
 @dataclass(frozen=True, slots=True)
+class MtpWeights:
+    """The MTP layer. join [D,2D]: from the next token's embedding and this one's state, each after its norm."""
+
+    layer: LayerWeights
+    embedding_norm: Tensor
+    hidden_norm: Tensor
+    join: Weight
+    final_norm: Tensor
+
+
+@dataclass(frozen=True, slots=True)
 class DecoderWeights:
-    """embedding bf16 [V,D]; norm bf16 [D]; cos and sin f32 [P,R/2] of every position."""
+    """embedding bf16 [V,D]; norm bf16 [D]; cos and sin f32 [P,R/2] of every position. mtp: None where nothing is to be
+    drafted by it."""
 
     embedding: Tensor
     layers: tuple[LayerWeights, ...]
@@ -75,13 +87,18 @@ class DecoderWeights:
     head: Weight
     cos: Tensor
     sin: Tensor
+    mtp: MtpWeights | None = None
 
     @property
     def nbytes(self) -> int:
         """Memory of all of them; a tied head counts once."""
         held: list[Weight] = [self.embedding, self.norm, self.cos, self.sin]
         held += [] if self.head is self.embedding else [self.head]
-        for layer in self.layers:
+        layers = list(self.layers)
+        if self.mtp is not None:
+            layers.append(self.mtp.layer)
+            held += [self.mtp.embedding_norm, self.mtp.hidden_norm, self.mtp.join, self.mtp.final_norm]
+        for layer in layers:
             held += [layer.input_norm, layer.qkv, layer.query_norm, layer.key_norm, layer.dense, layer.post_norm]
             mlps = [layer.mlp, layer.mlp.shared] if isinstance(layer.mlp, MoeWeights) else [layer.mlp]
             held += [weight for mlp in mlps if mlp for weight in (mlp.gate_up, mlp.down)]
@@ -112,11 +129,14 @@ def make_rotary(config: ModelConfig, device: torch.device) -> tuple[Tensor, Tens
 
 
 def take_weights(
-    model: BailingMoeV2ForCausalLM, device: torch.device, hot: Sequence[Sequence[int]] | None = None
+    model: BailingMoeV2ForCausalLM,
+    device: torch.device,
+    hot: Sequence[Sequence[int]] | None = None,
+    has_mtp: bool = False,
 ) -> DecoderWeights:
     """Moves a model's weights, wherever they lie, to the device and into the kernels' layout; its modules lose them as
     they go, but for the embedding and the norms. hot: of each layer, the routed experts to be taken, by default all;
-    the others stay in the model. The MTP layer is left where it is."""
+    the others stay in the model. The MTP layer is taken too with has_mtp, whole, and else left where it is."""
     check_supported(model)
     decoder, config = model.model, model.config
     embedding = decoder.word_embeddings.weight.detach().to(device)
@@ -126,7 +146,16 @@ def take_weights(
         layers.append(_take_layer(layer, device, None if hot is None else hot[index]))
     head = embedding if config.tie_word_embeddings else _take(model.lm_head, device)
     cos, sin = make_rotary(config, device)
-    return DecoderWeights(embedding, tuple(layers), decoder.norm.weight.detach().to(device), head, cos, sin)
+    mtp = _take_mtp(decoder.layers[config.num_hidden_layers], device) if has_mtp else None
+    return DecoderWeights(embedding, tuple(layers), decoder.norm.weight.detach().to(device), head, cos, sin, mtp)
+
+
+def _take_mtp(layer: nn.Module, device: torch.device) -> MtpWeights:
+    assert isinstance(layer, MTPLayer)
+    norms = (layer.enorm, layer.hnorm, layer.final_layernorm)
+    embedding_norm, hidden_norm, final_norm = (norm.weight.detach().to(device) for norm in norms)
+    join = _take(layer.eh_proj, device)
+    return MtpWeights(_take_layer(layer, device, None), embedding_norm, hidden_norm, join, final_norm)
 
 
 def _take_layer(layer: DecoderLayer, device: torch.device, hot: Sequence[int] | None) -> LayerWeights:
