@@ -28,6 +28,7 @@ from app.events import (
 from app.grounding import Grounding
 from app.prepared_records import PreparedRecords, Prompts
 from app.router_watch import LASTS, RouterAlarm, RouterWatch
+from app.scope import Budget
 from app.store import Store
 from contracts import (
     Claim,
@@ -56,7 +57,7 @@ from model.packed.verify import WeightsChangedError
 from model.sampler import SamplerError
 from retrieval.completeness import written_on
 from retrieval.names import without_name
-from retrieval.packing import edges_first, pack
+from retrieval.packing import count_all, edges_first, pack
 
 NO_DOCUMENTS = "There is no document to search, so there is no answer to give. Upload a document first."
 STILL_READING = "The documents are still being read, so there is nothing to search yet. Ask again when they are ready."
@@ -99,6 +100,7 @@ class Conversation:
         self._constrains_citations = constrains_citations
         self._prepared = prepared
         self._watch = RouterWatch(generator)
+        self._counted: tuple[tuple[tuple[str, int], ...], int] = ((), 0)  # the last selection and its tokens
 
     def answer(self, turn: Turn, params: SamplingParams, cancel: threading.Event) -> Iterator[ChatEvent]:
         """Yields the events of one stored turn; the last is always Finished, unless a layer raises."""
@@ -162,6 +164,16 @@ class Conversation:
         passages, _ = self._without_instructions(everything)
         one, other = (prompt.render(question, passages, [], record.patient) for question in ("A", "Z"))
         return one, other
+
+    def budget(self, patient_id: str, document_ids: Sequence[str] | None, params: SamplingParams) -> Budget:
+        """How much of the model's room the documents take that a question would be put to; None means all."""
+        record = self.store.get_patient(patient_id)
+        ready = _ready(self._documents(patient_id, document_ids))
+        passages = self.store.list_passages(patient_id, ready)
+        signature = tuple((passage.id, len(passage.text)) for passage in passages)
+        if signature != self._counted[0]:
+            self._counted = signature, count_all(passages, self.generator.count_tokens)
+        return Budget(self._counted[1], self._evidence_tokens("", [], record.patient if record else None, params))
 
     def _write(
         self,

@@ -11,7 +11,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from queue import SimpleQueue
@@ -21,6 +21,7 @@ from app.conversation import Conversation, is_of_whole_record, max_prompt_tokens
 from app.errors import BedsideError, InputError
 from app.events import ClaimReleased, Finished, InputChecked, ModelChecked, SourcesFound, Turn, TurnStatus
 from app.prepared_records import PreparedRecords, Prompts
+from app.scope import Budget
 from app.store import Store
 from contracts import ContextLengthError, DocumentStatus, GenerationError, SamplingParams
 from retrieval.documents import DocumentLibrary
@@ -119,6 +120,10 @@ class Jobs:
         self._check_question(question)
         turn = self._last_turn(turn_id)
         return self._start(turn.conversation_id, question, turn.document_ids, self._params, replaces=turn.id)
+
+    def budget(self, patient_id: str, document_ids: Sequence[str] | None = None) -> Budget:
+        """How much of the model's room the documents take that a question would be put to; None means all."""
+        return self._conversation.budget(patient_id, document_ids, self._params)
 
     def live(self, conversation_id: str) -> Turn | None:
         """The turn being answered now, as far as it has come."""

@@ -20,11 +20,12 @@ from app.ui.failures import FAILURES, draw_failure
 from app.ui.patient_form import add_patient, delete_patient, edit_patient
 from app.ui.poll import poll
 from app.ui.preparing import draw_preparing
+from app.ui.scope import draw_budget, draw_scope
 from app.ui.screens import enter
 from app.ui.sidebar import draw_history, draw_patients
-from app.ui.text import count, escape, say
+from app.ui.text import escape, say
 from app.ui.turn import Reveal, turn_node
-from contracts import Document, DocumentStatus
+from contracts import Document
 
 _POLL_S = 0.2
 _DRAFT, _ERROR = "question_draft", "question_error"
@@ -209,7 +210,8 @@ def _draw_input(services: Services, record: PatientRecord, documents: list[Docum
         if error := st.session_state.pop(_ERROR, None):
             st.error(escape(error))
         with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
-            chosen = _draw_scope(record.id, documents)
+            chosen = draw_scope(services, record.id, documents)
+            draw_budget(services, record.id, chosen)
             if is_live and st.button(say("ask.stop"), icon=":material/stop_circle:", key="stop_answer"):
                 services.jobs.stop(str(session.get_conversation_id()))
         if draft := st.session_state.pop(_DRAFT, None):
@@ -217,26 +219,6 @@ def _draw_input(services: Services, record: PatientRecord, documents: list[Docum
         question = st.chat_input(say("ask.placeholder"), key="question")
     if question:
         _ask(services, record.id, question, chosen)
-
-
-def _draw_scope(patient_id: str, documents: list[Document]) -> tuple[str, ...] | None:
-    """The documents to search; None is all of them."""
-    hidden = (DocumentStatus.DELETING, DocumentStatus.REPLACED)
-    names = {document.id: document.name for document in documents if document.status not in hidden}
-    if not names:
-        return None
-    key = f"scope_{patient_id}"
-    chosen = [document for document in st.session_state.get(key, []) if document in names]
-    label = say("ask.scope.some", chosen=len(chosen), n=len(names)) if chosen else count("ask.scope.all", len(names))
-    with st.popover(label, icon=":material/folder_open:", type="tertiary"):
-        picked = st.multiselect(
-            say("ask.scope.label"),
-            list(names),
-            format_func=lambda document_id: names[document_id],
-            placeholder=say("ask.scope.hint"),
-            key=key,
-        )
-    return tuple(picked) or None
 
 
 def _ask(services: Services, patient_id: str, question: str, document_ids: tuple[str, ...] | None) -> None:

@@ -79,12 +79,20 @@ def pack(
     left = max_tokens
     for item in ranked:
         passage = item.passage if isinstance(item, ScoredPassage) else item
-        header = f"[{len(packed) + 1}] {passage.document_name}, page {passage.page}\n"
-        size = count_tokens(f"{header}{passage.text}\n\n")
+        size = _size(passage, len(packed) + 1, count_tokens)
         if size <= left:
             packed.append(passage)
             left -= size
     return packed
+
+
+def count_all(passages: Sequence[Passage], count_tokens: Callable[[str], int]) -> int:
+    """Tokens of all passages, each with its line: what `pack` must be given to leave none out."""
+    return sum(_size(passage, number, count_tokens) for number, passage in enumerate(passages, 1))
+
+
+def _size(passage: Passage, number: int, count_tokens: Callable[[str], int]) -> int:
+    return count_tokens(f"[{number}] {passage.document_name}, page {passage.page}\n{passage.text}\n\n")
 
 
 def with_neighbours(ranked: Sequence[Passage], reading_order: Sequence[Passage], limit: int) -> list[Passage]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from itertools import islice
 from typing import Any
@@ -75,7 +75,7 @@ def _picture(request: Request, data: bytes, number: int) -> Image.Image:
 
 
 def _render(request: Request, data: bytes) -> Iterator[Frame]:
-    """{media_type, page, highlights, lines, rotation} -> a PNG as payload."""
+    """{media_type, page, text, highlights, lines, rotation} -> a PNG as payload."""
     highlights = [(start, end) for start, end in request["highlights"]]
     lines = [LineBox(**line) for line in request["lines"]]
     if request["media_type"] == PDF and not lines:
@@ -86,14 +86,11 @@ def _render(request: Request, data: bytes) -> Iterator[Frame]:
     else:
         image = images.load_frame(data, request["page"])
         image.thumbnail((MAX_RENDERED_SIDE, MAX_RENDERED_SIDE))
-    yield {"event": "drawn"}, _png(image.rotate(-request["rotation"], expand=True), lines, highlights)
-
-
-def _png(image: Image.Image, lines: Sequence[LineBox], highlights: Sequence[tuple[int, int]]) -> bytes:
-    paint(image, line_boxes(lines, highlights, image.size))
+    image = image.rotate(-request["rotation"], expand=True)
+    paint(image, line_boxes(request["text"], lines, highlights, image.size))
     png = io.BytesIO()
     image.save(png, "PNG")
-    return png.getvalue()
+    yield {"event": "drawn"}, png.getvalue()
 
 
 def _unpack(request: Request, data: bytes) -> Iterator[Frame]:

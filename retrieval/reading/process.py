@@ -177,6 +177,7 @@ class Readers:
         request = {
             "media_type": media_type,
             "page": page.number,
+            "text": page.text if page.lines else "",
             "highlights": [list(span) for span in highlights],
             "lines": [asdict(line) for line in page.lines],
             "rotation": page.rotation,

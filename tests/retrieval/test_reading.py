@@ -109,8 +109,27 @@ def test_turned_and_skewed_scans_are_read_and_marked(readers: Readers, angle: fl
     assert box is not None
     upright = Image.open(io.BytesIO(png))
     assert box[2] - box[0] < upright.width / 3
-    expected = line_boxes(page.lines, [(start, start + 10)], upright.size)[0]
+    expected = line_boxes(page.text, page.lines, [(start, start + 10)], upright.size)[0]
     assert abs(box[0] - expected[0]) < 12
+
+
+@pytest.mark.parametrize("name", ["note_rotated90.pdf", "note_scanned.pdf"])
+def test_what_is_marked_on_a_turned_or_scanned_page_reads_as_the_cited_words(
+    readers: Readers, shared: Path, name: str
+) -> None:
+    data = (shared / "clinical_docs" / name).read_bytes()
+    page = parse(data, name, readers=readers).pages[0]
+    words = "PRESENT"
+    start = page.text.index(words)
+    drawn = readers.render(data, PDF, page, [(start, start + len(words))])
+    box = yellow_box(drawn)
+    assert box is not None
+    marked = Image.new("RGB", (760, 300), "white")
+    marked.paste(Image.open(io.BytesIO(drawn)).convert("RGB").crop(box).resize((220, 50)), (100, 120))
+    png = io.BytesIO()
+    marked.save(png, "PNG")
+    (read,) = parse(png.getvalue(), "marked.png", readers=readers).pages
+    assert read.text == words
 
 
 def test_picture_under_an_invisible_layer_of_wrong_text_is_read_from_the_picture(readers: Readers) -> None:
