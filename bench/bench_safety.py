@@ -1,4 +1,5 @@
-"""How long the rules take: a question, 2K tokens, 128K tokens, a claim. One JSON line last.
+"""How long the rules take, and the rules with the guard: a question, 2K tokens, 128K tokens, a claim, a sentence. One
+JSON line last.
 
 What they find is measured by `bedside eval safety`.
 
@@ -16,6 +17,7 @@ from typing import Any
 
 from app.evaluation.safety.figure import Bench
 from app.evaluation.safety.figures.emergencies import present_messages
+from app.safety_layer import build_safety
 from bench.report import ROOT, print_report
 from contracts import Passage
 from safety.checker import RuleSafetyChecker
@@ -29,6 +31,9 @@ LIMITS = {
     "s_document_128k_tokens": 45.0,
     "s_input_128k_tokens": 45.0,
     "ms_per_claim_p95": 40.0,
+    "ms_guarded_question_p95": 150.0,
+    "ms_guarded_sentence_p95": 40.0,
+    "s_guarded_document_128k_tokens": 45.0,
 }
 TOKENS_TO_CHARACTERS = 4.6  # English clinical text
 PASSAGE = 1200  # characters
@@ -51,6 +56,10 @@ def main() -> None:
     ]
     claims = [" ".join(p.text[a:b].split()) for p in passages for a, b in sentence_spans(p.text)[:5]]
     claimed = _times(lambda claim: checker.check_claim(claim, (0,), passages), claims)
+    guarded = build_safety()
+    guarded.check_document(short[0])
+    sentences = [text[a:b] for a, b in sentence_spans(text)[:: len(sentence_spans(text)) // 300]]
+    asked_guarded = _times(Bench(guarded).ask, questions)
     figures: dict[str, Any] = {
         "rules": len(checker.rules),
         "version": checker.version,
@@ -64,6 +73,10 @@ def main() -> None:
         "claims": len(claims),
         "ms_per_claim_p50": median(claimed),
         "ms_per_claim_p95": _p95(claimed),
+        "ms_guarded_question_p50": median(asked_guarded),
+        "ms_guarded_question_p95": _p95(asked_guarded),
+        "ms_guarded_sentence_p95": _p95(_times(guarded.check_document, sentences)),
+        "s_guarded_document_128k_tokens": _times(guarded.check_document, [long])[0] / 1e3,
         "s_load": _times(lambda _: RuleSafetyChecker(), [""])[0] / 1e3,
     }
     print_report("safety", {k: round(v, 2) if isinstance(v, float) else v for k, v in figures.items()}, LIMITS)

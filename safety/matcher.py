@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left, bisect_right
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -51,14 +52,12 @@ class Matcher:
         source = normalise(text)
         lowered = _lower(source.text)
         segments = _segments(source.text)
-        heads = _heads(lowered)
+        words = _words(lowered)
         findings = self._find_conditions(source, lowered, segments, direction)
         for compiled in self._compiled:
             if direction not in compiled.rule.direction:
                 continue
-            places = [
-                p for word in compiled.rule.keywords if _may_hold(heads, word) for p in _occurrences(lowered, word)
-            ]
+            places = [place for word in compiled.rule.keywords for place in _occurrences(lowered, word, words)]
             if not places:
                 continue
             found = list(self._find_rule(compiled, source, _touched(segments, places), direction))
@@ -124,25 +123,23 @@ def _lower(text: str) -> str:
     return lowered if len(lowered) == len(text) else "".join(c.lower() if len(c.lower()) == 1 else c for c in text)
 
 
-def _heads(text: str) -> set[str]:
-    """The first letters of every word, so that a text is not searched for keywords none of its words begins with."""
-    return set(_WORD_HEAD.findall(text))
+def _words(text: str) -> dict[str, list[int]]:
+    """First letters -> where words begin with them, so that a text is read once and not once a keyword."""
+    places: dict[str, list[int]] = defaultdict(list)
+    for match in _WORD_HEAD.finditer(text):
+        places[match.group(1)].append(match.start())
+    return places
 
 
-def _may_hold(heads: set[str], keyword: str) -> bool:
-    return len(keyword) < _HEAD or not _is_word(keyword) or keyword[:_HEAD] in heads
-
-
-def _is_word(keyword: str) -> bool:
-    return keyword[0].isascii() and keyword[0].isalpha()
-
-
-def _occurrences(text: str, keyword: str) -> Iterator[int]:
+def _occurrences(text: str, keyword: str, words: Mapping[str, list[int]]) -> Iterator[int]:
     """Where a keyword begins; one of Latin letters only where a word begins ("ai" is not in "pain")."""
+    if keyword[0].isascii() and keyword[0].isalpha():
+        heads = [head for head in words if head.startswith(keyword)] if len(keyword) < _HEAD else [keyword[:_HEAD]]
+        yield from (place for head in heads for place in words.get(head, ()) if text.startswith(keyword, place))
+        return
     place = text.find(keyword)
     while place >= 0:
-        if not (_is_word(keyword) and place and text[place - 1].isalpha() and text[place - 1].isascii()):
-            yield place
+        yield place
         place = text.find(keyword, place + 1)
 
 
