@@ -43,6 +43,13 @@ _WAITING = "document-check-waiting"
 _VERSION_SHARE = 0.3  # of an older file's lines that stand in the newer one, which then replaces it
 
 
+Counted = Callable[[int, int], None]  # done, total
+
+
+def _say_nothing(done: int, total: int) -> None:
+    """While pictures are recognised only they are counted."""
+
+
 class IngestCancelled(Exception):  # noqa: N818 - a signal, not an error
     """Raised between two steps once cancel is set."""
 
@@ -90,13 +97,13 @@ class Ingest:
         self._store.save_page_facts(self._document.id, noticed)
         self._set_status(DocumentStatus.INDEXING)  # words find the passages from now on
         self._check_waiting(lambda done, total: self._on_progress("checking", done, total))
-        self._embed()
+        self._embed(lambda done, total: self._on_progress("indexing", done, total))
         pending = {page.number: page for page in pages if page.method is ReadMethod.PENDING}
         if pending:
             self._set_status(DocumentStatus.RECOGNISING)
             self._recognise(pending)
             self._store.save_page_facts(self._document.id, find_facts(self._store.get_pages(self._document.id)))
-            self._embed()
+            self._embed(_say_nothing)
 
     # --- reading --------------------------------------------------------------------------------------------------
 
@@ -134,10 +141,10 @@ class Ingest:
                 page = merge_recognised(pending[after.number], after)
                 self._check_identity(find_facts([page]))
                 self._save([page], opened)
-                self._check_waiting(lambda done, total: None)
+                self._check_waiting(_say_nothing)
                 self._on_progress("recognising", done, len(pending))
                 if done % _PAGES_BETWEEN_VECTORS == 0:
-                    self._embed()
+                    self._embed(_say_nothing)
         pages_now = self._store.get_pages(self._document.id)
         self._save([], replace(opened, warnings=(*opened.warnings, *warnings_of(pages_now))))
 
@@ -163,7 +170,7 @@ class Ingest:
             confidence = min((line.confidence for line in lines), default=passage.confidence)
             yield replace(passage, id=f"{self._document.id}:{page.number:05d}-{number:03d}", confidence=confidence)
 
-    def _check_waiting(self, on_page: Callable[[int, int], None]) -> None:
+    def _check_waiting(self, on_page: Counted) -> None:
         """Checks the pages that wait for it, in order of reading; each may reach the model once that is stored."""
         found = self._store.get_document_findings(self._document.id)
         waiting = {number for number, findings in found.items() if any(f.rule == _WAITING for f in findings)}
@@ -201,16 +208,16 @@ class Ingest:
 
     # --- vectors --------------------------------------------------------------------------------------------------
 
-    def _embed(self) -> None:
+    def _embed(self, on_passages: Counted) -> None:
         """Vectors for the passages that have none yet, and none for those that are no more."""
         while not self._parts.indexing.acquire(timeout=0.2):
             self._stop_if_cancelled()
         try:
-            self._embed_missing()
+            self._embed_missing(on_passages)
         finally:
             self._parts.indexing.release()
 
-    def _embed_missing(self) -> None:
+    def _embed_missing(self, on_passages: Counted) -> None:
         passages = self._store.list_document_passages(self._document.id)
         patient_id = self._document.patient_id
         prefix = f"{self._document.id}:"
@@ -223,7 +230,7 @@ class Ingest:
             self._stop_if_cancelled()
             batch = missing[first : first + EMBED_BATCH]
             self._parts.index.add(patient_id, *embed_passages(self._parts.embedder, batch))
-            self._on_progress("indexing", len(items) - len(missing) + first + len(batch), len(items))
+            on_passages(len(items) - len(missing) + first + len(batch), len(items))
         self._stop_if_cancelled()
 
     def _set_status(self, status: DocumentStatus) -> None:
