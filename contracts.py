@@ -698,10 +698,15 @@ class DocumentStore(Protocol):
         """Page number -> findings of the document check on that page."""
         ...
 
+    def save_page_findings(self, document_id: str, page: int, found: Sequence[Finding]) -> None:
+        """Puts findings in the place of those that the page has. Does nothing for a page that is gone."""
+        ...
+
     def delete_document(self, document_id: str) -> None:
         """Removes the rows and the bytes."""
         ...
 
 
 ProgressCallback = Callable[[str, int, int], None]
-"""(step, done, total): step is "reading", "indexing" or "recognising"; done and total count pages, passages, images."""
+"""(step, done, total): step is "reading", "checking", "indexing" or "recognising"; done and total count pages, passages
+or images."""

@@ -159,8 +159,7 @@ def _patterns(services: Services, document: Document) -> Patterns:
     for value in sealed_values(services.store, document.id):
         patterns |= dict.fromkeys(_slices(value), "sealed")
     try:
-        ids = [passage.id for passage in services.store.list_document_passages(document.id)]
-        vectors = services.vectors(document.patient_id, ids)
+        vectors = services.vectors(document.patient_id, services.store.list_document_passages(document.id))
     except IndexFailure:
         return patterns
     return patterns | dict.fromkeys((vector.tobytes()[:_SLICE_BYTES] for vector in vectors), "vector")

@@ -34,8 +34,8 @@ REGENERATE_TEMPERATURE = 0.7  # greedy decoding would give the same words again
 
 @dataclass(frozen=True, slots=True)
 class IngestProgress:
-    """step is "waiting", "reading", "indexing" or "recognising"; done and total count files before it, pages, passages
-    and pictures. seconds_left: of the step, by its own pace so far; None while that cannot be told."""
+    """step is "waiting", or as in ProgressCallback; done and total count files before it, pages, passages or
+    pictures. seconds_left: of the step, by its own pace so far; None while that cannot be told."""
 
     step: str
     done: int = 0

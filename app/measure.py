@@ -187,7 +187,7 @@ def _measure_index(services: Services, data: bytes, num_pages: int) -> dict[str,
 
     def search_first(step: str, done: int, total: int) -> None:
         """The first search, by words, as soon as one finds anything: the vectors are still being made."""
-        if step == "indexing" and not words_s and services.retriever.search(_QUESTION, patient.id):
+        if step == "checking" and not words_s and services.retriever.search(_QUESTION, patient.id):
             words_s.append(time.perf_counter() - started)
 
     document = services.library.ingest(services.library.add(patient.id, "record.pdf", data).id, search_first)

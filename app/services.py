@@ -25,7 +25,7 @@ from app.prepared_records import FOLDER, PreparedRecords, remove_prepared
 from app.remote_generator import RemoteGenerator
 from app.safety_layer import JudgeSeat, build_safety
 from app.store import Store
-from contracts import Generator, LoadCancelled, LoadProgress, Patient
+from contracts import Generator, LoadCancelled, LoadProgress, Passage, Patient
 from model.generator import LocalGenerator
 from model.kernels.expert_cache import ExpertCounts
 from model.request import HasEngineLoad
@@ -35,7 +35,7 @@ from retrieval.embedding import MiniLMEmbedder, TransformerEmbedder, find_model
 from retrieval.index import FloatArray, VectorIndex
 from retrieval.reading.process import Limits, Readers
 from retrieval.search import HybridRetriever
-from retrieval.vectors import Embedder
+from retrieval.vectors import Embedder, row_ids
 from safety.checker import RuleSafetyChecker
 
 _LOG = logging.getLogger(__name__)
@@ -102,9 +102,9 @@ class Services:
             gc.freeze()
             self._preparing = ""
 
-    def vectors(self, patient_id: str, passage_ids: Sequence[str]) -> FloatArray:
-        """The vectors [N, D] kept of passages. Raises IndexFailure if they cannot be read."""
-        return self._index.vectors_of(patient_id, passage_ids)
+    def vectors(self, patient_id: str, passages: Sequence[Passage]) -> FloatArray:
+        """The vectors [N, D] kept of passages' parts. Raises IndexFailure if they cannot be read."""
+        return self._index.vectors_of(patient_id, sorted(row_ids(passages)))
 
     def _resume(self, document_id: str) -> None:
         self._resumed.append(document_id)

@@ -24,10 +24,14 @@ def make_pdf(num_pages: int, seed: int) -> bytes:
     """A text PDF of some 500 words a page; equal seeds give equal words."""
     words = random.Random(seed)
     pages = [
-        [f"PROGRESS NOTE {seed}-{number}", *[_sentence(words) for _ in range(LINES_PER_PAGE)]]
-        for number in range(1, num_pages + 1)
+        [f"PROGRESS NOTE {seed}-{number}", *make_lines(words, LINES_PER_PAGE)] for number in range(1, num_pages + 1)
     ]
     return _write_pdf(pages)
+
+
+def make_lines(words: random.Random, count: int) -> list[str]:
+    """Sentences of a progress note, a line each."""
+    return [_sentence(words) for _ in range(count)]
 
 
 def _sentence(words: random.Random) -> str:

@@ -8,19 +8,20 @@ from typing import Literal
 import streamlit as st
 from streamlit.typing import UploadedFile
 
-from app.certificate import Certificate, erase
+from app.certificate import erase
 from app.jobs import IngestProgress
 from app.services import Services
 from app.store.records import PatientRecord
 from app.ui.banner import display_name
 from app.ui.dialog import dialog
+from app.ui.erased import draw_notice, in_short
 from app.ui.failures import FAILURES, draw_failure
 from app.ui.load_words import describe_left
 from app.ui.poll import poll
 from app.ui.preparing import draw_preparing
 from app.ui.screens import enter
 from app.ui.sidebar import draw_patients
-from app.ui.text import count, escape, say
+from app.ui.text import count, escape, format_size, say
 from contracts import Document, DocumentStatus, Page, ReadMethod
 
 _POLL_S = 0.5
@@ -80,8 +81,8 @@ def _draw_upload(services: Services, record: PatientRecord) -> None:
         st.rerun()
     # They stay until the next upload or deletion: reading draws the screen anew, and a refusal must not go with that.
     patient_id, notices = st.session_state.get(_NOTICES, ("", []))
-    for kind, words in notices if patient_id == record.id else []:
-        {"error": st.error, "success": st.success, "info": st.info}[kind](escape(words))
+    for notice in notices if patient_id == record.id else []:
+        draw_notice(notice)
 
 
 def _add(services: Services, record: PatientRecord, file: UploadedFile) -> list[tuple[str, str]]:
@@ -197,16 +198,12 @@ def _describe(document: Document) -> str:
         facts.append(count("count.page", document.num_pages))
         counts = dict(zip(("text", "ocr", "empty", "pending"), (num_text, *others), strict=True))
         facts += [count(f"documents.pages.{name}", n) for name, n in counts.items() if n]
-    facts += [_format_size(document.size_bytes), _when(document)]
+    facts += [format_size(document.size_bytes), _when(document)]
     return " · ".join(escape(fact) for fact in facts)
 
 
 def _when(document: Document) -> str:
     return document.added_at[:16].replace("T", " ")
-
-
-def _format_size(size_bytes: int) -> str:
-    return f"{size_bytes / 1e6:.1f} MB" if size_bytes >= 1e6 else f"{max(size_bytes / 1e3, 0.1):.1f} kB"
 
 
 def _draw_progress(services: Services, document_id: str) -> bool:
@@ -281,23 +278,13 @@ def _delete(services: Services, document: Document) -> None:
     with st.container(horizontal=True):
         if st.button(say("action.delete"), type="primary", key="document_delete_confirm"):
             try:
-                st.session_state[_NOTICES] = document.patient_id, [_in_short(erase(services, [document.id]))]
+                st.session_state[_NOTICES] = document.patient_id, [in_short(erase(services, [document.id]))]
             except FAILURES as error:
                 draw_failure(error)
                 return
             st.rerun()
         if st.button(say("action.cancel"), key="document_delete_cancel"):
             st.rerun()
-
-
-def _in_short(certificate: Certificate) -> tuple[str, str]:
-    """(kind, sentence): what the scan behind a deletion found."""
-    if certificate.hits:
-        return "error", count("documents.erased.traces", len(certificate.hits))
-    if not certificate.traces_before:
-        return "info", say("documents.erased.unseen")
-    size = _format_size(certificate.bytes_scanned)
-    return "success", say("documents.erased", files=certificate.files, size=size)
 
 
 main()

@@ -161,7 +161,7 @@ class DocumentLibrary:
         cancel: threading.Event | None = None,
     ) -> Document | None:
         """Reads, checks and indexes a document; returns it READY, FAILED or UNCONFIRMED, or None if it was cancelled
-        and removed. One that was cut off goes on where it was.
+        and removed. One that was cut off goes on where it was; an older version that was being restored is put back.
 
         What the file or the index does wrong ends FAILED with a sentence; what the store raises is raised.
         """
@@ -189,6 +189,8 @@ class DocumentLibrary:
         except (IngestCancelled, ReadingCancelled):
             if self._is_interrupted:
                 return self._store.get_document(document_id)
+            if replaced := self._replaced_by_restoring(document):
+                return self._put_back(document, replaced)
             self._delete(document_id)
             return None
         except Unconfirmed as error:
@@ -224,6 +226,23 @@ class DocumentLibrary:
             if other.status.is_searched:
                 self._set_replaced(other)
         self._store.set_document_status(document_id, DocumentStatus.QUEUED)
+
+    def _replaced_by_restoring(self, document: Document) -> Document | None:
+        """The version that gave way to this one, which was read long ago and is only indexed anew; None if it is not
+        being restored. A new upload leaves the version before it searched until it is itself READY."""
+        now = self._store.get_document(document.id) or document
+        others = self.versions(document)
+        is_whole = now.num_pages > 0 and now.num_pages == len(self._store.get_pages(document.id))
+        if is_whole and others and all(other.status is DocumentStatus.REPLACED for other in others):
+            return others[-1]
+        return None
+
+    def _put_back(self, document: Document, replaced: Document) -> Document | None:
+        """Ends a restoring as if it had not begun: what gave way is indexed again, what was to come back is kept."""
+        self._set_replaced(document)
+        self._store.set_document_status(replaced.id, DocumentStatus.QUEUED)
+        self.ingest(replaced.id)
+        return self._store.get_document(document.id)
 
     def _replace_older(self, document: Document) -> None:
         pages = self._store.get_pages(document.id)

@@ -7,7 +7,7 @@ it was, page for page. Knows nothing of queues or screens.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 
@@ -19,6 +19,7 @@ from contracts import (
     Finding,
     Page,
     PageBatch,
+    PageFacts,
     Passage,
     Patient,
     ProgressCallback,
@@ -38,7 +39,15 @@ from retrieval.vectors import Embedder, embed_passages, indexed_passages
 
 EMBED_BATCH = 32  # passages between two looks at cancel: about a second on two cores
 _PAGES_BETWEEN_VECTORS = 8  # recognised pages that are found by their words alone for a while
+_WAITING = "document-check-waiting"
 _VERSION_SHARE = 0.3  # of an older file's lines that stand in the newer one, which then replaces it
+
+
+Counted = Callable[[int, int], None]  # done, total
+
+
+def _say_nothing(done: int, total: int) -> None:
+    """While pictures are recognised only they are counted."""
 
 
 class IngestCancelled(Exception):  # noqa: N818 - a signal, not an error
@@ -83,16 +92,18 @@ class Ingest:
         and whatever the file, the index or the store do wrong."""
         self._read_text()
         pages = self._store.get_pages(self._document.id)
-        self._check_identity(pages)
-        self._note(pages)
-        self._set_status(DocumentStatus.INDEXING)
-        self._embed()
+        noticed = find_facts(pages)
+        self._check_identity(noticed)
+        self._store.save_page_facts(self._document.id, noticed)
+        self._set_status(DocumentStatus.INDEXING)  # words find the passages from now on
+        self._check_waiting(lambda done, total: self._on_progress("checking", done, total))
+        self._embed(lambda done, total: self._on_progress("indexing", done, total))
         pending = {page.number: page for page in pages if page.method is ReadMethod.PENDING}
         if pending:
             self._set_status(DocumentStatus.RECOGNISING)
             self._recognise(pending)
-            self._note(self._store.get_pages(self._document.id))
-            self._embed()
+            self._store.save_page_facts(self._document.id, find_facts(self._store.get_pages(self._document.id)))
+            self._embed(_say_nothing)
 
     # --- reading --------------------------------------------------------------------------------------------------
 
@@ -128,19 +139,23 @@ class Ingest:
             for done, after in enumerate(recognised, start=1):
                 self._stop_if_cancelled()
                 page = merge_recognised(pending[after.number], after)
-                self._check_identity([page])
+                self._check_identity(find_facts([page]))
                 self._save([page], opened)
+                self._check_waiting(_say_nothing)
                 self._on_progress("recognising", done, len(pending))
                 if done % _PAGES_BETWEEN_VECTORS == 0:
-                    self._embed()
+                    self._embed(_say_nothing)
         pages_now = self._store.get_pages(self._document.id)
         self._save([], replace(opened, warnings=(*opened.warnings, *warnings_of(pages_now))))
 
     def _save(self, pages: Sequence[Page], opened: Opened, hidden: Sequence[Stretch] = ()) -> None:
+        """Into the store, kept from the model until _check_waiting has looked at them: that takes longer than reading,
+        and words may find them before."""
         findings: dict[int, Sequence[Finding]] = {}
         for page in pages:
             about_file = self._check_metadata(opened.metadata) if page.number == 1 else []
-            if found := (*about_file, *hidden_findings(hidden, page), *self._check(page)):
+            waiting = [_waiting(page)] if page.text else []
+            if found := (*about_file, *hidden_findings(hidden, page), *waiting):
                 findings[page.number] = found
         passages = [passage for page in pages for passage in self._passages(page)]
         batch = PageBatch(opened.num_pages, opened.parser, pages, passages, findings, opened.warnings)
@@ -155,10 +170,19 @@ class Ingest:
             confidence = min((line.confidence for line in lines), default=passage.confidence)
             yield replace(passage, id=f"{self._document.id}:{page.number:05d}-{number:03d}", confidence=confidence)
 
+    def _check_waiting(self, on_page: Counted) -> None:
+        """Checks the pages that wait for it, in order of reading; each may reach the model once that is stored."""
+        found = self._store.get_document_findings(self._document.id)
+        waiting = {number for number, findings in found.items() if any(f.rule == _WAITING for f in findings)}
+        pages = [page for page in self._store.get_pages(self._document.id) if page.number in waiting]
+        for done, page in enumerate(pages):
+            on_page(done, len(pages))
+            self._stop_if_cancelled()
+            others = [finding for finding in found[page.number] if finding.rule != _WAITING]
+            self._store.save_page_findings(self._document.id, page.number, [*others, *self._check(page)])
+
     def _check(self, page: Page) -> tuple[Finding, ...]:
         """The findings on a page; a check that could not run is a finding over the whole page."""
-        if not page.text:
-            return ()
         result = self._parts.safety.check_document(page.text)
         if result.verdict is not Verdict.UNAVAILABLE or result.findings:
             return result.findings
@@ -172,31 +196,28 @@ class Ingest:
 
     # --- what was noticed -----------------------------------------------------------------------------------------
 
-    def _check_identity(self, pages: Sequence[Page]) -> None:
+    def _check_identity(self, noticed: Mapping[int, PageFacts]) -> None:
         """Holds what these pages and those before tell of the patient against what is known."""
         document = self._store.get_document(self._document.id)
         if self._patient is None or document is None or document.is_confirmed:
             return
-        self._facts += [fact for noticed in find_facts(pages).values() for fact in noticed.facts]
+        self._facts += [fact for on_page in noticed.values() for fact in on_page.facts]
         if mismatches := find_mismatches(self._facts, self._patient):
             words = "; ".join(map(str, mismatches))
             raise Unconfirmed(f"{words[0].upper()}{words[1:]}.")
 
-    def _note(self, pages: Sequence[Page]) -> None:
-        self._store.save_page_facts(self._document.id, find_facts(pages))
-
     # --- vectors --------------------------------------------------------------------------------------------------
 
-    def _embed(self) -> None:
+    def _embed(self, on_passages: Counted) -> None:
         """Vectors for the passages that have none yet, and none for those that are no more."""
         while not self._parts.indexing.acquire(timeout=0.2):
             self._stop_if_cancelled()
         try:
-            self._embed_missing()
+            self._embed_missing(on_passages)
         finally:
             self._parts.indexing.release()
 
-    def _embed_missing(self) -> None:
+    def _embed_missing(self, on_passages: Counted) -> None:
         passages = self._store.list_document_passages(self._document.id)
         patient_id = self._document.patient_id
         prefix = f"{self._document.id}:"
@@ -205,13 +226,11 @@ class Ingest:
         if stale := present.difference(*(item.ids for item in items)):
             self._parts.index.delete(patient_id, sorted(stale))
         missing = [item for item in items if not present.issuperset(item.ids)]
-        if missing:
-            self._on_progress("indexing", len(items) - len(missing), len(items))  # words find the passages from now on
         for first in range(0, len(missing), EMBED_BATCH):
             self._stop_if_cancelled()
             batch = missing[first : first + EMBED_BATCH]
             self._parts.index.add(patient_id, *embed_passages(self._parts.embedder, batch))
-            self._on_progress("indexing", len(items) - len(missing) + first + len(batch), len(items))
+            on_passages(len(items) - len(missing) + first + len(batch), len(items))
         self._stop_if_cancelled()
 
     def _set_status(self, status: DocumentStatus) -> None:
@@ -220,6 +239,11 @@ class Ingest:
     def _stop_if_cancelled(self) -> None:
         if self._cancel.is_set():
             raise IngestCancelled
+
+
+def _waiting(page: Page) -> Finding:
+    message = "This page is still being checked for injected instructions; the model reads it afterwards."
+    return Finding(_WAITING, Verdict.UNAVAILABLE, 0, len(page.text), message)
 
 
 def is_version_of(newer: Sequence[Page], older: Sequence[Page]) -> bool:

@@ -172,6 +172,15 @@ class Documents(Database):
                 by_page[row.page].append(finding_from_row(row))
         return dict(by_page)
 
+    def save_page_findings(self, document_id: str, page: int, found: Sequence[Finding]) -> None:
+        """Puts findings in the place of those that the page has. Does nothing for a page that is gone."""
+        of_page = (document_findings.c.document_id == document_id) & (document_findings.c.page == page)
+        is_page = (pages.c.document_id == document_id) & (pages.c.number == page)
+        with self.writing() as connection:
+            connection.execute(delete(document_findings).where(of_page))
+            if found and connection.execute(select(pages.c.number).where(is_page)).first():
+                connection.execute(insert(document_findings), _finding_rows(document_id, {page: found}))
+
     def delete_document(self, document_id: str) -> None:
         """Removes the rows, the bytes and the words that past answers took from the document (app.store.erasure)."""
         with self.writing() as connection:
@@ -203,14 +212,18 @@ def _replace_pages(connection: Connection, document_id: str, batch: PageBatch) -
         | {"document_id": document_id, "method": passage.method.value}
         for passage in batch.passages
     ]
-    finding_rows = [
-        {"document_id": document_id, "page": page, "position": position, **finding_to_row(finding)}
-        for page, found in batch.findings.items()
-        for position, finding in enumerate(found)
-    ]
+    finding_rows = _finding_rows(document_id, batch.findings)
     for table, rows in ((pages, page_rows), (passages, passage_rows), (document_findings, finding_rows)):
         if rows:
             connection.execute(insert(table), rows)
+
+
+def _finding_rows(document_id: str, by_page: Mapping[int, Sequence[Finding]]) -> list[dict[str, object]]:
+    return [
+        {"document_id": document_id, "page": page, "position": position, **finding_to_row(finding)}
+        for page, found in by_page.items()
+        for position, finding in enumerate(found)
+    ]
 
 
 def _write_counts(

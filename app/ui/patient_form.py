@@ -6,11 +6,13 @@ from collections.abc import Mapping
 
 import streamlit as st
 
+from app.certificate import erase
 from app.services import Services
 from app.store.records import PatientRecord
 from app.ui import session
 from app.ui.banner import display_name
 from app.ui.dialog import dialog
+from app.ui.erased import keep
 from app.ui.failures import FAILURES, draw_failure
 from app.ui.text import escape, say
 from contracts import PATIENT_RANGES, SEXES, Patient, PatientError
@@ -60,11 +62,12 @@ def delete_patient(services: Services, record: PatientRecord) -> None:
     with st.container(horizontal=True):
         if st.button(say("patient.delete"), type="primary", key="patient_delete_confirm"):
             try:
-                services.delete_patient(record.id)
+                certificate = erase(services, patient_id=record.id)
             except FAILURES as error:
                 draw_failure(error)
                 return
             session.open_patient(None)
+            keep(certificate)
             st.rerun()
         if st.button(say("action.cancel"), key="patient_delete_cancel"):
             st.rerun()

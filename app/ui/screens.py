@@ -7,6 +7,7 @@ from streamlit.navigation.page import StreamlitPage
 
 from app.services import Services
 from app.ui import session
+from app.ui.erased import draw_kept
 from app.ui.text import say
 
 
@@ -32,4 +33,5 @@ def enter() -> Services:
     if services is None or session.PATIENT not in st.session_state:
         navigate()
         st.rerun()
+    draw_kept()
     return services

@@ -244,6 +244,7 @@ ENGLISH = {
         "Recognising picture {done} of {total}; what was read so far can be asked about"
     ),
     "documents.progress.reading": "Reading page {done} of {total}",
+    "documents.progress.checking": "Checking page {done} of {total} for hidden instructions; all can be searched",
     "documents.progress.indexing": "Indexing {done} of {total} passages; they can be asked about by their words",
     "documents.pages.text.one": "1 read as text",
     "documents.pages.text.many": "{n} read as text",
@@ -488,3 +489,7 @@ def count(key: str, n: int) -> str:
 def escape(text: str) -> str:
     """Words from a record or a person for a place where Streamlit reads Markdown: shown as they stand."""
     return _MARKDOWN.sub(r"\\\1", " ".join(text.split()))
+
+
+def format_size(size_bytes: int) -> str:
+    return f"{size_bytes / 1e6:.1f} MB" if size_bytes >= 1e6 else f"{max(size_bytes / 1e3, 0.1):.1f} kB"

@@ -51,16 +51,15 @@ def _hidden_on_page(page: pdfium.PdfPage, number: int) -> Iterator[Stretch]:
     objects = list(page.get_objects(max_depth=1))  # bounds inside a form are in its own coordinates
     texts = [item for item in objects if item.type == pdfium_c.FPDF_PAGEOBJ_TEXT]
     is_scan = _image_share(page, objects) > _SCAN_SHARE
-    textpage = page.get_textpage()
-    picture = None
+    textpage = picture = None  # made where something is hidden: both take as long as all the rest
     for item in texts:
         why = _why_unseen(page, item, is_scan)
         if why == "white":
             picture = picture or page.render(scale=1, may_draw_forms=False).to_pil().convert("L")
             why = "" if _has_contrast(page, picture, item) else "the colour of the paper"
         if why:
+            textpage = textpage or page.get_textpage()
             yield Stretch(number, why, _text_of(item, textpage))
-    textpage.close()
 
 
 def _why_unseen(page: pdfium.PdfPage, item: pdfium.PdfObject, is_scan: bool) -> str:

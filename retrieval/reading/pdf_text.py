@@ -18,6 +18,7 @@ import pypdfium2.raw as pdfium_c
 from retrieval.reading.layout import COLUMN_GAP, Box, Line, Piece, flow
 
 _LINE_HYPHEN = "\x02"  # how PDFium gives a hyphen at the end of a line
+_GAPS = re.compile(" +")
 _SPACES = re.compile(r"[^\S\n]")
 
 Word = tuple[str, Sequence[int], Box]
@@ -170,11 +171,26 @@ def _extent(raw: Any, text: str, sources: Sequence[int], rotation: int) -> tuple
     space = text.find(" ")
     word_end = box_of(space - 1) if space > 0 else last
     box = (first[0], min(first[1], last[1]), last[2], max(first[3], last[3]))
-    threshold = COLUMN_GAP * (box[3] - box[1])
-    is_tabular = any(
-        box_of(space.end())[0] - box_of(space.start() - 1)[2] > threshold for space in re.finditer(" +", text)
-    )
+    is_tabular = _has_gap(raw, text, sources, rotation, COLUMN_GAP * (box[3] - box[1]))
     return box, max(word_end[2] - first[0], 0.0), is_tabular
+
+
+def _has_gap(raw: Any, text: str, sources: Sequence[int], rotation: int, threshold: float) -> bool:
+    """Whether two words stand further apart than the threshold. Asked of every space of a record, so that only the two
+    sides that count are looked at."""
+    before, after = {0: ("right", "left"), 90: ("top", "bottom"), 180: ("left", "right")}.get(
+        rotation, ("bottom", "top")
+    )
+    sign = 1 if rotation in (0, 90) else -1
+    rect = pdfium_c.FS_RECTF()
+    box_of, to = pdfium_c.FPDFText_GetLooseCharBox, ctypes.byref(rect)
+    for space in _GAPS.finditer(text):
+        box_of(raw, sources[space.start() - 1], to)
+        end = getattr(rect, before)
+        box_of(raw, sources[space.end()], to)
+        if sign * (getattr(rect, after) - end) > threshold:
+            return True
+    return False
 
 
 def upright(rect: tuple[float, float, float, float], rotation: int) -> Box:

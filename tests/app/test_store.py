@@ -152,6 +152,17 @@ def test_pages_passages_and_findings_come_back_exactly(open_store: OpenStore) ->
     assert store.get_document_findings(document.id) == {1: [HOLD]}
 
 
+def test_findings_of_a_page_are_put_in_the_place_of_those_before(store: Store) -> None:
+    document = add_ready_document(store, store.add_patient(PATIENT).id)
+    notice = replace(HOLD, severity=Verdict.NOTICE)
+    store.save_page_findings(document.id, 1, [notice])
+    store.save_page_findings(document.id, 2, [HOLD, notice])
+    store.save_page_findings(document.id, 9, [HOLD])  # no such page
+    assert store.get_document_findings(document.id) == {1: [notice], 2: [HOLD, notice]}
+    store.save_page_findings(document.id, 1, [])
+    assert store.get_document_findings(document.id) == {2: [HOLD, notice]}
+
+
 def test_a_page_read_again_replaces_what_was_read_of_it_and_no_other(store: Store) -> None:
     document = add_ready_document(store, store.add_patient(PATIENT).id)
     line = LineBox(0, 3, 0.1, 0.1, 0.3, 0.12, 0.97)

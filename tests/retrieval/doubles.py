@@ -124,7 +124,14 @@ class MemoryStore:
         return list(self.passages.get(document_id, []))
 
     def get_document_findings(self, document_id: str) -> dict[int, list[Finding]]:
-        return self.findings.get(document_id, {})
+        return {number: list(found) for number, found in self.findings.get(document_id, {}).items()}
+
+    def save_page_findings(self, document_id: str, page: int, found: Sequence[Finding]) -> None:
+        with self._lock:
+            if found:
+                self.findings.setdefault(document_id, {})[page] = list(found)
+            else:
+                self.findings.get(document_id, {}).pop(page, None)
 
     def delete_document(self, document_id: str) -> None:
         with self._lock:

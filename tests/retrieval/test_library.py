@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from bench.small_files import archive, picture
-from contracts import CheckResult, Document, DocumentStatus, Finding, Patient, ReadMethod, Verdict
+from contracts import CheckResult, Document, DocumentStatus, Finding, Passage, Patient, ReadMethod, Verdict
 from retrieval.documents import DocumentLibrary, rebuild_vectors
 from retrieval.errors import DocumentError, IndexFailure
 from retrieval.vectors import row_ids
@@ -31,11 +31,13 @@ def test_document_becomes_ready_and_can_be_asked(bench: Bench) -> None:
     assert_consistent(bench)
 
 
-def test_progress_counts_pages_then_passages(bench: Bench) -> None:
+def test_progress_counts_pages_read_pages_checked_then_passages(bench: Bench) -> None:
     calls: list[tuple[str, int, int]] = []
     document = bench.library.add("anna", "note.txt", LONG_NOTE.encode())
     bench.library.ingest(document.id, lambda *call: calls.append(call))
-    assert [step for step, _, _ in calls] == sorted((step for step, _, _ in calls), reverse=True)  # reading, indexing
+    order = ["reading", "checking", "indexing"]
+    assert sorted(calls, key=lambda call: order.index(call[0])) == calls
+    assert {step for step, _, _ in calls} == set(order)
     assert calls[-1][1] == calls[-1][2] == len(bench.store.list_passages("anna"))
     assert all(0 <= done <= total for _, done, total in calls)
 
@@ -100,7 +102,29 @@ def test_findings_are_kept_by_page_and_a_check_that_failed_is_one(bench: Bench) 
     assert unchecked.end == len(bench.store.get_pages(document.id)[0].text)
 
 
-@pytest.mark.parametrize("step", ["reading", "indexing"])
+def test_words_are_found_before_the_check_has_run_but_kept_from_the_model(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    document = bench.library.add("anna", "note.txt", NOTE.encode())
+    found_before: list[Passage] = []
+
+    def stop(text: str) -> CheckResult:
+        found_before.extend(bench.retriever.search("metoprolol", "anna"))
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bench.safety, "check_document", stop)
+        with pytest.raises(KeyboardInterrupt):
+            bench.library.ingest(document.id)
+    assert found_before
+    (waiting,) = bench.store.get_document_findings(document.id)[1]
+    assert waiting.severity.withholds
+    assert (waiting.start, waiting.end) == (0, len(bench.store.get_pages(document.id)[0].text))
+    bench.library.repair()  # the next start goes on with the check
+    assert bench.store.get_document_findings(document.id) == {}
+
+
+@pytest.mark.parametrize("step", ["reading", "checking", "indexing"])
 def test_cancelled_document_is_removed_whole(bench: Bench, step: str) -> None:
     bench.ready("anna", "note.txt", NOTE)
     cancel = threading.Event()
@@ -328,6 +352,18 @@ def test_newer_version_replaces_the_older_which_can_be_restored(bench: Bench) ->
     assert again.id == newer.id
     bench.library.ingest(again.id)
     assert status_of(bench, older, newer) == [DocumentStatus.REPLACED, DocumentStatus.READY]
+
+
+def test_a_restoring_that_is_cancelled_leaves_all_as_it_was(bench: Bench) -> None:
+    older = bench.ready("anna", "note.txt", NOTE)
+    newer = bench.ready("anna", "note.txt", NOTE.replace("50 mg", "25 mg"))
+    bench.library.restore(older.id)
+    cancel = threading.Event()
+    cancel.set()
+    bench.library.ingest(older.id, cancel=cancel)
+    assert status_of(bench, older, newer) == [DocumentStatus.REPLACED, DocumentStatus.READY]
+    assert "25 mg" in bench.retriever.search("metoprolol", "anna")[0].passage.text
+    assert_consistent(bench)
 
 
 def test_another_document_of_the_same_name_replaces_nothing(bench: Bench) -> None:
