@@ -140,9 +140,8 @@ def test_the_screens_show_a_collapsed_router(
     table = model.dataframe[0].value
     assert table["State"].tolist() == ["Healthy", "Healthy", "Collapsed", "Healthy"]
     assert len(table["Load of the experts"][2]) == 16
-    review = open_app("safety_review")
-    messages = [message for frame in review.dataframe for message in frame.value["Message"]]
-    assert any("its router has collapsed in layer 3" in message for message in messages)
+    findings = [words.value for finding in open_app("safety_review").expander for words in finding.markdown]
+    assert any("its router has collapsed in layer 3" in words for words in findings)
 
 
 def test_the_model_page_before_the_first_token_says_so(make_services: Make, monkeypatch: pytest.MonkeyPatch) -> None:
