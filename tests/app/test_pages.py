@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -35,9 +35,10 @@ def services(make_services: Callable[[Generator], Services], monkeypatch: pytest
 
 def use(built: Services, monkeypatch: pytest.MonkeyPatch) -> Services:
     """Puts these services under the screens, once their background work is over."""
-    is_over = threading.Event()
-    built.jobs.run_in_background(is_over.set)  # waits behind what the start has queued
-    assert is_over.wait(timeout=60)
+    deadline = time.monotonic() + 60
+    while not built.status()["ready"]:  # readers work side by side: none waits for what the start has queued
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
     monkeypatch.setattr(session, "build_services", lambda settings, **watch: built)
     session.get_loader.clear()
     return built
