@@ -96,23 +96,28 @@ class _Guarded:
         call = _Call(self, given)
         with self._lock:
             if self._clock() < self._closed_until:
-                call.fail("failed several times and is left alone for a moment")
+                call.refuse("failed several times and is left alone for a moment")
             elif self._num_busy >= MAX_BUSY:
-                call.fail("is busy with earlier texts")
+                call.refuse("is busy with earlier texts")
             else:
                 self._num_busy += 1
                 threading.Thread(target=self._run, args=(call,), name=self.check.name, daemon=True).start()
         return call
 
     def _run(self, call: _Call) -> None:
+        found: Sequence[Finding] = ()
+        fault = ""
         try:
-            call.succeed(_checked(self.check.check(call.given)))
+            found = _checked(self.check.check(call.given))
         except BaseException as error:  # noqa: BLE001  # whatever stops a model withholds
             _LOG.exception("The model check %s failed.", self.check.name)
-            call.fail(f"could not run ({type(error).__name__})")
-        finally:
-            with self._lock:
-                self._num_busy -= 1
+            fault = f"could not run ({type(error).__name__})"
+        with self._lock:
+            self._num_busy -= 1  # before the answer, as whoever waits for it may ask again at once
+        if fault:
+            call.fail(fault)
+        else:
+            call.succeed(found)
 
     def note(self, is_failure: bool) -> None:
         with self._lock:
@@ -132,6 +137,7 @@ class _Call:
         self._done = threading.Event()
         self._found: Sequence[Finding] = ()
         self._fault = ""
+        self._is_refused = False
 
     def succeed(self, found: Sequence[Finding]) -> None:
         self._found = found
@@ -141,10 +147,16 @@ class _Call:
         self._fault = fault
         self._done.set()
 
+    def refuse(self, fault: str) -> None:
+        """The model was not asked: no failure of its own, so that an open breaker closes however often it is called."""
+        self._is_refused = True
+        self.fail(fault)
+
     def result(self) -> Sequence[Finding]:
         is_done = self._done.wait(max(0.0, self._deadline - monotonic()))
         fault = self._fault if is_done else "did not answer in time"
-        self._guarded.note(bool(fault))
+        if not self._is_refused:
+            self._guarded.note(bool(fault))
         if not fault:
             return self._found
         name, end = self._guarded.check.name, len(self.given.text)

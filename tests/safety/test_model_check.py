@@ -104,6 +104,8 @@ def test_after_repeated_failures_a_model_is_left_alone_and_then_tried_again() ->
     for _ in range(MAX_FAILURES + 2):
         assert panel.find(given)[0].severity.withholds
     assert len(broken.asked) == MAX_FAILURES
+    now[0] = PAUSE_S - 1
+    assert panel.find(given)[0].severity.withholds  # and a call that is refused makes the pause no longer
     now[0] = PAUSE_S + 1
     broken.act = lambda given: ()
     assert panel.find(given) == []
