@@ -41,11 +41,12 @@ class Server:
 
 
 @contextmanager
-def serve_app() -> Iterator[Server]:
-    """Runs the app with its demo records until the block ends. Raises SystemExit if it does not start."""
+def serve_app(demo: bool = True) -> Iterator[Server]:
+    """Runs the app, with its demo records or empty, until the block ends. Raises SystemExit if it does not start."""
     port = _find_free_port()
     with tempfile.TemporaryDirectory() as folder:
-        environment = os.environ | {"BEDSIDE_DATA_DIR": folder, "BEDSIDE_PORT": str(port), "BEDSIDE_DEMO": "true"}
+        environment = os.environ | {"BEDSIDE_DATA_DIR": folder, "BEDSIDE_PORT": str(port)}
+        environment["BEDSIDE_DEMO"] = str(demo).lower()
         started = time.perf_counter()
         process = subprocess.Popen(
             ["make", "run"],
