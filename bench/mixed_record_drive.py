@@ -66,18 +66,18 @@ def open_screen(page: Page, name: str) -> None:
 def is_recognising(page: Page) -> bool:
     """Whether the documents page says that pictures are still being read."""
     open_screen(page, "Documents")
-    expect(page.get_by_text(NAME).first).to_be_visible()
+    expect(page.get_by_text(re.compile(f"{_RECOGNISING}|^Ready$")).first).to_be_visible()
     return page.get_by_text(_RECOGNISING).count() > 0
 
 
 def ask(page: Page, planted: Planted) -> float:
     """Asks for a planted fact; seconds until the answer is whole."""
     open_screen(page, "Consult")
-    num_turns = page.locator(".foot").count()
     started = time.perf_counter()
     page.get_by_placeholder("Ask about this record").fill(planted.question)
     page.keyboard.press("Enter")
-    expect(page.locator(".foot")).to_have_count(num_turns + 1)
+    expect(page.locator(".question").last).to_have_text(planted.question)
+    expect(page.locator(".turn").last.locator(".foot")).to_be_visible()
     expect(page.get_by_role("button", name="Answer again")).to_be_visible()
     return round(time.perf_counter() - started, 1)
 
