@@ -25,6 +25,15 @@ def required(question: Question, passages: Sequence[Passage], facts: DocumentFac
     return []
 
 
+def name_required(question: Question, whole: Sequence[Passage], facts: DocumentFacts) -> tuple[str, ...]:
+    """What `required` gave: of the kinds asked for those that stand there, for of a kind without a section nothing was
+    gathered, whatever the text around says of it; or the question's own terms."""
+    if not question.kinds:
+        return tuple(sorted(question.series)) if whole else ()
+    found = {span.kind for passage in whole for span in _sections_of(passage, facts)}
+    return tuple(kind.value for kind in question.kinds if kind in found)
+
+
 def period_of(question: Question, passages: Sequence[Passage], facts: DocumentFacts) -> Period:
     """The question's stretch of time; from an event on: since the last date on which the record tells of it."""
     if not question.event:

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from contracts import DocumentStore, Gathered, Passage, ScoredPassage
-from retrieval.completeness import is_outside, period_of, required
+from retrieval.completeness import is_outside, name_required, period_of, required
 from retrieval.errors import IndexFailure
 from retrieval.index import VectorIndex
 from retrieval.lexical import LexicalIndex
@@ -83,10 +83,8 @@ class HybridRetriever:
         ranked = [item.passage for item in self._rank(asked.text, patient_id, passages, len(passages))]
         kept = {passage.id for passage in timely}
         best = with_neighbours([passage for passage in ranked if passage.id in kept], timely, limit)
-        wanted = tuple(kind.value for kind in asked.kinds) or tuple(sorted(asked.series))
-        return Gathered(
-            without_repeats(whole, best), len(whole), wanted if whole else (), start=period.start, end=period.end
-        )
+        wanted = name_required(asked, whole, facts)
+        return Gathered(without_repeats(whole, best), len(whole), wanted, start=period.start, end=period.end)
 
     def forget(self) -> None:
         """Drops the passages kept in memory, after a deletion."""

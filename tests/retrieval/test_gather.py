@@ -33,6 +33,11 @@ def test_every_allergy_section_comes_first_whatever_its_rank(ward: HybridRetriev
     assert found.wanted == ("allergies",)
 
 
+def test_a_kind_without_a_section_is_not_said_to_be_read(ward: HybridRetriever) -> None:
+    found = ward.gather("What allergies and which medications?", [], "anna", limit=1)
+    assert found.wanted == ("allergies",)
+
+
 def test_trend_has_every_mention_in_the_order_of_reading(ward: HybridRetriever) -> None:
     found = ward.gather("Trend of potassium", [], "anna", limit=1)
     whole = "".join(passage.text for passage in found.passages[: found.num_required])
