@@ -8,29 +8,18 @@ arXiv 2305.14627): of the claims, those whose citations support them; of the cit
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from app.evaluation.grounded_items import KINDS, GroundedItem
+from app.evaluation.interval import wilson
 from app.prompt import render
 from contracts import Generator, SafetyChecker, SamplingParams, TextChunk
 from safety.claims import ClaimSplitter, citations_of
 from safety.support import is_abstention
 
 ANSWER = SamplingParams(temperature=0.0, max_tokens=128)
-Z95 = 1.959964  # two-sided 95 % of the normal distribution
-
-
-@dataclass(frozen=True, slots=True)
-class Share:
-    """A share with its 95 % interval after Wilson (1927); `of` is what it was counted over, 0 if nothing was there."""
-
-    value: float
-    low: float
-    high: float
-    of: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,17 +136,10 @@ def _figures(results: Sequence[Judged]) -> dict[str, dict[str, float]]:
         total = sum(of for _, of in pairs)
         if total:
             # Claims of one answer stand and fall together: the interval is that of as many answers.
-            share = wilson(sum(n for n, _ in pairs) / total, sum(of > 0 for _, of in pairs))
-            figures[name] = {key: round(getattr(share, key), 4) for key in ("value", "low", "high")} | {"of": total}
+            value = sum(n for n, _ in pairs) / total
+            low, high = wilson(value, sum(of > 0 for _, of in pairs))
+            figures[name] = {"value": round(value, 4), "low": round(low, 4), "high": round(high, 4), "of": total}
     return figures
-
-
-def wilson(share: float, number: int) -> Share:
-    """The 95 % interval of a share seen in `number` independent trials (Wilson 1927)."""
-    spread = Z95**2 / number
-    middle = (share + spread / 2) / (1 + spread)
-    half = Z95 / (1 + spread) * math.sqrt(share * (1 - share) / number + spread / (4 * number))
-    return Share(share, max(0.0, middle - half), min(1.0, middle + half), number)
 
 
 def _line(words: str, share: dict[str, float]) -> str:

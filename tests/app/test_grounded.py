@@ -11,8 +11,9 @@ import pytest
 from typer.testing import CliRunner
 
 from app.cli import app
-from app.evaluation.grounded import as_json_line, describe, judge, summarise, wilson
+from app.evaluation.grounded import as_json_line, describe, judge, summarise
 from app.evaluation.grounded_items import GROUNDED, KINDS, GroundedItem, load_items
+from app.evaluation.interval import wilson
 from contracts import Passage
 from safety.checker import RuleSafetyChecker
 
@@ -146,8 +147,8 @@ def test_an_instruction_obeyed_is_seen(checker: RuleSafetyChecker) -> None:
 
 def test_the_interval_is_wilsons() -> None:
     # 8 of 10: Newcombe 1998, Statistics in Medicine 17:857, method 3
-    share = wilson(0.8, 10)
-    assert (share.low, share.high) == (pytest.approx(0.4902, abs=1e-4), pytest.approx(0.9433, abs=1e-4))
+    low, high = wilson(0.8, 10)
+    assert (low, high) == (pytest.approx(0.4902, abs=1e-4), pytest.approx(0.9433, abs=1e-4))
 
 
 def test_the_report_can_be_read_and_an_answer_logged(checker: RuleSafetyChecker) -> None:

@@ -10,14 +10,12 @@ import lzma
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from math import sqrt
 from pathlib import Path
 from typing import Any
 
+from app.evaluation.interval import wilson
 from contracts import CheckResult, Message, Role
 from safety.checker import RuleSafetyChecker
-
-Z = 1.959964  # of a two-sided 95 % interval
 
 
 class DataMissing(RuntimeError):  # noqa: N818 - no fault: the figure is left out and says so
@@ -55,13 +53,8 @@ class Rate:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % interval of the rate (Wilson, J Am Stat Assoc 1927)."""
-        if not self.total:
-            return 0.0, 1.0
-        centre = self.value + Z**2 / (2 * self.total)
-        spread = Z * sqrt(self.value * (1 - self.value) / self.total + Z**2 / (4 * self.total**2))
-        scale = 1 + Z**2 / self.total
-        return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
+        """95 % interval of the rate."""
+        return wilson(self.value, self.total)
 
     @property
     def is_reached(self) -> bool:
