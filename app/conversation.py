@@ -100,7 +100,7 @@ class Conversation:
         self._constrains_citations = constrains_citations
         self._prepared = prepared
         self._watch = RouterWatch(generator)
-        self._counted: tuple[tuple[tuple[str, int], ...], int] = ((), 0)  # the last selection and its tokens
+        self._counted: tuple[Sequence[Document], int] = ((), 0)  # the last selection and its tokens
 
     def answer(self, turn: Turn, params: SamplingParams, cancel: threading.Event) -> Iterator[ChatEvent]:
         """Yields the events of one stored turn; the last is always Finished, unless a layer raises."""
@@ -168,12 +168,13 @@ class Conversation:
     def budget(self, patient_id: str, document_ids: Sequence[str] | None, params: SamplingParams) -> Budget:
         """How much of the model's room the documents take that a question would be put to; None means all."""
         record = self.store.get_patient(patient_id)
-        ready = _ready(self._documents(patient_id, document_ids))
-        passages = self.store.list_passages(patient_id, ready)
-        signature = tuple((passage.id, len(passage.text)) for passage in passages)
-        if signature != self._counted[0]:
-            self._counted = signature, count_all(passages, self.generator.count_tokens)
-        return Budget(self._counted[1], self._evidence_tokens("", [], record.patient if record else None, params))
+        documents = [d for d in self._documents(patient_id, document_ids) if d.status.is_searched]
+        counted, tokens = self._counted  # read once: several screens ask at a time
+        if documents != counted:  # a page recognised since shows in its document's numbers
+            passages = self.store.list_passages(patient_id, [d.id for d in documents])
+            tokens = count_all(passages, self.generator.count_tokens)
+            self._counted = documents, tokens
+        return Budget(tokens, self._evidence_tokens("", [], record.patient if record else None, params))
 
     def _write(
         self,
