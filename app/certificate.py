@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import mmap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from app.store.at_rest import sealed_values
 from contracts import Document
 from retrieval.errors import IndexFailure
 
+_LOG = logging.getLogger(__name__)
 ELSEWHERE = "The database lies outside the data folder; its files were not scanned."
 _MIN_BYTES = 16  # of a string: shorter ones stand anywhere by chance
 _SLICE_BYTES = 24
@@ -85,6 +87,8 @@ def erase(services: Services, document_ids: Sequence[str] = (), patient_id: str 
         for document in documents:
             services.library.delete(document.id)
     hits, num_files, num_bytes = scan(folder, patterns)
+    for hit in hits:
+        _LOG.error("an erased document has left a trace (%s) at byte %d of %s", hit.kind, hit.offset, hit.file)
     return Certificate(
         erased_at=datetime.now(UTC).isoformat(timespec="seconds"),
         document_ids=tuple(document.id for document in documents),
