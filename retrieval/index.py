@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+import os
 import shutil
 import sqlite3
 import threading
@@ -48,6 +49,7 @@ class VectorIndex:
         self._revisions: Counter[str] = Counter()
         self._lock = threading.RLock()
         self._open_client: Any = None
+        self._used: set[str] = set()  # ids of collections since their files were last looked at
 
     def add(self, patient_id: str, ids: Sequence[str], vectors: FloatArray) -> None:
         """Stores vectors [N, D] under their ids; an id already there is replaced. Durable on return."""
@@ -55,7 +57,8 @@ class VectorIndex:
             self._revisions[patient_id] += 1
             if not self._url and not self._has_room(vectors.nbytes):
                 raise IndexFailure(DISK_FULL)  # before Chroma finds out: it does not recover from a half-written log
-            collection = self._collection(patient_id, create=True)
+            known = self._collection(patient_id)
+            collection = self._create_collection(patient_id) if known is None else known
             for first in range(0, len(ids), _BATCH):
                 part = slice(first, first + _BATCH)
                 collection.upsert(ids=list(ids[part]), embeddings=vectors[part])
@@ -196,21 +199,26 @@ class VectorIndex:
                     SharedSystemClient._identifier_to_system.pop(path, None)
         return self._open_client
 
-    def _collection(self, patient_id: str, create: bool = False) -> Any:
-        """The patient's collection of this embedder; None if there is none and it is not to be created."""
+    def _collection(self, patient_id: str) -> Any:
+        """The patient's collection of this embedder; None if there is none."""
         from chromadb.errors import NotFoundError
 
-        name = _collection_name(patient_id)
         with contextlib.suppress(NotFoundError):
-            collection = self._client().get_collection(name, embedding_function=None)
+            collection = self._client().get_collection(_collection_name(patient_id), embedding_function=None)
             if (collection.metadata or {}).get(_EMBEDDER, "") == self._embedder:
+                self._used.add(str(collection.id))
                 return collection
-            if create:
-                self._delete_collection(name)
-        if not create:
-            return None
+        return None
+
+    def _create_collection(self, patient_id: str) -> Any:
+        """A new collection of this embedder, in the place of another one's."""
+        name = _collection_name(patient_id)
+        self._delete_collection(name)
         metadata = {_EMBEDDER: self._embedder} if self._embedder else None
-        return self._client().create_collection(name, metadata=metadata, configuration=_SPACE, embedding_function=None)
+        client = self._client()
+        collection = client.create_collection(name, metadata=metadata, configuration=_SPACE, embedding_function=None)
+        self._used.add(str(collection.id))
+        return collection
 
     def _delete_collection(self, name: str) -> None:
         from chromadb.errors import NotFoundError
@@ -224,12 +232,26 @@ class VectorIndex:
         if self._url:
             return  # the server's folder is not ours to touch
         with self._guard():
-            database = sqlite3.connect(f"file:{self.path / 'chroma.sqlite3'}?mode=ro", uri=True)
-            with contextlib.closing(database):
-                listed = {row[0] for row in database.execute("SELECT id FROM segments")}
+            graphs = set(self._graph_folders())
             for folder in self.path.iterdir():
-                if folder.is_dir() and _is_uuid(folder.name) and folder.name not in listed:
+                if folder.is_dir() and _is_uuid(folder.name) and folder not in graphs:
                     shutil.rmtree(folder)
+            for folder in graphs:
+                _wipe_empty_graph(folder)
+
+    def _graph_folders(self, collection_id: str = "") -> list[Path]:
+        """Where the graphs of one collection, or of all, lie."""
+        database = sqlite3.connect(f"file:{self.path / 'chroma.sqlite3'}?mode=ro", uri=True)
+        with contextlib.closing(database):
+            rows = database.execute("SELECT id FROM segments WHERE ? IN ('', collection)", [collection_id])
+            return [self.path / row[0] for row in rows]
+
+    def _wipe_used(self) -> None:
+        while self._used:
+            collection_id = self._used.pop()
+            if not self._url:
+                for folder in self._graph_folders(collection_id):
+                    _wipe_empty_graph(folder)
 
     @contextlib.contextmanager
     def _guard(self) -> Iterator[None]:
@@ -237,6 +259,7 @@ class VectorIndex:
         with self._lock:
             try:
                 yield
+                self._wipe_used()
             except IndexFailure:
                 raise
             except _chroma_errors() as error:
@@ -275,6 +298,22 @@ def _failure(error: BaseException, path: Path) -> IndexFailure:
 def _collection_name(patient_id: str) -> str:
     """Chroma allows few characters in a name, and a folder listing must not give patients away."""
     return "patient-" + hashlib.sha256(patient_id.encode()).hexdigest()[:40]
+
+
+def _wipe_empty_graph(folder: Path) -> None:
+    """Chroma writes the memory that a new graph was given, with whatever stood there before (vectors, words of other
+    patients), whenever it opens a collection whose vectors are still all in its log. Nobody reads it: it holds no node.
+    """
+    if (folder / "index_metadata.pickle").exists():
+        return
+    for path in (folder / "data_level0.bin", folder / "length.bin"):
+        with contextlib.suppress(FileNotFoundError), path.open("r+b") as file:
+            memory = file.read()
+            if memory.strip(b"\0"):
+                file.seek(0)
+                file.write(bytes(len(memory)))
+                file.flush()
+                os.fsync(file.fileno())
 
 
 def _is_uuid(name: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import subprocess
 import sys
@@ -121,6 +122,26 @@ def test_neither_patient_nor_text_stands_in_the_files(index: VectorIndex) -> Non
     everything = b"".join(file.read_bytes() for file in index.path.rglob("*") if file.is_file())
     assert b"d:00001" in everything  # the scan can find what is there
     assert b"karenina" not in everything
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc fills the memory")
+def test_no_memory_of_the_process_stands_in_the_files(tmp_path: Path) -> None:
+    """What a program had in its memory before, Chroma once wrote into the files of the next patient."""
+    use = f"""
+import numpy as np
+from retrieval.index import VectorIndex
+for _ in range(2):
+    index = VectorIndex(__import__("pathlib").Path({str(tmp_path)!r}))
+    for patient in ("anna", "boris"):
+        index.add(patient, ["1", "2"], np.ones((2, 384), dtype=np.float32))
+        index.vectors(patient)
+    index.close()
+"""
+    environment = os.environ | {"MALLOC_PERTURB_": str(0xFF ^ 0xAB)}  # fresh memory is full of AB
+    subprocess.run([sys.executable, "-c", use], check=True, env=environment, cwd=Path(__file__).parents[2])
+    files = [file for file in tmp_path.rglob("*") if file.is_file()]
+    assert len([file for file in files if file.name == "data_level0.bin"]) == 2
+    assert not [file.name for file in files if b"\xab" * 64 in file.read_bytes()]
 
 
 def test_nothing_is_reported_to_anyone(index: VectorIndex) -> None:
