@@ -16,6 +16,8 @@ from safety.denials import is_general_denial, is_said_outright
 
 # Not "the passages do not say": that would be a claim of ours, and nothing has shown it.
 NOTHING_FOUND = "No sentence that answers this was found in the passages read. Look at the record itself."
+# In the place of a model's "the passages do not say" where they may well: nobody checked that they do not.
+SEE_CLOSEST = "The model gives no answer. These sentences of the record come closest to the question:"
 MAX_QUOTES = 3  # in one answer, all withheld claims together
 CLOSEST_QUOTES = 2  # beside an abstention
 
@@ -99,8 +101,9 @@ class Grounding:
         if self._has_abstained:
             return []
         self._has_abstained = True
-        abstention = Claim(words, ClaimKind.ABSTENTION, (), check.verdict, check.findings)
-        return [abstention, *self._quote(CLOSEST_QUOTES)]
+        closest = self._quote(CLOSEST_QUOTES)
+        shown = SEE_CLOSEST if closest else words
+        return [Claim(shown, ClaimKind.ABSTENTION, (), check.verdict, check.findings), *closest]
 
     def _withhold(self, words: str, check: ClaimCheck) -> list[Claim]:
         verdict = check.verdict if check.verdict.withholds else Verdict.HOLD

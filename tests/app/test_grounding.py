@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from app.grounding import MAX_QUOTES, NOTHING_FOUND, Grounding
+from app.grounding import MAX_QUOTES, NOTHING_FOUND, SEE_CLOSEST, Grounding
 from app.prompt import ABSTENTION
 from contracts import CheckResult, Claim, ClaimCheck, ClaimKind, Finding, Passage, Verdict
 from safety.checker import RuleSafetyChecker
@@ -65,8 +65,14 @@ def test_the_quote_in_place_of_a_wrong_dose_holds_the_right_one(safety: RuleSafe
 
 
 def test_an_abstention_shows_as_one_and_needs_no_citation(safety: RuleSafetyChecker) -> None:
-    claims = answer(safety, ABSTENTION, "What is her shoe size?")
-    assert claims[0].kind is ClaimKind.ABSTENTION
+    (claim,) = answer(safety, ABSTENTION, "Which shoes?")
+    assert (claim.kind, claim.text, claim.citations) == (ClaimKind.ABSTENTION, ABSTENTION, ())
+
+
+def test_the_model_does_not_deny_above_the_sentence_that_answers(safety: RuleSafetyChecker) -> None:
+    denial, quote = answer(safety, ABSTENTION, "What is she allergic to?")
+    assert (denial.kind, denial.text) == (ClaimKind.ABSTENTION, SEE_CLOSEST)
+    assert quote.text == "She is allergic to penicillin."
 
 
 def test_an_answer_without_a_word_falls_back_to_the_record(safety: RuleSafetyChecker) -> None:
