@@ -29,7 +29,7 @@ from app.services import build_services
 from bench.bench_answer import ask
 from bench.report import print_report
 from contracts import GenerationEvent, Message, SamplingParams
-from model.backend import make_backend
+from model.backend_choice import make_backend
 from model.checkpoint import default_dtype, load_model
 from model.eagle3 import load_head
 from model.engine import Engine

@@ -23,8 +23,9 @@ from contextlib import contextmanager
 
 from bench.report import print_report
 from bench.side import RAISED, set_priority
-from model.backend import CpuBackend, Slice
+from model.backend import Slice
 from model.checkpoint import load_model
+from model.cpu_backend import CpuBackend
 from model.generator import EMBEDDED
 from model.kernels.cpu_decoder import BLOCK_TOKENS, Threads
 

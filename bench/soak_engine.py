@@ -22,7 +22,7 @@ import torch
 
 from bench.report import print_report, read_commit
 from contracts import ContextLengthError, SamplingParams
-from model.backend import make_backend
+from model.backend_choice import make_backend
 from model.checkpoint import load_model
 from model.engine import Engine
 from model.generator import EMBEDDED

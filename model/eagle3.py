@@ -19,9 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.backend import CpuBackend
 from model.checkpoint import WEIGHTS, weights_sha256
 from model.config import CheckpointError, ModelConfig, read_json
+from model.cpu_backend import CpuBackend
 from model.drafting import Grown
 from model.kernels.cpu_decoder import BLOCK_TOKENS, lazy_zeros
 from model.modeling import MLP, BailingMoeV2ForCausalLM, RMSNorm, rotate

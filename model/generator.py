@@ -26,7 +26,8 @@ from contracts import (
     TextChunk,
     TokenLogprob,
 )
-from model.backend import REFERENCE, Backend, CpuBackend, choose_device, make_backend
+from model.backend import Backend
+from model.backend_choice import choose_device, make_backend
 from model.chat_template import ChatTemplate
 from model.checkpoint import (
     PRECISIONS,
@@ -37,6 +38,7 @@ from model.checkpoint import (
     weights_sha256,
 )
 from model.config import CheckpointError, ModelConfig
+from model.cpu_backend import CpuBackend
 from model.drafting import MAX_DRAFT, Drafter
 from model.eagle3 import Eagle3Drafter, LoadedHead, load_head
 from model.engine import PREFILL_CHUNK, Engine
@@ -54,6 +56,7 @@ from model.quantized import count_parameters, name_quantization
 from model.request import EngineEvent, EngineLoad, TokenScore, TokenStreamer
 from model.router_health import RouterHealth, RouterSnapshot, read_baseline
 from model.tokenizer import Detokenizer, Tokenizer
+from model.torch_backend import REFERENCE
 from model.weights import ProgressCallback
 
 EMBEDDED = Path(__file__).parent / "embedded"
@@ -101,12 +104,12 @@ class LocalGenerator:
     ) -> LocalGenerator:
         """Loads a checkpoint folder, or a packed one. dtype: what to compute in, "f32" or "bf16", by default f32 for a
         small model and bf16, or as stored, for a large one; or "nf4" or "int8", to quantize plain weights. threads: by
-        default as many as prove best, one per core at most. kernels, cache: see model.backend.make_backend. draft_head:
-        folder of an EAGLE-3 head, which then drafts in place of the checkpoint's own MTP layer. weights, expert_bytes:
-        how a packed folder is held, see model.packed.load. device: see model.backend.choose_device; a packed folder is
-        the processor's. card_drafts: whether there are drafts on a card, too. Raises CheckpointError naming what is
-        wrong with a folder, ValueError for an unknown precision or a card that is not there, KernelsUnavailableError,
-        LoadCancelled once `cancel` is set."""
+        default as many as prove best, one per core at most. kernels, cache: see model.backend_choice.make_backend.
+        draft_head: folder of an EAGLE-3 head, which then drafts in place of the checkpoint's own MTP layer. weights,
+        expert_bytes: how a packed folder is held, see model.packed.load. device: see
+        model.backend_choice.choose_device; a packed folder is the processor's. card_drafts: whether there are drafts on
+        a card, too. Raises CheckpointError naming what is wrong with a folder, ValueError for an unknown precision or a
+        card that is not there, KernelsUnavailableError, LoadCancelled once `cancel` is set."""
         folder = Path(folder)
         find_precision(dtype)
         place = choose_device("cpu" if is_packed(folder) and device == "auto" else device, kernels)

@@ -26,7 +26,6 @@ from app.evaluation.gate import judge, load_gate
 from app.evaluation.probes import CATEGORIES, LANGUAGES, Probe, load_held_text, load_probes, probes_version
 from app.evaluation.report import FORMAT
 from contracts import Message, ModelInfo, Passage, ProgressCallback, SamplingParams, TextChunk
-from model.backend import TorchBackend
 from model.chat_template import ChatTemplate
 from model.checkpoint import list_shards, load_hashed_model
 from model.compare import ModelComparison, TokenSequence, Trace, compare_to, record_trace, shape_of
@@ -37,6 +36,7 @@ from model.modeling import BailingMoeV2ForCausalLM
 from model.safetensors_file import SafetensorsFile
 from model.sampler import SamplerError
 from model.tokenizer import Tokenizer
+from model.torch_backend import TorchBackend
 from safety.checker import RuleSafetyChecker
 
 ANSWER = SamplingParams(temperature=0.0, max_tokens=64)  # greedy: a change is the weights', not chance's

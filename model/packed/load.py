@@ -79,9 +79,9 @@ def load_packed(
     cancel: threading.Event | None = None,
 ) -> PackedModel:
     """dtype: what to compute in, by default as the source. expert_bytes: memory for experts in mode "disk", by default
-    what is free. cache: what keys and values will be stored as, see model.backend.make_backend; room is left for them.
-    Raises CheckpointError naming what is wrong with the folder or why it cannot run here, GenerationError where memory
-    is too small even for mode "disk", LoadCancelled."""
+    what is free. cache: what keys and values will be stored as, see model.backend_choice.make_backend; room is left for
+    them. Raises CheckpointError naming what is wrong with the folder or why it cannot run here, GenerationError where
+    memory is too small even for mode "disk", LoadCancelled."""
     library = _require_kernels(folder, kernels)
     manifest, config = read_manifest(folder), ModelConfig.from_hf(folder)
     if manifest.layout != name_layout(library):

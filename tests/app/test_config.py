@@ -7,7 +7,7 @@ import pytest
 from app.config import DEVICES, KV_CACHES, OFFLINE_ENVIRONMENT, Settings, go_offline, read_settings
 from app.errors import SettingsError
 from model.backend import CACHES
-from model.backend import DEVICES as MODEL_DEVICES
+from model.backend_choice import DEVICES as MODEL_DEVICES
 
 
 def test_defaults_serve_this_machine_only_with_the_embedded_model_in_demo_mode() -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from contracts import SamplingParams
-from model.backend import CpuBackend
+from model.cpu_backend import CpuBackend
 from model.drafting import Drafter, Grown
 from model.engine import Engine
 from model.kernels import build

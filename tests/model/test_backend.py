@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from contracts import SamplingParams
-from model.backend import CACHES, CpuBackend, Slice, choose_device, make_backend
+from model.backend import CACHES, Slice
+from model.backend_choice import choose_device, make_backend
+from model.cpu_backend import CpuBackend
 from model.drafting import MAX_DRAFT
 from model.engine import Engine
 from model.kernels.cpu_decoder import token_bytes

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from contracts import PrefillProgress, SamplingParams
-from model.backend import CpuBackend, Slice, TorchBackend
+from model.backend import Slice
+from model.cpu_backend import CpuBackend
 from model.drafting import MAX_PAUSE, Drafter, Grown, Pace
 from model.engine import Engine
 from model.kernels.build import KernelsUnavailableError, best_variant, load_library
@@ -16,6 +17,7 @@ from model.kernels.cpu_decoder import BLOCK_TOKENS, Int4Tiles, Threads, linear
 from model.prompt_lookup import NgramIndex, PromptLookup
 from model.request import TokenEvent
 from model.sampler import SamplerError
+from model.torch_backend import TorchBackend
 from tests.model.conftest import make_config, make_model
 
 MODEL = make_model()

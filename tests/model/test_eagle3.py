@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from contracts import Message, Role, SamplingParams, TextChunk
-from model.backend import CpuBackend
 from model.checkpoint import weights_sha256
 from model.config import CheckpointError
+from model.cpu_backend import CpuBackend
 from model.eagle3 import Eagle3Drafter, Eagle3Head, load_head
 from model.engine import Engine
 from model.generator import LocalGenerator

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from contracts import ContextLengthError, PrefillProgress, Queued, SamplingParams
-from model.backend import Backend, CpuBackend, Slice, TorchBackend
+from model.backend import Backend, Slice
 from model.block_pool import BlockPool
+from model.cpu_backend import CpuBackend
 from model.engine import Engine
 from model.kernels.build import best_variant, load_library
 from model.kernels.cpu_decoder import BLOCK_TOKENS as PAGE
@@ -19,6 +20,7 @@ from model.kernels.cpu_decoder import Threads
 from model.kv_cache import BLOCK_TOKENS, KVCache
 from model.request import EngineBusyError, EngineEvent, TokenEvent
 from model.sampler import Sampler, SamplerError
+from model.torch_backend import TorchBackend
 from tests.model.conftest import make_model
 
 MODEL = make_model()

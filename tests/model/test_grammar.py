@@ -16,7 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contracts import Constraint, ConstraintError, ConstraintKind, SamplingParams
-from model.backend import Backend, CpuBackend, TorchBackend, make_backend
+from model.backend import Backend
+from model.backend_choice import make_backend
+from model.cpu_backend import CpuBackend
 from model.engine import Engine
 from model.generator import EMBEDDED
 from model.grammar import MAX_TEXT_BYTES, GrammarCompiler, MatcherError
@@ -25,6 +27,7 @@ from model.kernels.cpu_decoder import Threads
 from model.request import TokenEvent
 from model.sampler import Sampler
 from model.tokenizer import Tokenizer
+from model.torch_backend import TorchBackend
 from tests.model.conftest import SPECIALS, TOOL_TOKENS, make_fast_tokenizer, make_model
 
 MODEL = make_model()

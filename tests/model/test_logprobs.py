@@ -9,13 +9,14 @@ import pytest
 import torch
 
 from contracts import Constraint, ConstraintKind, Message, Role, SamplingParams, TextChunk, TokenLogprob
-from model.backend import TorchBackend, make_backend
+from model.backend_choice import make_backend
 from model.chat_template import ChatTemplate
 from model.engine import Engine
 from model.generator import LocalGenerator
 from model.grammar import GrammarCompiler
 from model.request import TokenEvent
 from model.tokenizer import Tokenizer
+from model.torch_backend import TorchBackend
 from tests.model.conftest import TEMPLATE, make_fast_tokenizer, make_model
 from tests.model.test_generator import scripted
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from contracts import SamplingParams
-from model.backend import CpuBackend
 from model.block_pool import START, BlockPool
 from model.checkpoint import load_model, save_checkpoint
+from model.cpu_backend import CpuBackend
 from model.engine import Engine
 from model.kernels.build import load_library
 from model.kernels.cpu_decoder import BLOCK_TOKENS, CpuDecoder, Threads

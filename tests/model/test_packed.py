@@ -15,9 +15,10 @@ from safetensors import safe_open
 from torch import Tensor
 
 from contracts import GenerationError, LoadCancelled, LoadProgress, Message, Role, SamplingParams
-from model.backend import CpuBackend, count_cache_bytes
+from model.backend import count_cache_bytes
 from model.checkpoint import PACKED, load_model, save_checkpoint
 from model.config import CheckpointError, ModelConfig
+from model.cpu_backend import CpuBackend
 from model.engine import Engine
 from model.generator import EMBEDDED, LocalGenerator
 from model.kernels import build

@@ -10,13 +10,15 @@ import pytest
 import torch
 
 from contracts import PrefillProgress, SamplingParams
-from model.backend import Backend, CpuBackend, Slice, TorchBackend
+from model.backend import Backend, Slice
+from model.cpu_backend import CpuBackend
 from model.engine import Engine
 from model.kernels.build import KernelsUnavailableError
 from model.kernels.cpu_decoder import BLOCK_TOKENS, Threads
 from model.mtp import MtpDrafter
 from model.prepared import PreparedError, PromptKeeper
 from model.request import TokenEvent
+from model.torch_backend import TorchBackend
 from tests.model.conftest import make_model
 from tests.model.test_mtp import make_foretelling_model
 

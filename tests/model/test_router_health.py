@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from contracts import Message, Role, SamplingParams
-from model.backend import CpuBackend, Slice, TorchBackend
+from model.backend import Slice
 from model.checkpoint import save_checkpoint
 from model.config import CheckpointError
+from model.cpu_backend import CpuBackend
 from model.engine import Engine
 from model.generator import LocalGenerator
 from model.kernels.build import KernelsUnavailableError
@@ -33,6 +34,7 @@ from model.router_health import (
     topk_margin,
     write_baseline,
 )
+from model.torch_backend import TorchBackend
 from tests.model.conftest import make_model
 
 ENOUGH = 256  # tokens: 64 choices for each of 8 experts, of which 2 are chosen

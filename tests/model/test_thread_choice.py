@@ -7,7 +7,9 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from model.backend import CpuBackend, Slice, make_backend
+from model.backend import Slice
+from model.backend_choice import make_backend
+from model.cpu_backend import CpuBackend
 from model.kernels.cpu_decoder import Threads
 from model.thread_choice import ThreadChoice
 from tests.model.conftest import make_model
