@@ -180,7 +180,7 @@ class Decoder {
   void mlp_phases(Pool& pool, int thread, const Batch& batch, int index);
   void sort_by_expert(int num_tokens);
   void fetch_experts(Pool& pool, int thread, int num_tokens, int index);
-  void gate_up_run(const Mlp& mlp, int run, const Rows& rows, int num_rows, float* out, long stride);
+  void gate_up_run(const Mlp& mlp, int begin, int end, const Rows& rows, int num_rows, float* out, long stride);
 
   Config config_;
   std::vector<float> inv_freq_;

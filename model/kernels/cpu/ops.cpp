@@ -81,6 +81,15 @@ uint64_t bedside_read(void* pool, const uint64_t* words, long num_words) {
   return total;
 }
 
+#if defined(BEDSIDE_TIMES)
+// The phases of a thread in the last job -> [phases, 3] ns: started, had no task left, left the barrier.
+int bedside_pool_times(void* pool, int thread, int64_t* out) {
+  const auto& times = static_cast<Pool*>(pool)->times[thread];
+  std::memcpy(out, times.data(), times.size() * sizeof times[0]);
+  return static_cast<int>(times.size());
+}
+#endif
+
 // x [M, cols] f32 -> y [M, rows] f32 by each of some matrices of one shape: for tests and the bench. One job for all, as
 // in a pass: waking the threads takes longer than a small product.
 void bedside_linear(void* pool, const Matrix* matrices, int num_matrices, const float* x, int num_rows, float* y) {
