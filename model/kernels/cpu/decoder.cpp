@@ -141,10 +141,10 @@ void Decoder::attention_phases(Pool& pool, int thread, const Batch& batch, Layer
   AttentionRows &rows = attention_space_[2 * thread], &part = attention_space_[2 * thread + 1];
   if (split_tasks_.empty()) {
     pool.for_each(thread, static_cast<int>(attention_tasks_.size()),
-                  [&](int number) { attend(batch, layer, attention_tasks_[number], rows, part); });
+                  [&](int number) { attend(batch, layer, attention_tasks_, number, rows, part); });
   } else {
     pool.for_each(thread, static_cast<int>(split_tasks_.size()),
-                  [&](int number) { attend(batch, layer, split_tasks_[number], segments_[number], part); });
+                  [&](int number) { attend(batch, layer, split_tasks_, number, segments_[number], part); });
     pool.for_each(thread, static_cast<int>(attention_tasks_.size()), [&](int number) { merge_segments(number, rows); });
   }
   if (layer.dense.kind == kInt4) pool.for_each(thread, T, [&](int t) { attended_.finish_row(t, layer.dense, 0, T); });
@@ -162,17 +162,26 @@ void Decoder::gather_rows(const Batch& batch, const AttentionTask& task, Attenti
   }
 }
 
-void Decoder::attend(const Batch& batch, const Layer& layer, const AttentionTask& task, AttentionRows& rows,
-                     AttentionRows& part) {
-  const int32_t* table = batch.block_tables + static_cast<long>(task.sequence) * batch.max_blocks;
+void Decoder::attend(const Batch& batch, const Layer& layer, const std::vector<AttentionTask>& tasks, size_t number,
+                     AttentionRows& rows, AttentionRows& part) {
+  const AttentionTask& task = tasks[number];
+  const auto table_of = [&](const AttentionTask& of) {
+    return batch.block_tables + static_cast<long>(of.sequence) * batch.max_blocks;
+  };
+  const int32_t* table = table_of(task);
+  Slabs after;
+  if (number + 1 < tasks.size()) {
+    const AttentionTask& next = tasks[number + 1];
+    after = layer.cache.find(table_of(next), std::max(next.segment, 0) * kSegment, next.head);
+  }
   gather_rows(batch, task, rows);
   if (task.segment >= 0) {
     const int begin = task.segment * kSegment, end = std::min(begin + kSegment, rows.visible[rows.num - 1]);
-    attend_segment(layer.cache, task.head, table, begin, end, rows);
+    attend_segment(layer.cache, task.head, table, begin, end, rows, after);
     return;
   }
   gather_rows(batch, task, part);
-  attend_all(layer.cache, task.head, table, rows, part);
+  attend_all(layer.cache, task.head, table, rows, part, after);
   finish_rows(task, rows);
 }
 

@@ -168,8 +168,8 @@ class Decoder {
   void prepare(const Batch& batch, int num_threads);
   void plan_attention(const Batch& batch, int num_threads);
   void gather_rows(const Batch& batch, const AttentionTask& task, AttentionRows& rows);
-  void attend(const Batch& batch, const Layer& layer, const AttentionTask& task, AttentionRows& rows,
-              AttentionRows& part);
+  void attend(const Batch& batch, const Layer& layer, const std::vector<AttentionTask>& tasks, size_t number,
+              AttentionRows& rows, AttentionRows& part);
   void merge_segments(int number, AttentionRows& rows);
   void finish_rows(const AttentionTask& task, AttentionRows& rows);
   void embed(int id, float* out) const;

@@ -51,7 +51,7 @@ void bedside_attend(const Cache* cache, const int32_t* block_table, int first_po
           each->visible[r] = first_position + t + 1;
         }
       }
-      attend_all(*cache, g, block_table, rows, part);
+      attend_all(*cache, g, block_table, rows, part, {});
       for (int r = 0; r < heads_a_group; ++r) rows.divide(r, C, out + at + static_cast<long>(r) * C);
     }
   }
