@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bench.bench_cpu import READ_BYTES, Arena, RandomDecoder, arena_bytes, time_median
+from bench.bench_cpu import Arena, RandomDecoder, arena_bytes
 from bench.report import print_report
 from bench.synthetic import GROUP, PRESETS
 from bench.table_own import make_pinned_threads
@@ -27,6 +27,7 @@ from model.kernels.build import Library, best_variant, compile_to
 from model.kernels.cpu_decoder import BLOCK_TOKENS, Threads, read_bytes
 
 STEPS, WARM_STEPS, MAX_PHASES = 50, 5, 4096
+BEFORE, BEHIND = 11, 2  # phases before the first MoE layer (embedding, dense layer) and behind the last (norm, head)
 ROOM = 64  # tokens behind the context
 
 
@@ -51,6 +52,16 @@ def read_times(threads: Threads) -> np.ndarray:
     for thread in range(threads.num_threads):
         num = read(threads.pointer, thread, out[thread].ctypes.data_as(ctypes.c_void_p))
     return out[:, :num]
+
+
+def measure_reading(arena: Arena, threads: Threads) -> float:
+    """GB/s, the median over pieces that no cache holds and other programs seldom come between."""
+    piece, took = 2**26, []
+    for begin in range(0, len(arena.bytes) - piece, piece):
+        read_bytes(arena.bytes[begin : begin + piece], threads)
+        phase = read_times(threads)[:, 0]
+        took.append(phase[:, 2].max() - phase[:, 0].min())
+    return piece / float(np.median(took))
 
 
 def phase_bytes(config: ModelConfig, experts: float) -> dict[str, float]:
@@ -87,7 +98,7 @@ def main() -> None:
     for table in tables:
         for start in range(0, context, 512):
             decoder.forward([[7] * min(512, context - start)], [start], [table])
-    read_gb_s = READ_BYTES / time_median(lambda: read_bytes(arena.bytes[:READ_BYTES], threads), 5) / 1e9
+    read_gb_s = measure_reading(arena, threads)
     steps, experts = [], []
     for step in tokens:
         done = decoder.forward([[token] for token in step], [context] * streams, tables)
@@ -95,8 +106,9 @@ def main() -> None:
         experts += [len(chosen.unique()) for chosen in done.topk_ids[config.first_k_dense_replace :]]
     times = np.stack(steps[WARM_STEPS:])
     names = name_phases(streams)
-    first = times.shape[2] - 2 - len(names) * (config.num_hidden_layers - config.first_k_dense_replace)
-    layers = times[:, :, first:-2].reshape(len(times), threads.num_threads, -1, len(names), 3)
+    num_layers = config.num_hidden_layers - config.first_k_dense_replace
+    assert times.shape[2] == BEFORE + num_layers * len(names) + BEHIND, "decoder.cpp has other phases than name_phases"
+    layers = times[:, :, BEFORE:-BEHIND].reshape(len(times), threads.num_threads, -1, len(names), 3)
     started, done_ns, left = layers[..., 0].min(1), layers[..., 1], layers[..., 2].max(1)
     took = np.median(left - started, axis=(0, 1)) / 1e3
     waited = np.median(left[:, None] - done_ns, axis=(0, 2)).mean(0) / 1e3
