@@ -124,9 +124,8 @@ class Pool {
       const int length = std::min({longest, end - begin, (end - begin) * 3 / 4 + 1});
       const Run run = is_own ? Run{begin, begin + length} : Run{end - length, end};
       (is_own ? begin : end) += is_own ? length : -length;
-      if (word.compare_exchange_weak(seen, tag << 48 | static_cast<uint64_t>(begin) << 24 | end, std::memory_order_acq_rel)) {
-        return run;
-      }
+      const uint64_t rest = tag << 48 | static_cast<uint64_t>(begin) << 24 | end;
+      if (word.compare_exchange_weak(seen, rest, std::memory_order_acq_rel)) return run;
     }
   }
 
