@@ -80,7 +80,7 @@ def write_checkpoint(config: ModelConfig, folder: Path, form: str = "bf16") -> N
         shutil.copy(EMBEDDED / name, folder)
     generator = torch.Generator().manual_seed(0)
     floats = torch.randn(NUM_VALUES, generator=generator).mul_(config.initializer_range).bfloat16()
-    words = torch.randint(-(2**31), 2**31, (NUM_VALUES,), dtype=torch.int32, generator=generator)
+    words = _draw_nibbles(4 * NUM_VALUES, generator).view(torch.int32)
     shards = _plan_shards(config, form)
     weight_map = {}
     for number, shapes in enumerate(shards, start=1):
@@ -122,9 +122,7 @@ class RandomSource:
                 self.model.set_submodule(name, QuantizedExperts(*matrices))
         self._shapes = {name: tuple(tensor.shape) for name, tensor in named_tensors(self.model)}
         self._generator = torch.Generator().manual_seed(0)
-        # Nibbles from 1 to 15 stand for -7 to 7. With a mean other than zero all tokens would choose the same experts.
-        low, high = torch.randint(1, 16, (2, 4 * NUM_VALUES), dtype=torch.uint8, generator=self._generator)
-        self._bytes = low | (high << 4)
+        self._bytes = _draw_nibbles(4 * NUM_VALUES, self._generator)
 
     def stored_dtype(self, name: str) -> torch.dtype:
         return torch.float32 if name.endswith("expert_bias") else torch.bfloat16
@@ -167,6 +165,13 @@ def write_packed(config: ModelConfig, folder: Path) -> None:
         with one_thread() as threads:
             packer = RandomPacker(RandomSource(config), threads)
             packer.write(folder, folder.name, "0" * 64, sorted(side.iterdir()))
+
+
+def _draw_nibbles(num_bytes: int, generator: torch.Generator) -> Tensor:
+    """Bytes of nibbles from 1 to 15, which stand for -7 to 7: with a mean other than zero all tokens would choose the
+    same experts."""
+    low, high = torch.randint(1, 16, (2, num_bytes), dtype=torch.uint8, generator=generator)
+    return low | (high << 4)
 
 
 def _plan_int4(shape: tuple[int, ...]) -> Int4Matrix:

@@ -25,6 +25,7 @@ from bench.bench_cpu import READ_BYTES, Arena, RandomDecoder, arena_bytes, measu
 from bench.report import rss_gb
 from bench.synthetic import PRESETS
 from model.config import ModelConfig
+from model.kernels.build import Library
 from model.kernels.cpu_decoder import BLOCK_TOKENS, Threads, read_bytes
 
 CACHES = {"bf16": torch.bfloat16, "int8": torch.int8}
@@ -116,10 +117,10 @@ class Own:
         return [self._draw.randrange(self._config.vocab_size) for _ in range(number)]
 
 
-def make_pinned_threads(number: int) -> Threads:
+def make_pinned_threads(number: int, library: Library | None = None) -> Threads:
     """Compute threads on cores of their own, the caller's among them."""
     before = _list_threads()
-    threads = Threads(number)
+    threads = Threads(number, library)
     cores = sorted(os.sched_getaffinity(0))
     for thread, core in zip([0, *sorted(_list_threads() - before)], cores, strict=False):
         os.sched_setaffinity(thread, {core})

@@ -15,7 +15,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-START = b""  # the digest of no tokens at all
+_START = b""  # the digest of no tokens at all
 MAX_KEPT_SHARE = 0.5  # of all blocks: what is kept is given up last, and must leave room for what is asked now
 
 
@@ -89,7 +89,7 @@ class BlockPool:
         """Appends the digests of further full blocks of these tokens, each of its tokens and all before it, and of
         the one after it where that counts."""
         for start in range(len(hashes) * self.block_tokens, len(token_ids) - self._reach + 1, self.block_tokens):
-            hashes.append(_digest(hashes[-1] if hashes else START, token_ids[start : start + self._reach]))
+            hashes.append(_digest(_before(hashes, len(hashes)), token_ids[start : start + self._reach]))
 
     def take_prefix(self, hashes: Sequence[bytes], num_tokens: int) -> list[int]:
         """The known blocks that a text of so many tokens begins with, now held by the caller too. At least one token
@@ -103,11 +103,11 @@ class BlockPool:
             blocks.append(block)
         return blocks
 
-    def fork(self, parent: bytes, token_ids: Sequence[int]) -> Fork | None:
-        """A block that begins like the known one which has most in common with these tokens, after the text of digest
-        `parent`; None if none has, or no block is left. token_ids: with the token ahead, where it counts."""
+    def fork(self, hashes: Sequence[bytes], number: int, token_ids: Sequence[int]) -> Fork | None:
+        """A block that begins like the known one which has most in common with the tokens of a text's block `number`;
+        None if none has, or no block is left. hashes: the text's; token_ids: with the token ahead, where it counts."""
         source, num_tokens = -1, 0
-        for block in self._after.get(parent, ()):
+        for block in self._after.get(_before(hashes, number), ()):
             common = _count_common(self._content[block].token_ids, token_ids) - self.num_ahead
             if common > num_tokens:
                 source, num_tokens = block, common
@@ -121,14 +121,14 @@ class BlockPool:
         finally:
             self.free([source])
 
-    def remember(self, block: int, parent: bytes, token_ids: Sequence[int]) -> None:
-        """Makes a block known to later requests: one whose tokens are all computed, or where a text ended the last one,
-        which nobody may write to any more. parent: digest of the text before it. token_ids: with the token ahead, where
-        it counts."""
+    def remember(self, block: int, hashes: Sequence[bytes], number: int, token_ids: Sequence[int]) -> None:
+        """Makes a text's block `number` known to later requests: one whose tokens are all computed, or where a text
+        ended the last one, which nobody may write to any more. hashes: the text's; token_ids: the block's, with the
+        token ahead, where it counts."""
         if len(token_ids) <= self.num_ahead or block in self._content:
             return
-        digest = _digest(parent, token_ids)
-        is_full = len(token_ids) == self._reach
+        parent, is_full = _before(hashes, number), len(token_ids) == self._reach
+        digest = hashes[number] if is_full else _digest(parent, token_ids)
         if is_full and digest in self._block_of:
             return
         if not is_full and any(
@@ -233,6 +233,11 @@ class BlockPool:
             known.pop(block, None)
         if not self._num_holders[block]:
             self._free.append(block)
+
+
+def _before(hashes: Sequence[bytes], number: int) -> bytes:
+    """The digest of a text's tokens before its block `number`."""
+    return hashes[number - 1] if number else _START
 
 
 def _digest(parent: bytes, token_ids: Sequence[int]) -> bytes:

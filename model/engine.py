@@ -25,7 +25,7 @@ from itertools import count
 
 from contracts import Constraint, ConstraintError, GenerationError, PrefillProgress, Queued, SamplingParams
 from model.backend import Backend, Slice
-from model.block_pool import START, BlockPool, OutOfBlocksError
+from model.block_pool import BlockPool, OutOfBlocksError
 from model.candidates import LogitRow, Logits
 from model.drafting import Drafter, Grown, Pace
 from model.kernels.cpu_decoder import BLOCK_TOKENS
@@ -228,8 +228,8 @@ class Engine:
             with self._changed:
                 for number, block in enumerate(blocks):
                     start = number * BLOCK_TOKENS
-                    parent = hashes[number - 1] if number else START
-                    self._pool.remember(block, parent, token_ids[start : start + BLOCK_TOKENS + self.num_ahead])
+                    part = token_ids[start : start + BLOCK_TOKENS + self.num_ahead]
+                    self._pool.remember(block, hashes, number, part)
         finally:
             self._take_back(blocks)
 
@@ -365,7 +365,7 @@ class Engine:
         request.num_cached = start = len(request.blocks) * BLOCK_TOKENS
         end = min(start + BLOCK_TOKENS, len(request.token_ids) - 1)  # the last token's logits must be computed
         wanted = request.token_ids[start : end + self._pool.num_ahead]
-        if fork := self._pool.fork(_digest_before(request, len(request.blocks)), wanted):
+        if fork := self._pool.fork(request.hashes, len(request.blocks), wanted):
             for part in (self._backend, *self._drafters):
                 part.copy_block(fork.source, fork.block)
             request.blocks.append(fork.block)
@@ -497,13 +497,7 @@ class Engine:
     def _remember(self, request: _Request, number: int) -> None:
         start = number * BLOCK_TOKENS
         end = min(start + BLOCK_TOKENS, request.num_cached) + self._pool.num_ahead
-        token_ids = request.token_ids[start:end]
-        self._pool.remember(request.blocks[number], _digest_before(request, number), token_ids)
-
-
-def _digest_before(request: _Request, number: int) -> bytes:
-    """Of the tokens before its block of that number."""
-    return request.hashes[number - 1] if number else START
+        self._pool.remember(request.blocks[number], request.hashes, number, request.token_ids[start:end])
 
 
 def _slice(request: _Request, end: int) -> Slice:

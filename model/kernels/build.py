@@ -91,25 +91,30 @@ def _build(variant: str) -> Path:
     for folder in (BUILT, Path.home() / ".cache" / "bedside"):
         if (folder / name).exists():
             return folder / name
-    compiler = shutil.which(os.environ.get("CXX", "g++"))
-    if compiler is None:
-        raise KernelsUnavailableError("No C++ compiler was found; install g++ and start again.")
     folder = BUILT if os.access(BUILT.parent, os.W_OK) else Path.home() / ".cache" / "bedside"
     folder.mkdir(parents=True, exist_ok=True)
     # Compiled under another name and moved: two processes that start at once must not load half a file.
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        output = Path(scratch) / name
-        done = subprocess.run(
-            [compiler, *flags, *map(str, sorted(SOURCES.glob("*.cpp"))), "-o", str(output)],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            reason = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr.strip()[:200])
-            raise KernelsUnavailableError(f"The C++ kernels did not compile: {reason}")
-        os.replace(output, folder / name)
+        compile_to(Path(scratch) / name, variant)
+        os.replace(Path(scratch) / name, folder / name)
     return folder / name
+
+
+def compile_to(output: Path, variant: str, *further_flags: str) -> None:
+    """Compiles the sources into a library. Raises KernelsUnavailableError."""
+    compiler = shutil.which(os.environ.get("CXX", "g++"))
+    if compiler is None:
+        raise KernelsUnavailableError("No C++ compiler was found; install g++ and start again.")
+    flags = [*_FLAGS, *VARIANTS[variant][0], *further_flags]
+    done = subprocess.run(
+        [compiler, *flags, *map(str, sorted(SOURCES.glob("*.cpp"))), "-o", str(output)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        reason = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr.strip()[:200])
+        raise KernelsUnavailableError(f"The C++ kernels did not compile: {reason}")
 
 
 def main() -> None:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import ctypes
 import math
 from collections.abc import Sequence
-from ctypes import POINTER, Structure, c_float, c_int32, c_void_p
+from ctypes import POINTER, Array, Structure, c_float, c_int32, c_void_p
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -69,18 +70,21 @@ class _LayerWeights(Structure):
 class _Batch(Structure):
     _fields_ = [
         *[(name, c_int32) for name in ("num_tokens", "num_sequences", "num_logits", "max_blocks")],
-        *[(name, c_void_p) for name in ("ids", "positions", "starts", "block_tables", "logit_rows")],
+        *[(name, POINTER(c_int32)) for name in ("ids", "positions", "starts", "block_tables", "logit_rows")],
         *[(name, c_void_p) for name in ("logits", "hidden", "router_logits", "topk_ids", "topk_weights")],
         ("num_taps", c_int32),
-        *[(name, c_void_p) for name in ("tap_layers", "taps")],
+        ("tap_layers", POINTER(c_int32)),
+        ("taps", c_void_p),
     ]
 
 
 class _DraftBatch(Structure):
     _fields_ = [
         *[(name, c_int32) for name in ("num_tokens", "num_sequences", "max_blocks", "max_draft")],
-        *[(name, c_void_p) for name in ("ids", "positions", "starts", "block_tables")],
-        *[(name, c_void_p) for name in ("hidden", "hidden_rows", "num_drafts", "drafts")],
+        *[(name, POINTER(c_int32)) for name in ("ids", "positions", "starts", "block_tables")],
+        ("hidden", c_void_p),
+        *[(name, POINTER(c_int32)) for name in ("hidden_rows", "num_drafts")],
+        ("drafts", c_void_p),
     ]
 
 
@@ -243,9 +247,9 @@ class CpuDecoder:
         what the cache then holds of these tokens is void.
         """
         config = self.config
-        flat, positions, starts, tables = _flatten(input_ids, first_positions, block_tables)
-        T = len(flat)
-        rows = (starts[1:] - 1) if logit_rows is None else torch.tensor(logit_rows, dtype=torch.int32)
+        flat = _flatten(input_ids, first_positions, block_tables)
+        T = flat["num_tokens"]
+        rows = [start - 1 for start in flat["starts"][1:]] if logit_rows is None else logit_rows
         L, E, K = config.num_hidden_layers, config.num_experts, config.num_experts_per_tok
         num_routed = T if output_router else 0
         result = Pass(
@@ -256,24 +260,17 @@ class CpuDecoder:
             torch.empty(T, config.hidden_size) if output_hidden else None,
             torch.empty(len(tap_layers), T, config.hidden_size),
         )
-        taps = torch.tensor(tap_layers, dtype=torch.int32)
         batch = _Batch(
-            num_tokens=T,
-            num_sequences=len(tables),
+            **flat,
             num_logits=len(rows),
-            max_blocks=tables.shape[1],
-            ids=_pointer(flat),
-            positions=_pointer(positions),
-            starts=_pointer(starts),
-            block_tables=_pointer(tables),
-            logit_rows=_pointer(rows),
+            logit_rows=_ints(rows),
             logits=_pointer(result.logits),
             hidden=None if result.hidden is None else _pointer(result.hidden),
             router_logits=_pointer(result.router_logits) if output_router else None,
             topk_ids=_pointer(result.topk_ids) if output_router else None,
             topk_weights=_pointer(result.topk_weights) if output_router else None,
-            num_taps=len(taps),
-            tap_layers=_pointer(taps),
+            num_taps=len(tap_layers),
+            tap_layers=_ints(tap_layers),
             taps=_pointer(result.taps),
         )
         threads = threads or self._threads
@@ -299,21 +296,13 @@ class CpuDecoder:
         places hidden_rows. threads: as in `forward`.
         """
         assert hidden_ND.is_contiguous()
-        flat, positions, starts, tables = _flatten(next_ids, first_positions, block_tables)
-        rows, wanted = (torch.tensor(values, dtype=torch.int32) for values in (hidden_rows, num_drafts))
-        drafts = torch.zeros(len(tables), max(*num_drafts, 1), dtype=torch.int32)
+        drafts = torch.zeros(len(num_drafts), max(*num_drafts, 1), dtype=torch.int32)
         batch = _DraftBatch(
-            num_tokens=len(flat),
-            num_sequences=len(tables),
-            max_blocks=tables.shape[1],
+            **_flatten(next_ids, first_positions, block_tables),
             max_draft=drafts.shape[1],
-            ids=_pointer(flat),
-            positions=_pointer(positions),
-            starts=_pointer(starts),
-            block_tables=_pointer(tables),
             hidden=_pointer(hidden_ND),
-            hidden_rows=_pointer(rows),
-            num_drafts=_pointer(wanted),
+            hidden_rows=_ints(hidden_rows),
+            num_drafts=_ints(num_drafts),
             drafts=_pointer(drafts),
         )
         self._library.bedside_draft(self._pointer, (threads or self._threads).pointer, ctypes.byref(batch))
@@ -398,16 +387,25 @@ def token_bytes(config: ModelConfig, cache_dtype: torch.dtype) -> int:
 
 def _flatten(
     input_ids: Sequence[Sequence[int]], first_positions: Sequence[int], block_tables: Sequence[Sequence[int]]
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """A batch as the kernels read it, all i32: ids [T], positions [T], starts [S+1], block tables [S, longest]."""
-    lengths = [len(ids) for ids in input_ids]
-    starts = torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32)
-    flat = torch.tensor([i for ids in input_ids for i in ids], dtype=torch.int32)
-    spans = [range(first, first + n) for first, n in zip(first_positions, lengths, strict=True)]
-    positions = torch.tensor([p for span in spans for p in span], dtype=torch.int32)
-    width = max(len(table) for table in block_tables)
-    tables = torch.tensor([[*t, *[0] * (width - len(t))] for t in block_tables], dtype=torch.int32)
-    return flat, positions, starts, tables
+) -> dict[str, Any]:
+    """A batch as the kernels read it: ids [T], positions [T], starts [S+1], block_tables [S, max_blocks] and their
+    sizes. No torch in here: between two steps the caches hold weights, and every call into it costs microseconds."""
+    spans = [range(first, first + len(ids)) for first, ids in zip(first_positions, input_ids, strict=True)]
+    starts = [0, *accumulate(map(len, spans))]
+    width = max(map(len, block_tables))
+    return {
+        "num_tokens": starts[-1],
+        "num_sequences": len(spans),
+        "max_blocks": width,
+        "ids": _ints([token_id for ids in input_ids for token_id in ids]),
+        "positions": _ints([position for span in spans for position in span]),
+        "starts": _ints(starts),
+        "block_tables": _ints([block for table in block_tables for block in [*table, *[0] * (width - len(table))]]),
+    }
+
+
+def _ints(values: Sequence[int]) -> Array[c_int32]:
+    return (c_int32 * len(values))(*values)
 
 
 def lazy_zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:

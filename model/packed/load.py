@@ -100,9 +100,9 @@ def load_packed(
             fits = manifest.num_bytes <= ALWAYS_FITS_BYTES or manifest.num_bytes + reserved <= available_bytes()
             mode = "map" if fits or not manifest.experts else "disk"
         experts = _open_experts(folder, manifest, config, tensors) if mode == "disk" else {}
-        guard = WeightsGuard(folder, manifest.files)
+        guard = WeightsGuard(folder, manifest.files, library.handle.bedside_map_num_lost)
         watch = Watch("reading", manifest.num_bytes - _experts_bytes(experts, config), on_progress, cancel)
-        views = _hold_files(folder, files, mode, watch)
+        views = _hold_files(folder, files, mode, library, watch)
     kept = None
     if experts:
         if expert_bytes is None:
@@ -128,7 +128,7 @@ def _require_kernels(folder: Path, kernels: str) -> Library:
 
 
 def _hold_files(
-    folder: Path, files: Mapping[str, SafetensorsFile], mode: str, watch: Watch
+    folder: Path, files: Mapping[str, SafetensorsFile], mode: str, library: Library, watch: Watch
 ) -> dict[str, tuple[Tensor, TensorInfo]]:
     """By tensor, the bytes of its file and its place in them; in mode "disk" an expert tensor has none."""
     counting = threading.Lock()
@@ -141,7 +141,7 @@ def _hold_files(
         infos, path = files[name].tensors, folder / name
         # Of the embedding a token needs one row: left to the system, what is never asked for takes no memory.
         if mode == "map" or (mode == "disk" and EMBEDDING in infos):
-            data = _map_file(path, will_need=mode == "map")
+            data = _map_file(path, library, will_need=mode == "map")
             count(name, len(data))
             return data
         ends = [info.begin for tensor, info in infos.items() if mode == "disk" and tensor.endswith(".mlp.experts")]
@@ -152,20 +152,34 @@ def _hold_files(
     return {tensor: (held[name], info) for name, file in files.items() for tensor, info in file.tensors.items()}
 
 
-def _map_file(path: Path, will_need: bool) -> Tensor:
+class _Mapped:
+    """A mapped file. What cannot be read later becomes zeros, and is counted: see kernels/cpu/mapped.cpp."""
+
+    def __init__(self, path: Path, library: Library) -> None:
+        with path.open("rb") as file:
+            mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ, flags=mmap.MAP_SHARED)
+        self.bytes = np.frombuffer(mapped, np.uint8)
+        self.address = self.bytes.ctypes.data
+        self._handle = library.handle
+        self._handle.bedside_map_watch(ctypes.c_void_p(self.address), ctypes.c_int64(len(self.bytes)))
+
+    def __del__(self) -> None:
+        if hasattr(self, "_handle"):
+            self._handle.bedside_map_unwatch(ctypes.c_void_p(self.address))
+
+
+def _map_file(path: Path, library: Library, will_need: bool) -> Tensor:
     """The file as bytes that cannot be written to. will_need: asks for all of it at once, and for large pages; what
-    cannot be read is then an error here and not a signal later."""
-    with path.open("rb") as file:
-        mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ, flags=mmap.MAP_SHARED)
-    held = np.frombuffer(mapped, np.uint8)
+    cannot be read is then an error here."""
+    held = _Mapped(path, library)
     if will_need:
         madvise = ctypes.CDLL(None, use_errno=True).madvise
-        arguments = (ctypes.c_void_p(held.ctypes.data), ctypes.c_size_t(len(held)))
+        arguments = (ctypes.c_void_p(held.address), ctypes.c_size_t(len(held.bytes)))
         madvise(*arguments, _MADV_HUGEPAGE)  # a wish
         if madvise(*arguments, _MADV_POPULATE_READ) and ctypes.get_errno() not in (0, 22):  # EINVAL: before Linux 5.14
             raise CheckpointError(f"{path.name} cannot be read ({os.strerror(ctypes.get_errno())}); check the disk.")
     # torch has no read-only tensors and warns of such buffers; the pages themselves stay write-protected.
-    alias = (ctypes.c_uint8 * len(held)).from_address(held.ctypes.data)
+    alias = (ctypes.c_uint8 * len(held.bytes)).from_address(held.address)
     alias.owner = held  # type: ignore[attr-defined]
     return torch.frombuffer(alias, dtype=torch.uint8)
 

@@ -12,7 +12,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -104,10 +104,13 @@ def _remember(found: Mapping[Path, list[int | str]]) -> None:
 
 
 class WeightsGuard:
-    """Stands behind a model whose weights are mapped from files, or read from them: `check` before every pass."""
+    """Stands behind a model whose weights are mapped from files, or read from them: `check` before and after every
+    pass."""
 
-    def __init__(self, folder: Path, files: Mapping[str, PackedFile]) -> None:
+    def __init__(self, folder: Path, files: Mapping[str, PackedFile], count_lost: Callable[[], int]) -> None:
+        """count_lost: pages of mapped files that could not be read, so far."""
         self._folder, self._files = folder, files
+        self._count_lost, self._num_lost = count_lost, count_lost()
         self._names: Sequence[str] = [name for name in files if name.endswith(".safetensors")]
         # Held open: a file that is replaced or deleted stays readable for this process.
         self._fds = [os.open(folder / name, os.O_RDONLY) for name in self._names]
@@ -120,13 +123,16 @@ class WeightsGuard:
             os.close(fd)
 
     def check(self) -> None:
-        """Raises WeightsChangedError once a file was written to, or was found damaged. Looks once a second at most."""
+        """Raises WeightsChangedError once a file was written to, could not be read, or was found damaged. Looks at the
+        files once a second at most."""
         now = time.monotonic()
         if self._fault is None and now >= self._next_look:
             self._next_look = now + LOOK_EVERY_S
             for name, fd, key in zip(self._names, self._fds, self._stats, strict=True):
                 if _content_key(fd) != key:
                     self._fault = f"{name} was changed while the model ran from it"
+        if self._fault is None and self._count_lost() != self._num_lost:
+            self._fault = f"weights in {self._folder.name} could not be read while the model ran"
         if self._fault is not None:
             raise WeightsChangedError(
                 f"{self._fault}: no answer can be trusted, and none is given. Pack the checkpoint again and restart."
@@ -151,7 +157,7 @@ class WeightsGuard:
 
 
 class GuardedBackend:
-    """A backend that computes only while the guard is content."""
+    """A backend that gives only what was computed while the guard was content."""
 
     def __init__(self, backend: Backend, guard: WeightsGuard) -> None:
         self.config, self.num_blocks, self.name = backend.config, backend.num_blocks, backend.name
@@ -162,7 +168,9 @@ class GuardedBackend:
 
     def forward(self, batch: Sequence[Slice]) -> Logits:
         self._guard.check()
-        return self._backend.forward(batch)
+        logits = self._backend.forward(batch)
+        self._guard.check()
+        return logits
 
     def copy_block(self, source: int, target: int) -> None:
         self._backend.copy_block(source, target)

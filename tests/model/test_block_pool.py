@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from model.block_pool import MAX_KEPT_SHARE, START, BlockPool, OutOfBlocksError
+from model.block_pool import MAX_KEPT_SHARE, BlockPool, OutOfBlocksError
 
 SIZE, NUM_BLOCKS = 3, 9
 
@@ -40,7 +40,7 @@ class PlayedCache(RuleBasedStateMachine):
         self.pool.hash_blocks(token_ids, text.hashes)
         text.blocks = self.pool.take_prefix(text.hashes, len(token_ids))
         text.num_cached = start = len(text.blocks) * SIZE
-        fork = self.pool.fork(self.before(text, len(text.blocks)), token_ids[start : len(token_ids) - 1][:SIZE])
+        fork = self.pool.fork(text.hashes, len(text.blocks), token_ids[start : len(token_ids) - 1][:SIZE])
         if fork:
             self.memory[fork.block] = list(self.memory[fork.source])
             text.blocks.append(fork.block)
@@ -105,11 +105,7 @@ class PlayedCache(RuleBasedStateMachine):
 
     def remember(self, text: Text, number: int) -> None:
         end = min((number + 1) * SIZE, text.num_cached)
-        self.pool.remember(text.blocks[number], self.before(text, number), text.token_ids[number * SIZE : end])
-
-    @staticmethod
-    def before(text: Text, number: int) -> bytes:
-        return text.hashes[number - 1] if number else START
+        self.pool.remember(text.blocks[number], text.hashes, number, text.token_ids[number * SIZE : end])
 
 
 TestPlayedCache = PlayedCache.TestCase
@@ -123,8 +119,7 @@ def remember_text(pool: BlockPool, token_ids: list[int]) -> list[bytes]:
     blocks = [pool.allocate() for _ in hashes]
     for number, block in enumerate(blocks):
         start = number * pool.block_tokens
-        parent = hashes[number - 1] if number else START
-        pool.remember(block, parent, token_ids[start : start + pool.block_tokens])
+        pool.remember(block, hashes, number, token_ids[start : start + pool.block_tokens])
     pool.free(blocks)
     return hashes
 
@@ -163,27 +158,27 @@ def test_of_several_continuations_the_one_with_most_in_common_is_copied() -> Non
     pool = BlockPool(10, 4)
     for end in ([5, 6, 7, 8], [5, 6, 9, 9], [4, 4, 4, 4]):
         hashes = remember_text(pool, [1, 2, 3, 4, *end])
-    fork = pool.fork(hashes[0], [5, 6, 9, 1])
+    fork = pool.fork(hashes, 1, [5, 6, 9, 1])
     assert fork is not None
     assert fork.num_tokens == 3
     assert pool.is_writable(fork.block)
     assert not pool.is_writable(fork.source)
-    assert pool.fork(hashes[0], [3]) is None
-    assert pool.fork(START, [5, 6]) is None
+    assert pool.fork(hashes, 1, [3]) is None
+    assert pool.fork([], 0, [5, 6]) is None
 
 
 def test_no_copy_is_made_where_its_source_would_have_to_go() -> None:
     pool = BlockPool(2, 4)
     remember_text(pool, [1, 2, 3, 4])
     other = pool.allocate()
-    assert pool.fork(START, [1, 2]) is None
+    assert pool.fork([], 0, [1, 2]) is None
     assert pool.check_integrity([[other]]) == []
 
 
 @pytest.mark.parametrize(
     "spoil",
     [
-        lambda pool: pool._after[START].clear(),
+        lambda pool: pool._after[b""].clear(),
         lambda pool: pool._block_of.clear(),
         lambda pool: pool._unheld.clear(),
         lambda pool: pool._num_holders.__setitem__(0, 1),

@@ -284,7 +284,7 @@ def test_writing_to_a_block_that_others_may_read_stops_the_step() -> None:
     events = engine.stream(PROMPT, GREEDY)
     next(events)
     (request,) = engine._running
-    engine._pool.remember(request.blocks[-1], request.hashes[0], PROMPT[PAGE:])
+    engine._pool.remember(request.blocks[-1], request.hashes, 1, PROMPT[PAGE:])
     with pytest.raises(AssertionError):
         list(events)
 

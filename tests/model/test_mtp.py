@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from contracts import SamplingParams
-from model.block_pool import START, BlockPool
+from model.block_pool import BlockPool
 from model.checkpoint import load_model, save_checkpoint
 from model.cpu_backend import CpuBackend
 from model.engine import Engine
@@ -226,7 +226,7 @@ def test_a_block_is_known_by_the_token_after_it_too_where_that_counts() -> None:
         hashes: dict[int, list[bytes]] = {5: [], 6: []}
         for follower, into in hashes.items():
             pool.hash_blocks([1, 2, 3, 4, follower], into)
-        pool.remember(pool.allocate(), START, [1, 2, 3, 4, 5][: 4 + num_ahead])
+        pool.remember(pool.allocate(), hashes[5], 0, [1, 2, 3, 4, 5][: 4 + num_ahead])
         assert len(pool.take_prefix(hashes[6], 5)) == num_shared
         assert len(pool.take_prefix(hashes[5], 5)) == 1
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import threading
@@ -29,7 +30,7 @@ from model.packed import load
 from model.packed.load import load_packed
 from model.packed.manifest import PAGE, count_held_bytes, expert_stride, read_manifest
 from model.packed.pack import pack_checkpoint
-from model.packed.verify import WeightsChangedError
+from model.packed.verify import GuardedBackend, WeightsChangedError
 from model.quantization import pack_int4
 from model.quantize.folder import OutputError
 from model.safetensors_file import SafetensorsFile
@@ -339,6 +340,16 @@ def test_a_file_written_to_while_the_model_runs_stops_its_answers(nano: Path, mo
     for _ in range(2):
         with pytest.raises(WeightsChangedError, match=r"packed-00003-of-00005\.safetensors was changed"):
             answer(generator)
+
+
+def test_a_mapped_file_that_cannot_be_read_stops_the_answers_and_not_the_program(nano: Path) -> None:
+    packed = load_packed(nano, mode="map")
+    packed.guard._next_look = math.inf  # the file is cut behind the guard's last look
+    engine = Engine(GuardedBackend(CpuBackend(packed.model, Threads(2)), packed.guard), [1])
+    os.truncate(nano / "packed-00003-of-00005.safetensors", PAGE)
+    for _ in range(2):
+        with pytest.raises(WeightsChangedError, match=r"weights in nano could not be read"):
+            list(engine.stream([5, 6, 7], SamplingParams(max_tokens=3)))
 
 
 def test_a_replaced_folder_does_not_disturb_a_running_model(nano: Path) -> None:

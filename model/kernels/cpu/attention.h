@@ -43,6 +43,11 @@ inline void rotate(float* x, const float* cosines, const float* sines, int half)
 
 enum CacheKind : int32_t { kCacheF32 = 0, kCacheBF16 = 1, kCacheInt8 = 2 };
 
+// Keys and values of one block and head.
+struct Slabs {
+  uint8_t *keys = nullptr, *values = nullptr;
+};
+
 // One layer's keys and values. A block holds for each kv head a slab of kBlock x head_dim elements. Keys lie with the
 // positions across the lanes, [head dim][kBlock], so that a walk through the dims gives 16 scores at a time without
 // adding up lanes; values as [kBlock][head dim]. int8 slabs end with a scale for each position, [kBlock] f32.
@@ -57,6 +62,10 @@ struct Cache {
   }
   uint8_t* slab(uint8_t* data, int block, int head) const {
     return data + (static_cast<long>(block) * num_kv_heads + head) * slab_bytes();
+  }
+  Slabs find(const int32_t* block_table, int position, int head) const {
+    const int block = block_table[position / kBlock];
+    return {slab(keys, block, head), slab(values, block, head)};
   }
   float* scales(uint8_t* slab) const { return reinterpret_cast<float*>(slab + static_cast<long>(kBlock) * head_dim); }
 
@@ -231,10 +240,6 @@ inline void add_values(const T* values, int num, int C, AttentionRows& rows, int
   }
 }
 
-struct Slabs {
-  uint8_t *keys = nullptr, *values = nullptr;
-};
-
 template <int R, typename T>
 inline void attend_rows(const Cache& cache, Slabs at, Slabs next, int start, int num, AttentionRows& rows, int r0) {
   const bool is_int8 = cache.kind == kCacheInt8;
@@ -249,20 +254,15 @@ inline void attend_rows(const Cache& cache, Slabs at, Slabs next, int start, int
 }
 
 // Positions [begin, end) of one segment, by rows of one kv head and one sequence. Every row by the same sums in the
-// same order, whoever shares the walk: a token's result depends on itself alone.
+// same order, whoever shares the walk: a token's result depends on itself alone. after: what will be read next.
 template <typename T>
 inline void attend_segment(const Cache& cache, int head, const int32_t* block_table, int begin, int end,
-                           AttentionRows& rows) {
+                           AttentionRows& rows, Slabs after) {
   rows.restart(cache.head_dim);
-  const auto find = [&](int start) -> Slabs {
-    if (start >= end) return {};
-    const int block = block_table[start / kBlock];
-    return {cache.slab(cache.keys, block, head), cache.slab(cache.values, block, head)};
-  };
   for (int start = begin; start < end; start += kBlock) {
     const int num = std::min(kBlock, end - start);
-    const Slabs at = find(start);
-    Slabs next = find(start + kBlock);
+    const Slabs at = cache.find(block_table, start, head);
+    Slabs next = start + kBlock < end ? cache.find(block_table, start + kBlock, head) : after;
     int r = 0;
     const auto walk = [&](auto size) {
       constexpr int R = decltype(size)::value;
@@ -275,24 +275,25 @@ inline void attend_segment(const Cache& cache, int head, const int32_t* block_ta
 }
 
 inline void attend_segment(const Cache& cache, int head, const int32_t* block_table, int begin, int end,
-                           AttentionRows& rows) {
+                           AttentionRows& rows, Slabs after) {
   if (cache.kind == kCacheF32) {
-    attend_segment<float>(cache, head, block_table, begin, end, rows);
+    attend_segment<float>(cache, head, block_table, begin, end, rows, after);
   } else if (cache.kind == kCacheBF16) {
-    attend_segment<uint16_t>(cache, head, block_table, begin, end, rows);
+    attend_segment<uint16_t>(cache, head, block_table, begin, end, rows, after);
   } else {
-    attend_segment<int8_t>(cache, head, block_table, begin, end, rows);
+    attend_segment<int8_t>(cache, head, block_table, begin, end, rows, after);
   }
 }
 
 // All positions that the rows may see, a segment after the other; `part` has the same rows and is for them.
 inline void attend_all(const Cache& cache, int head, const int32_t* block_table, AttentionRows& rows,
-                       AttentionRows& part) {
+                       AttentionRows& part, Slabs after) {
   const int longest = rows.visible[rows.num - 1];
-  attend_segment(cache, head, block_table, 0, std::min(kSegment, longest), rows);
-  for (int begin = kSegment; begin < longest; begin += kSegment) {
-    attend_segment(cache, head, block_table, begin, std::min(begin + kSegment, longest), part);
-    rows.merge(part, cache.head_dim);
+  for (int begin = 0; begin < longest; begin += kSegment) {
+    const int end = std::min(begin + kSegment, longest);
+    const Slabs next = end < longest ? cache.find(block_table, end, head) : after;
+    attend_segment(cache, head, block_table, begin, end, begin ? part : rows, next);
+    if (begin) rows.merge(part, cache.head_dim);
   }
 }
 

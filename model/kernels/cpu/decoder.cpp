@@ -4,26 +4,6 @@
 #include "phases.h"
 
 namespace bedside {
-namespace {
-
-constexpr long kRunBytes = 64 << 10;
-constexpr int kMaxScattered = 64;  // tokens; with more of them the work counts, and must be shared out finely
-
-// So many tiles of each of several matrices one after the other: some tens of KB of each, and work for every thread.
-// Where some tokens share many experts, that are read for little work, a thread's whole share: 8 % of a step of 32.
-int tiles_a_run(const Matrix& w, int num_threads, int num_tokens) {
-  if (num_tokens > 1 && num_tokens <= kMaxScattered) return (w.num_tiles() + num_threads - 1) / num_threads;
-  const int tiles = static_cast<int>(kRunBytes / std::max(1, kTile * w.cols / 2));
-  return std::clamp(w.num_tiles() / (4 * num_threads), 1, std::max(tiles, 1));
-}
-
-// Tiles of gate, and then of up: in turns tile by tile each would be read in pieces too short for the processor's own
-// prefetching. 2 to 5 % of the layers of a step, of one token or of 32.
-constexpr int kGateUpTiles = 8;
-
-int num_runs(const Matrix& gate) { return (gate.num_tiles() + kGateUpTiles - 1) / kGateUpTiles; }
-
-}  // namespace
 
 void Decoder::prepare(const Batch& batch, int num_threads) {
   const int T = batch.num_tokens, D = config_.hidden, C = config_.head_dim, half = config_.rotary_dim / 2;
@@ -161,10 +141,10 @@ void Decoder::attention_phases(Pool& pool, int thread, const Batch& batch, Layer
   AttentionRows &rows = attention_space_[2 * thread], &part = attention_space_[2 * thread + 1];
   if (split_tasks_.empty()) {
     pool.for_each(thread, static_cast<int>(attention_tasks_.size()),
-                  [&](int number) { attend(batch, layer, attention_tasks_[number], rows, part); });
+                  [&](int number) { attend(batch, layer, attention_tasks_, number, rows, part); });
   } else {
     pool.for_each(thread, static_cast<int>(split_tasks_.size()),
-                  [&](int number) { attend(batch, layer, split_tasks_[number], segments_[number], part); });
+                  [&](int number) { attend(batch, layer, split_tasks_, number, segments_[number], part); });
     pool.for_each(thread, static_cast<int>(attention_tasks_.size()), [&](int number) { merge_segments(number, rows); });
   }
   if (layer.dense.kind == kInt4) pool.for_each(thread, T, [&](int t) { attended_.finish_row(t, layer.dense, 0, T); });
@@ -182,17 +162,26 @@ void Decoder::gather_rows(const Batch& batch, const AttentionTask& task, Attenti
   }
 }
 
-void Decoder::attend(const Batch& batch, const Layer& layer, const AttentionTask& task, AttentionRows& rows,
-                     AttentionRows& part) {
-  const int32_t* table = batch.block_tables + static_cast<long>(task.sequence) * batch.max_blocks;
+void Decoder::attend(const Batch& batch, const Layer& layer, const std::vector<AttentionTask>& tasks, size_t number,
+                     AttentionRows& rows, AttentionRows& part) {
+  const AttentionTask& task = tasks[number];
+  const auto table_of = [&](const AttentionTask& of) {
+    return batch.block_tables + static_cast<long>(of.sequence) * batch.max_blocks;
+  };
+  const int32_t* table = table_of(task);
+  Slabs after;
+  if (number + 1 < tasks.size()) {
+    const AttentionTask& next = tasks[number + 1];
+    after = layer.cache.find(table_of(next), std::max(next.segment, 0) * kSegment, next.head);
+  }
   gather_rows(batch, task, rows);
   if (task.segment >= 0) {
     const int begin = task.segment * kSegment, end = std::min(begin + kSegment, rows.visible[rows.num - 1]);
-    attend_segment(layer.cache, task.head, table, begin, end, rows);
+    attend_segment(layer.cache, task.head, table, begin, end, rows, after);
     return;
   }
   gather_rows(batch, task, part);
-  attend_all(layer.cache, task.head, table, rows, part);
+  attend_all(layer.cache, task.head, table, rows, part, after);
   finish_rows(task, rows);
 }
 
@@ -217,9 +206,9 @@ void Decoder::finish_rows(const AttentionTask& task, AttentionRows& rows) {
   }
 }
 
-// A run of columns of what down is given, for a list of tokens.
-void Decoder::gate_up_run(const Mlp& mlp, int run, const Rows& rows, int num_rows, float* out, long stride) {
-  const int begin = run * kGateUpTiles, end = std::min(begin + kGateUpTiles, mlp.gate.num_tiles());
+// A run of columns of what down is given, for a list of tokens. Gate first, and then up: in turns tile by tile each would
+// be read in pieces too short for the processor's own prefetching.
+void Decoder::gate_up_run(const Mlp& mlp, int begin, int end, const Rows& rows, int num_rows, float* out, long stride) {
   for (int tile = begin; tile < end; ++tile) linear_tile(mlp.gate, tile, rows, num_rows, {out, stride});
   for (int tile = begin; tile < end; ++tile) {
     const int first = tile * kTile, num = std::min(kTile, mlp.gate.rows - first);
@@ -247,13 +236,14 @@ void Decoder::mlp_phases(Pool& pool, int thread, const Batch& batch, int index) 
   });
   // 2. the router's logits, and beside them what needs no choice: the dense layer's or the shared expert's gate and up
   const int router_tasks = has_experts ? layer.router.num_tiles() : 0;
-  const int mlp_tasks = has_mlp ? num_runs(layer.mlp.gate) : 0;
-  pool.for_each(thread, router_tasks + mlp_tasks, [&](int task) {
-    if (task < router_tasks) {
-      linear_tile(layer.router, task, normed_.rows(layer.router), T, {router_logits_.data(), E});
-    } else {
-      gate_up_run(layer.mlp, task - router_tasks, normed_.rows(layer.mlp.gate), T, shared_inner_.row(0),
+  const int mlp_tasks = has_mlp ? layer.mlp.gate.num_tiles() : 0;
+  pool.for_each_run(thread, mlp_tasks + router_tasks, longest_run(wanted, T), [&](int first, int end) {
+    if (first < mlp_tasks) {
+      gate_up_run(layer.mlp, first, std::min(end, mlp_tasks), normed_.rows(layer.mlp.gate), T, shared_inner_.row(0),
                   shared_inner_.stride());
+    }
+    for (int task = std::max(first, mlp_tasks); task < end; ++task) {
+      linear_tile(layer.router, task - mlp_tasks, normed_.rows(layer.router), T, {router_logits_.data(), E});
     }
   });
   int num_sorted = 0;
@@ -279,13 +269,18 @@ void Decoder::mlp_phases(Pool& pool, int thread, const Batch& batch, int index) 
       });
     }
     // 4. gate and up of the chosen experts
-    const int runs = num_runs(wanted);
-    pool.for_each(thread, static_cast<int>(active_.size()) * runs, [&](int task) {
-      const Active& active = active_[task / runs];
-      const Mlp& expert = layer.experts[active.expert];
-      if (residency) residency->wait(index, active.expert);
-      const Rows rows = T > 1 ? gathered_.rows(expert.gate, active.begin) : normed_.rows(expert.gate);
-      gate_up_run(expert, task % runs, rows, active.end - active.begin, inner_.row(active.begin), inner_.stride());
+    const int tiles = wanted.num_tiles();
+    pool.for_each_run(thread, static_cast<int>(active_.size()) * tiles, longest_run(wanted, T), [&](int first, int end) {
+      for (int next; first < end; first = next) {
+        const Active& active = active_[first / tiles];
+        const Mlp& expert = layer.experts[active.expert];
+        if (residency) residency->wait(index, active.expert);
+        const Rows rows = T > 1 ? gathered_.rows(expert.gate, active.begin) : normed_.rows(expert.gate);
+        const int begin = first % tiles;
+        next = std::min(end, first - begin + tiles);
+        gate_up_run(expert, begin, begin + next - first, rows, active.end - active.begin, inner_.row(active.begin),
+                    inner_.stride());
+      }
     });
   }
   // 5. down, each task its own columns of the residual stream, so that nothing has to be added up afterwards
@@ -297,7 +292,7 @@ void Decoder::mlp_phases(Pool& pool, int thread, const Batch& batch, int index) 
       shared_inner_.finish_row(m - num_sorted, layer.mlp.down, 0, T);
     }
   });
-  pool.for_each_run(thread, down.num_tiles(), tiles_a_run(down, pool.num_threads(), T), [&](int first, int end) {
+  pool.for_each_run(thread, down.num_tiles(), longest_run(down, T), [&](int first, int end) {
     if (has_experts) {
       for (const Active& active : active_) {
         const Matrix& w = layer.experts[active.expert].down;

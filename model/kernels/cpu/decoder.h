@@ -168,8 +168,8 @@ class Decoder {
   void prepare(const Batch& batch, int num_threads);
   void plan_attention(const Batch& batch, int num_threads);
   void gather_rows(const Batch& batch, const AttentionTask& task, AttentionRows& rows);
-  void attend(const Batch& batch, const Layer& layer, const AttentionTask& task, AttentionRows& rows,
-              AttentionRows& part);
+  void attend(const Batch& batch, const Layer& layer, const std::vector<AttentionTask>& tasks, size_t number,
+              AttentionRows& rows, AttentionRows& part);
   void merge_segments(int number, AttentionRows& rows);
   void finish_rows(const AttentionTask& task, AttentionRows& rows);
   void embed(int id, float* out) const;
@@ -180,7 +180,7 @@ class Decoder {
   void mlp_phases(Pool& pool, int thread, const Batch& batch, int index);
   void sort_by_expert(int num_tokens);
   void fetch_experts(Pool& pool, int thread, int num_tokens, int index);
-  void gate_up_run(const Mlp& mlp, int run, const Rows& rows, int num_rows, float* out, long stride);
+  void gate_up_run(const Mlp& mlp, int begin, int end, const Rows& rows, int num_rows, float* out, long stride);
 
   Config config_;
   std::vector<float> inv_freq_;

@@ -51,7 +51,7 @@ void bedside_attend(const Cache* cache, const int32_t* block_table, int first_po
           each->visible[r] = first_position + t + 1;
         }
       }
-      attend_all(*cache, g, block_table, rows, part);
+      attend_all(*cache, g, block_table, rows, part, {});
       for (int r = 0; r < heads_a_group; ++r) rows.divide(r, C, out + at + static_cast<long>(r) * C);
     }
   }
@@ -80,6 +80,15 @@ uint64_t bedside_read(void* pool, const uint64_t* words, long num_words) {
   });
   return total;
 }
+
+#if defined(BEDSIDE_TIMES)
+// The phases of a thread in the last job -> [phases, 3] ns: started, had no task left, left the barrier.
+int bedside_pool_times(void* pool, int thread, int64_t* out) {
+  const auto& times = static_cast<Pool*>(pool)->times[thread];
+  std::memcpy(out, times.data(), times.size() * sizeof times[0]);
+  return static_cast<int>(times.size());
+}
+#endif
 
 // x [M, cols] f32 -> y [M, rows] f32 by each of some matrices of one shape: for tests and the bench. One job for all, as
 // in a pass: waking the threads takes longer than a small product.

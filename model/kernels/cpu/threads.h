@@ -5,6 +5,9 @@
 
 #include <algorithm>
 #include <atomic>
+#if defined(BEDSIDE_TIMES)
+#include <chrono>
+#endif
 #include <cstdint>
 #include <functional>
 #include <thread>
@@ -28,6 +31,9 @@ class Pool {
   // Runs job(thread index) on every thread, the caller being thread 0; returns when all are done.
   void run(const std::function<void(int)>& job) {
     job_ = &job;
+#if defined(BEDSIDE_TIMES)
+    times.assign(num_threads_, {});
+#endif
     num_busy_.store(num_threads_ - 1);
     job_number_.fetch_add(1);
     job_number_.notify_all();
@@ -48,32 +54,47 @@ class Pool {
     }
   }
 
-  // Inside a job, by every thread: work(task) for each task once, and a barrier. Each thread walks through a share of
-  // consecutive tasks, because memory is read up to a third faster in long runs; who has done its own takes from the
-  // end of another's, because a thread that the system puts aside must not keep the others waiting.
+  // Inside a job, by every thread: work(first, end) for runs of tasks, each task once, and a barrier. Each thread walks
+  // through a share of consecutive tasks, because memory is read up to a third faster in long runs: three quarters of
+  // what is left of it at a time, but no more than `longest`. Who has done its own takes from the end of another's,
+  // because a thread that the system puts aside must not keep the others waiting.
   template <typename Work>
-  void for_each(int thread, int num_tasks, Work&& work) {
+  void for_each_run(int thread, int num_tasks, int longest, Work&& work) {
+    const int64_t started = now();
     if (num_threads_ == 1) {
-      for (int task = 0; task < num_tasks; ++task) work(task);
-      return;
+      for (int task = 0; task < num_tasks; task += longest) work(task, std::min(task + longest, num_tasks));
+      return note(thread, started, now());
     }
     const uint64_t tag = (phase_.load(std::memory_order_acquire) + 1) & 0xffff;
-    for (int task; (task = take(thread, num_tasks, tag, true)) >= 0;) work(task);
-    for (int other = 1; other < num_threads_; ++other) {
-      const int victim = (thread + other) % num_threads_;
-      for (int task; (task = take(victim, num_tasks, tag, false)) >= 0;) work(task);
+    for (int other = 0; other < num_threads_; ++other) {
+      const int owner = (thread + other) % num_threads_;
+      for (Run run; (run = take(owner, num_tasks, longest, tag, other == 0)).first < run.end;) work(run.first, run.end);
     }
+    const int64_t done = now();
     barrier();
+    note(thread, started, done);
   }
-  // The same with runs of `length` things as tasks: work(first, end).
+  // The same, task by task: work(task).
   template <typename Work>
-  void for_each_run(int thread, int num, int length, Work&& work) {
-    for_each(thread, (num + length - 1) / length, [&](int run) {
-      work(run * length, std::min(run * length + length, num));
-    });
+  void for_each(int thread, int num_tasks, Work&& work) {
+    for_each_run(thread, num_tasks, 1, [&](int task, int) { work(task); });
   }
 
+#if defined(BEDSIDE_TIMES)  // what bench.phases shows: ns, of each thread's phases in the last job
+  struct Times {
+    int64_t started, done, left;
+  };
+  std::vector<std::vector<Times>> times;
+
  private:
+  static int64_t now() { return std::chrono::steady_clock::now().time_since_epoch().count(); }
+  void note(int thread, int64_t started, int64_t done) { times[thread].push_back({started, done, now()}); }
+#else
+ private:
+  static int64_t now() { return 0; }
+  void note(int, int64_t, int64_t) {}
+#endif
+
   // Where a thread's share of consecutive tasks begins.
   int share_begin(int thread, int num_tasks) const {
     return static_cast<int>(static_cast<int64_t>(num_tasks) * thread / num_threads_);
@@ -86,23 +107,25 @@ class Pool {
   };
   static constexpr uint64_t kMask = (1 << 24) - 1;
 
-  int take(int owner, int num_tasks, uint64_t tag, bool is_own) {
+  struct Run {
+    int first, end;
+  };
+  Run take(int owner, int num_tasks, int longest, uint64_t tag, bool is_own) {
     std::atomic<uint64_t>& word = shares_[owner].word;
     uint64_t seen = word.load(std::memory_order_acquire);
     while (true) {
-      uint64_t begin = (seen >> 24) & kMask, end = seen & kMask;
+      int begin = (seen >> 24) & kMask, end = seen & kMask;
       const bool is_new = seen >> 48 != tag;
       if (is_new) {
         begin = share_begin(owner, num_tasks);
         end = share_begin(owner + 1, num_tasks);
       }
-      const bool is_empty = begin == end;
-      if (is_empty && !is_new) return -1;
-      uint64_t task = 0;
-      if (!is_empty) task = is_own ? begin++ : --end;
-      if (word.compare_exchange_weak(seen, tag << 48 | begin << 24 | end, std::memory_order_acq_rel)) {
-        return is_empty ? -1 : static_cast<int>(task);
-      }
+      if (begin == end && !is_new) return {0, 0};
+      const int length = std::min({longest, end - begin, (end - begin) * 3 / 4 + 1});
+      const Run run = is_own ? Run{begin, begin + length} : Run{end - length, end};
+      (is_own ? begin : end) += is_own ? length : -length;
+      const uint64_t rest = tag << 48 | static_cast<uint64_t>(begin) << 24 | end;
+      if (word.compare_exchange_weak(seen, rest, std::memory_order_acq_rel)) return run;
     }
   }
 
