@@ -14,6 +14,7 @@ from retrieval.analyser import analyse
 from retrieval.headings import is_heading, last_heading
 from retrieval.lexical import Bm25
 from retrieval.sentences import split_sentences
+from retrieval.tables import VALUE
 
 Quote = tuple[int, int, int]  # index of the passage, start and end in its text
 
@@ -58,9 +59,6 @@ _ASKS_VALUE = re.compile(
     r"\bwhat (?:is|was|are|were|did)\b|\bhow (?:much|many|high|low)\b|\b(?:dose|level|value)\b|多少", re.I
 )
 _ASKS_TIME = re.compile(r"\bwhen\b|\bsince\b|\bwhat (?:date|day|time)\b|什么时候|何时", re.I)
-_VALUE = re.compile(
-    r"\d ?(?:%|°|(?:mg|mcg|µg|μg|g|kg|ml|l|mmol|µmol|μmol|umol|ng|pg|iu|units?|mmhg|bpm|ms|cm|mm|weeks?)\b)|\d/\d", re.I
-)
 _TIME = re.compile(
     r"\b(?:19|20)\d\d\b|\d{1,2}[:/.]\d\d|\b\d{1,2} ?(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)|\d ?[年月日]",
     re.I,
@@ -171,7 +169,7 @@ def quotes(query: str, passages: Sequence[Passage], limit: int, exclude: Collect
     rarity = Bm25([list(unit.terms | unit.heading_terms) for unit in units])
     weights = _weights(query_terms, units, rarity)
     total = sum(weights.values())
-    kind = _TIME if _ASKS_TIME.search(query) else _VALUE if _ASKS_VALUE.search(query) else None
+    kind = _TIME if _ASKS_TIME.search(query) else VALUE if _ASKS_VALUE.search(query) else None
 
     def rank(share: float, unit: _Unit) -> float:
         """Nearly equal shares go by the passage's rank, then by the order of reading (the sort is stable)."""
