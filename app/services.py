@@ -16,6 +16,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from app.certificate import erase
 from app.config import Settings, go_offline
 from app.conversation import Conversation
 from app.demo import load_demo_patients
@@ -119,14 +120,13 @@ class Services:
             self._daily.start()
 
     def erase_expired(self) -> None:
-        """Removes the documents whose retention period is over."""
-        if not self.settings.retention_days:
-            return
-        oldest = datetime.now(UTC) - timedelta(days=self.settings.retention_days)
-        for document in self.store.list_documents():
-            if datetime.fromisoformat(document.added_at) < oldest:
-                self.library.delete(document.id)
-                _LOG.info("document %s was removed: its retention period is over", document.id)
+        """Removes the documents whose retention period is over, with a certificate in the audit."""
+        days = self.settings.retention_days
+        oldest = datetime.now(UTC) - timedelta(days=days)
+        documents = self.store.list_documents() if days else []
+        if expired := [d.id for d in documents if datetime.fromisoformat(d.added_at) < oldest]:
+            erase(self, expired, actor="retention period", reason=f"Kept for {days} days.")
+            _LOG.info("documents were removed, their retention period is over: %s", ", ".join(expired))
 
     def switch_rule(self, rule: str, actor: str, off_because: str | None) -> None:
         """Switches a safety rule off for this reason, or on again; it holds from the next check on. Raises InputError

@@ -347,7 +347,7 @@ ENGLISH = {
     "safety.audit": "Audit",
     "safety.audit.whole": "Every entry’s seal fits: nothing was changed or taken out.",
     "safety.audit.broken": "A seal does not fit: an entry was changed or taken out. Compare with a backup.",
-    "safety.audit.none": "Nothing has been revealed or switched yet.",
+    "safety.audit.none": "Nothing has been revealed, switched or erased yet.",
     "column.set": "Set",
     "column.rules": "Rules",
     "column.state": "State",
