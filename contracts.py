@@ -225,7 +225,10 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """A stretch of one page: `text == page.text[start:end]`, always. Passages of a document never overlap."""
+    """A stretch of one page: `text == page.text[start:end]`, always. Passages of a document never overlap.
+
+    context: what stands over it where it is read apart from its page: section, date, column headings. Never cited.
+    """
 
     id: str
     document_id: str
@@ -236,6 +239,7 @@ class Passage:
     text: str
     method: ReadMethod = ReadMethod.TEXT
     confidence: float = 1.0
+    context: str = ""
 
 
 class DocumentStatus(StrEnum):

@@ -56,6 +56,7 @@ from contracts import (
 from model.packed.verify import WeightsChangedError
 from model.sampler import SamplerError
 from retrieval.completeness import written_on
+from retrieval.context import add_context
 from retrieval.names import without_name
 from retrieval.packing import count_all, edges_first, pack
 
@@ -67,7 +68,6 @@ NOTHING_READABLE = (
 MAX_CANDIDATES = 60  # passages ranked for a question, before their neighbours are added and all is packed
 MAX_RANKED_TOKENS = 16_000  # of passages chosen by rank: what is wanted whole may fill the context, the rest need not
 FEW_PASSAGES = 8  # that a model reads evenly: they stay best first
-LABEL_TOKENS = 24  # of the line "[n] name, page p" above a passage, at the most
 EMBEDDED_EVIDENCE_TOKENS = 600  # it was trained on some four passages; among more it loses its place
 _VERSION = 1  # of the answer record below
 # Faults of the model itself that end an answer, and the rule that a finding of each is kept under.
@@ -262,6 +262,7 @@ class Conversation:
             return Gathered(tuple(everything))
         searched = without_name(question, patient.name or "") if patient else question
         found = self.retriever.gather(searched, [q for q, _ in history], patient_id, ready, MAX_CANDIDATES)
+        found = replace(found, passages=self._in_context(found.passages, patient_id))
         return _fit(found, budget, self.generator.count_tokens)
 
     def _whole_record(self, patient_id: str, document_ids: Sequence[str], budget: int) -> list[Passage] | None:
@@ -291,6 +292,14 @@ class Conversation:
             if text.strip():
                 clean.append(replace(passage, text=text))
         return clean, tuple(removed)
+
+    def _in_context(self, passages: Sequence[Passage], patient_id: str) -> tuple[Passage, ...]:
+        """Passages with what stands over each in its document, as far as the model may read that."""
+        documents = sorted({passage.document_id for passage in passages})
+        readable, _ = self._without_instructions(self.store.list_passages(patient_id, documents))
+        facts = {document: self.store.get_page_facts(document) for document in documents}
+        over = {passage.id: passage.context for passage in add_context(readable, facts)}
+        return tuple(replace(passage, context=over.get(passage.id, "")) for passage in passages)
 
     def _written(self, passages: Sequence[Passage]) -> list[str]:
         """For each passage the date of its note, "" where it is not known."""
@@ -376,8 +385,8 @@ def _fit(found: Gathered, budget: int, count_tokens: Callable[[str], int]) -> Ga
     """What fits the budget, laid out for reading: what is wanted whole first, then by rank with the best at the ends.
     `wanted` stays only if all of it fitted."""
     required = pack(found.passages[: found.num_required], budget, count_tokens)
-    left = budget - sum(count_tokens(passage.text) + LABEL_TOKENS for passage in required)
-    ranked = pack(found.passages[found.num_required :], max(min(left, MAX_RANKED_TOKENS), 0), count_tokens)
+    left = min(budget - count_all(required, count_tokens), MAX_RANKED_TOKENS)
+    ranked = pack(found.passages[found.num_required :], left, count_tokens, len(required) + 1)
     is_whole = len(required) == found.num_required
     laid_out = edges_first(ranked) if len(ranked) > FEW_PASSAGES else ranked
     return replace(
