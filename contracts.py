@@ -125,7 +125,9 @@ class ReadMethod(StrEnum):
 @dataclass(frozen=True, slots=True)
 class LineBox:
     """Where a recognised line stands: text[start:end] of its page, in a box given as shares (0..1) of the upright page
-    as it is drawn, x to the right, y downwards. confidence 0..1 is the recogniser's own."""
+    as it is drawn, x to the right, y downwards. confidence 0..1 is the recogniser's own. drop: by how much of the
+    page's height a line of a skewed scan ends lower than it begins, negative where it rises; the box holds all of it.
+    """
 
     start: int
     end: int
@@ -134,6 +136,7 @@ class LineBox:
     right: float
     bottom: float
     confidence: float = 1.0
+    drop: float = 0.0
 
 
 class FactKind(StrEnum):

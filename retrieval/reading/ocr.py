@@ -154,6 +154,11 @@ class _Recognised:
     def slope(self) -> float:
         return math.atan2(float(self.quad[1][1] - self.quad[0][1]), float(self.quad[1][0] - self.quad[0][0]))
 
+    @property
+    def drop(self) -> float:
+        """Pixels by which the line ends lower than it begins."""
+        return float(self.quad[1][1] + self.quad[2][1] - self.quad[0][1] - self.quad[3][1]) / 2
+
     def level(self, slope: float) -> tuple[float, float, float, float]:
         """Its box on the page turned level: left, top, right, bottom."""
         turn = np.array([[math.cos(slope), math.sin(slope)], [-math.sin(slope), math.cos(slope)]])
@@ -221,6 +226,7 @@ def _compose(placed: Sequence[Placed], width: int, height: int) -> tuple[str, tu
             line, _ = next(recognised)
             place = (line.left / width, line.top / height, line.right / width, line.bottom / height)
             left, top, right, bottom = (round(min(max(share, 0.0), 1.0), 5) for share in place)
-            boxes.append(LineBox(len(text), len(text) + len(piece), left, top, right, bottom, round(line.score, 4)))
+            end, drop = len(text) + len(piece), round(line.drop / height, 5)
+            boxes.append(LineBox(len(text), end, left, top, right, bottom, round(line.score, 4), drop))
         text += piece
     return text, tuple(boxes)
