@@ -61,6 +61,10 @@ from retrieval.names import without_name
 from retrieval.packing import count_all, edges_first, pack
 
 NO_DOCUMENTS = "There is no document to search, so there is no answer to give. Upload a document first."
+NOTHING_CHOSEN = (
+    "No document of this record is of the type and time chosen, so nothing was searched and this is no answer. "
+    "Search the whole record, or choose other documents."
+)
 STILL_READING = "The documents are still being read, so there is nothing to search yet. Ask again when they are ready."
 NOTHING_READABLE = (
     "No page of the selected documents could be read, so there is no answer to give. See Documents for why."
@@ -131,7 +135,7 @@ class Conversation:
         coverage = _coverage(documents, passages, self._count_passages(patient_id, documents), gathered)
         yield SourcesFound(coverage, removed)
         if not passages:
-            yield ClaimReleased(Claim(_why_nothing(documents), ClaimKind.ABSTENTION))
+            yield ClaimReleased(Claim(_why_nothing(turn, documents), ClaimKind.ABSTENTION))
             yield Finished(TurnStatus.DONE, record=self._record(messages, passages, params))
             return
         if cancel.is_set():
@@ -143,9 +147,8 @@ class Conversation:
             what += ", prepared"
         yield StepStarted(Step.READING, what)
         try:
-            grounding = Grounding(
-                turn.question, passages, self.safety, patient, self._written(passages), coverage.is_everything
-            )
+            is_everything = is_of_whole_record(turn, coverage) and coverage.is_everything
+            grounding = Grounding(turn.question, passages, self.safety, patient, self._written(passages), is_everything)
             yield from self._write(grounding, what, messages, passages, params, cancel, started)
         except tuple(_FAULTS) as error:  # the turn fails, and what was wrong with the model stays with it
             yield ModelChecked((Finding(_FAULTS[type(error)], Verdict.HOLD, 0, 0, str(error)),))
@@ -375,7 +378,9 @@ def _ready(documents: Sequence[Document]) -> list[str]:
     return [document.id for document in documents if document.status.is_searched]
 
 
-def _why_nothing(documents: Sequence[Document]) -> str:
+def _why_nothing(turn: Turn, documents: Sequence[Document]) -> str:
+    if turn.document_ids is not None and not documents:
+        return NOTHING_CHOSEN
     if any(document.status.is_unfinished for document in documents):
         return STILL_READING
     return NOTHING_READABLE if documents else NO_DOCUMENTS

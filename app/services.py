@@ -25,6 +25,7 @@ from app.jobs import Jobs
 from app.prepared_records import FOLDER, PreparedRecords, remove_prepared
 from app.remote_generator import RemoteGenerator
 from app.safety_layer import JudgeSeat, build_safety
+from app.scope import Filing
 from app.store import Store
 from contracts import Generator, LoadCancelled, LoadProgress, Passage, Patient
 from model.generator import LocalGenerator
@@ -58,6 +59,7 @@ class Services:
     embedder: Embedder
     conversation: Conversation
     jobs: Jobs
+    filing: Filing
     _index: VectorIndex
     _lock: FileLock
     _daily: threading.Timer | None = None
@@ -254,6 +256,12 @@ def _compose(
     retriever = HybridRetriever(store, index, embedder)
     max_bytes = settings.max_upload_mb * 1024 * 1024
     prepared = _open_prepared(settings, store, generator)
+    filing = Filing(store)
+
+    def forget() -> None:
+        retriever.forget()
+        filing.forget()
+
     library = DocumentLibrary(
         store,
         index,
@@ -261,13 +269,15 @@ def _compose(
         safety,
         max_bytes,
         before_delete=prepared.erase if prepared else None,
-        on_delete=retriever.forget,
+        on_delete=forget,
         readers=Readers(Limits(memory_mb=settings.reader_mb)),
         get_patient=partial(_get_patient, store),
     )
     conversation = Conversation(store, retriever, generator, safety, settings.constrain_citations, prepared)
     jobs = Jobs(store, conversation, library, settings.sampling, prepared, settings.readers)
-    return Services(settings, store, library, generator, safety, retriever, embedder, conversation, jobs, index, lock)
+    return Services(
+        settings, store, library, generator, safety, retriever, embedder, conversation, jobs, filing, index, lock
+    )
 
 
 def _get_patient(store: Store, patient_id: str) -> Patient | None:
