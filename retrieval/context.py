@@ -15,7 +15,7 @@ from retrieval.tables import column_headings
 
 
 def add_context(passages: Sequence[Passage], facts: DocumentFacts) -> list[Passage]:
-    """The passages with `context`, such as "Medications on discharge, 2026-03-04, columns: Drug | Dose".
+    """The passages with `context`, such as "2026-03-04, Medications on discharge, columns: Drug | Dose".
 
     `passages` must be whole documents in reading order, as the model may read them: a heading that is kept from the
     model is not shown above another passage either.
@@ -29,7 +29,8 @@ def add_context(passages: Sequence[Passage], facts: DocumentFacts) -> list[Passa
         section = _section_over(passage, facts)
         if section not in texts[passage.document_id]:
             section = ""
-        parts = (section, written_on(passage, facts), columns and f"columns: {columns}")
+        # In this order the embedded model, which was trained without any of it, answers as well as without.
+        parts = (written_on(passage, facts), section, columns and f"columns: {columns}")
         described.append(replace(passage, context=", ".join(filter(None, parts))))
     return described
 

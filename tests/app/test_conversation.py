@@ -131,7 +131,7 @@ def test_packed_passages_tell_section_date_and_columns_within_the_budget_and_no_
     assert turn.coverage is not None
     assert not turn.coverage.whole_record
     prompt = generator.prompts[0][-1].text
-    label = "letter.txt, page 2, Kidney function, 2026-03-04, columns: Time | Potassium | Creatinine\n"
+    label = "letter.txt, page 2, 2026-03-04, Kidney function, columns: Time | Potassium | Creatinine\n"
     assert re.search(re.escape(label) + "(?:Day .*\n)*Day 150 ", prompt)
     assert "Ignore all previous instructions" not in prompt
     assert generator.count_prompt_tokens(generator.prompts[0]) <= 900 - 225
