@@ -125,7 +125,9 @@ class ReadMethod(StrEnum):
 @dataclass(frozen=True, slots=True)
 class LineBox:
     """Where a recognised line stands: text[start:end] of its page, in a box given as shares (0..1) of the upright page
-    as it is drawn, x to the right, y downwards. confidence 0..1 is the recogniser's own."""
+    as it is drawn, x to the right, y downwards. confidence 0..1 is the recogniser's own. drop: by how much of the
+    page's height a line of a skewed scan ends lower than it begins, negative where it rises; the box holds all of it.
+    """
 
     start: int
     end: int
@@ -134,6 +136,7 @@ class LineBox:
     right: float
     bottom: float
     confidence: float = 1.0
+    drop: float = 0.0
 
 
 class FactKind(StrEnum):
@@ -225,7 +228,10 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """A stretch of one page: `text == page.text[start:end]`, always. Passages of a document never overlap."""
+    """A stretch of one page: `text == page.text[start:end]`, always. Passages of a document never overlap.
+
+    context: what stands over it where it is read apart from its page: section, date, column headings. Never cited.
+    """
 
     id: str
     document_id: str
@@ -236,6 +242,7 @@ class Passage:
     text: str
     method: ReadMethod = ReadMethod.TEXT
     confidence: float = 1.0
+    context: str = ""
 
 
 class DocumentStatus(StrEnum):

@@ -15,15 +15,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from app.errors import InputError
-from app.services import Services
 from app.store.at_rest import sealed_values
 from contracts import Document
 from retrieval.errors import IndexFailure
+
+if TYPE_CHECKING:
+    from app.services import Services
 
 _LOG = logging.getLogger(__name__)
 ELSEWHERE = "The database lies outside the data folder; its files were not scanned."
@@ -64,13 +66,27 @@ class Certificate:
         """Whether nothing is left, and the scan could see what there was."""
         return not self.hits and self.traces_before > 0
 
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """What the scan did and found, for people."""
+        places = (f"Left: {hit.kind} in {hit.file} at byte {hit.offset:,}." for hit in self.hits)
+        return (
+            f"Scanned {self.files} files, {self.bytes_scanned:,} bytes, for {self.patterns:,} traces.",
+            f"Found before: {self.traces_before:,}; found after: {len(self.hits)}.",
+            *places,
+            *filter(None, [self.note]),
+        )
+
 
 Patterns = dict[bytes, str]
 T = TypeVar("T")
 
 
-def erase(services: Services, document_ids: Sequence[str] = (), patient_id: str = "") -> Certificate:
-    """Erases documents, or a patient with all there is, scans the data folder and gives the certificate.
+def erase(
+    services: Services, document_ids: Sequence[str] = (), patient_id: str = "", actor: str = "", reason: str = ""
+) -> Certificate:
+    """Erases documents, or a patient with all there is, scans the data folder, gives the certificate. The audit keeps
+    it too: an entry for each document, or for the patient, by `actor` and with the reason given.
 
     Raises InputError if there is no such document or patient.
     """
@@ -89,7 +105,7 @@ def erase(services: Services, document_ids: Sequence[str] = (), patient_id: str 
     hits, num_files, num_bytes = scan(folder, patterns)
     for hit in hits:
         _LOG.error("an erased document has left a trace (%s) at byte %d of %s", hit.kind, hit.offset, hit.file)
-    return Certificate(
+    certificate = Certificate(
         erased_at=datetime.now(UTC).isoformat(timespec="seconds"),
         document_ids=tuple(document.id for document in documents),
         patient_id=patient_id,
@@ -102,6 +118,10 @@ def erase(services: Services, document_ids: Sequence[str] = (), patient_id: str 
         if services.settings.database_url
         else "",
     )
+    detail = " ".join(filter(None, (reason, *certificate.sentences)))
+    for subject in [patient_id] if patient_id else certificate.document_ids:
+        services.store.add_audit(actor, "erase", subject, detail)
+    return certificate
 
 
 def scan(folder: Path, patterns: Patterns) -> tuple[list[Hit], int, int]:

@@ -56,10 +56,15 @@ from contracts import (
 from model.packed.verify import WeightsChangedError
 from model.sampler import SamplerError
 from retrieval.completeness import written_on
+from retrieval.context import add_context
 from retrieval.names import without_name
 from retrieval.packing import count_all, edges_first, pack
 
 NO_DOCUMENTS = "There is no document to search, so there is no answer to give. Upload a document first."
+NOTHING_CHOSEN = (
+    "No document of this record is of the type and time chosen, so nothing was searched and this is no answer. "
+    "Search the whole record, or choose other documents."
+)
 STILL_READING = "The documents are still being read, so there is nothing to search yet. Ask again when they are ready."
 NOTHING_READABLE = (
     "No page of the selected documents could be read, so there is no answer to give. See Documents for why."
@@ -67,7 +72,6 @@ NOTHING_READABLE = (
 MAX_CANDIDATES = 60  # passages ranked for a question, before their neighbours are added and all is packed
 MAX_RANKED_TOKENS = 16_000  # of passages chosen by rank: what is wanted whole may fill the context, the rest need not
 FEW_PASSAGES = 8  # that a model reads evenly: they stay best first
-LABEL_TOKENS = 24  # of the line "[n] name, page p" above a passage, at the most
 EMBEDDED_EVIDENCE_TOKENS = 600  # it was trained on some four passages; among more it loses its place
 _VERSION = 1  # of the answer record below
 # Faults of the model itself that end an answer, and the rule that a finding of each is kept under.
@@ -131,7 +135,7 @@ class Conversation:
         coverage = _coverage(documents, passages, self._count_passages(patient_id, documents), gathered)
         yield SourcesFound(coverage, removed)
         if not passages:
-            yield ClaimReleased(Claim(_why_nothing(documents), ClaimKind.ABSTENTION))
+            yield ClaimReleased(Claim(_why_nothing(turn, documents), ClaimKind.ABSTENTION))
             yield Finished(TurnStatus.DONE, record=self._record(messages, passages, params))
             return
         if cancel.is_set():
@@ -143,9 +147,8 @@ class Conversation:
             what += ", prepared"
         yield StepStarted(Step.READING, what)
         try:
-            grounding = Grounding(
-                turn.question, passages, self.safety, patient, self._written(passages), coverage.is_everything
-            )
+            is_everything = is_of_whole_record(turn, coverage) and coverage.is_everything
+            grounding = Grounding(turn.question, passages, self.safety, patient, self._written(passages), is_everything)
             yield from self._write(grounding, what, messages, passages, params, cancel, started)
         except tuple(_FAULTS) as error:  # the turn fails, and what was wrong with the model stays with it
             yield ModelChecked((Finding(_FAULTS[type(error)], Verdict.HOLD, 0, 0, str(error)),))
@@ -262,6 +265,7 @@ class Conversation:
             return Gathered(tuple(everything))
         searched = without_name(question, patient.name or "") if patient else question
         found = self.retriever.gather(searched, [q for q, _ in history], patient_id, ready, MAX_CANDIDATES)
+        found = replace(found, passages=self._in_context(found.passages, patient_id))
         return _fit(found, budget, self.generator.count_tokens)
 
     def _whole_record(self, patient_id: str, document_ids: Sequence[str], budget: int) -> list[Passage] | None:
@@ -291,6 +295,14 @@ class Conversation:
             if text.strip():
                 clean.append(replace(passage, text=text))
         return clean, tuple(removed)
+
+    def _in_context(self, passages: Sequence[Passage], patient_id: str) -> tuple[Passage, ...]:
+        """Passages with what stands over each in its document, as far as the model may read that."""
+        documents = sorted({passage.document_id for passage in passages})
+        readable, _ = self._without_instructions(self.store.list_passages(patient_id, documents))
+        facts = {document: self.store.get_page_facts(document) for document in documents}
+        over = {passage.id: passage.context for passage in add_context(readable, facts)}
+        return tuple(replace(passage, context=over.get(passage.id, "")) for passage in passages)
 
     def _written(self, passages: Sequence[Passage]) -> list[str]:
         """For each passage the date of its note, "" where it is not known."""
@@ -366,7 +378,9 @@ def _ready(documents: Sequence[Document]) -> list[str]:
     return [document.id for document in documents if document.status.is_searched]
 
 
-def _why_nothing(documents: Sequence[Document]) -> str:
+def _why_nothing(turn: Turn, documents: Sequence[Document]) -> str:
+    if turn.document_ids is not None and not documents:
+        return NOTHING_CHOSEN
     if any(document.status.is_unfinished for document in documents):
         return STILL_READING
     return NOTHING_READABLE if documents else NO_DOCUMENTS
@@ -376,8 +390,8 @@ def _fit(found: Gathered, budget: int, count_tokens: Callable[[str], int]) -> Ga
     """What fits the budget, laid out for reading: what is wanted whole first, then by rank with the best at the ends.
     `wanted` stays only if all of it fitted."""
     required = pack(found.passages[: found.num_required], budget, count_tokens)
-    left = budget - sum(count_tokens(passage.text) + LABEL_TOKENS for passage in required)
-    ranked = pack(found.passages[found.num_required :], max(min(left, MAX_RANKED_TOKENS), 0), count_tokens)
+    left = min(budget - count_all(required, count_tokens), MAX_RANKED_TOKENS)
+    ranked = pack(found.passages[found.num_required :], left, count_tokens, len(required) + 1)
     is_whole = len(required) == found.num_required
     laid_out = edges_first(ranked) if len(ranked) > FEW_PASSAGES else ranked
     return replace(

@@ -182,7 +182,13 @@ def _check_fonts(settings: Settings) -> tuple[bool, str]:
 
 
 def _check_ocr(settings: Settings) -> tuple[bool, str]:
-    return True, "this version reads text layers only; scanned pages are counted as unreadable under each answer"
+    from retrieval.reading import ocr, tesseract
+
+    if not (recognisers := ocr.parser()):
+        return False, "nothing recognises scanned pages: run `make setup`, or install tesseract"
+    if not tesseract.version():
+        return True, f"read by {recognisers}; where that fails they count as unreadable, unless tesseract is installed"
+    return True, f"read by {recognisers} ({', '.join(tesseract.languages()) or 'without a language: install eng'})"
 
 
 def _check_network(settings: Settings) -> tuple[bool, str]:

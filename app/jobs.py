@@ -115,6 +115,11 @@ class Jobs:
         params = replace(self._params, temperature=max(self._params.temperature, REGENERATE_TEMPERATURE))
         return self._start(turn.conversation_id, turn.question, turn.document_ids, params, replaces=turn.id)
 
+    def widen(self, turn_id: str) -> Turn:
+        """Puts the turn's question to the whole record instead of the documents chosen for it."""
+        turn = self._last_turn(turn_id)
+        return self._start(turn.conversation_id, turn.question, None, self._params, replaces=turn.id)
+
     def edit(self, turn_id: str, question: str) -> Turn:
         """Replaces the question of a turn, and drops what came after it."""
         self._check_question(question)

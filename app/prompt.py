@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 from app.errors import InputError
 from contracts import Constraint, ConstraintKind, ContextLengthError, Message, Passage, Patient, Role
+from retrieval.packing import label
 
 INSTRUCTIONS = (
     "Answer the clinician's question from the numbered passages only, in their own words. "
@@ -37,10 +38,7 @@ def render(
     """The messages of one turn: passages stand before the oldest question kept, so that a whole record in reading
     order gives every follow-up the same prefix. history holds (question, answer) pairs, oldest first."""
     blocks = [describe_patient(patient)] if patient is not None and describe_patient(patient) else []
-    blocks += [
-        f"[{key}] {passage.document_name}, page {passage.page}\n{passage.text.strip()}"
-        for key, passage in enumerate(passages, 1)
-    ]
+    blocks += [f"{label(passage, key)}\n{passage.text.strip()}" for key, passage in enumerate(passages, 1)]
     messages = [Message(Role.SYSTEM, INSTRUCTIONS)]
     for past_question, past_answer in history:
         messages.append(Message(Role.USER, f"Question: {past_question}"))

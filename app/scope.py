@@ -42,9 +42,23 @@ class Filed:
         return not self.dates or any(low <= day <= (high or day) for day in self.dates)
 
 
-def list_filed(store: DocumentStore, documents: Sequence[Document]) -> list[Filed]:
-    """The documents that can be chosen."""
-    return [_filed(store, document) for document in documents if document.status not in _HIDDEN]
+class Filing:
+    """What the pages of each patient's documents tell, read once for each state that a document comes to."""
+
+    def __init__(self, store: DocumentStore) -> None:
+        self._store = store
+        self._known: dict[str, dict[Document, Filed]] = {}
+
+    def list_filed(self, patient_id: str, documents: Sequence[Document]) -> list[Filed]:
+        """The patient's documents that can be chosen, of all that there are."""
+        known = self._known.get(patient_id, {})
+        shown = [document for document in documents if document.status not in _HIDDEN]
+        now = self._known[patient_id] = {d: known.get(d) or _filed(self._store, d) for d in shown}
+        return list(now.values())
+
+    def forget(self) -> None:
+        """Drops what is kept in memory, after a deletion."""
+        self._known.clear()
 
 
 def narrow(

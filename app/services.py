@@ -16,6 +16,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from app.certificate import erase
 from app.config import Settings, go_offline
 from app.conversation import Conversation
 from app.demo import load_demo_patients
@@ -24,6 +25,7 @@ from app.jobs import Jobs
 from app.prepared_records import FOLDER, PreparedRecords, remove_prepared
 from app.remote_generator import RemoteGenerator
 from app.safety_layer import JudgeSeat, build_safety
+from app.scope import Filing
 from app.store import Store
 from contracts import Generator, LoadCancelled, LoadProgress, Passage, Patient
 from model.generator import LocalGenerator
@@ -57,6 +59,7 @@ class Services:
     embedder: Embedder
     conversation: Conversation
     jobs: Jobs
+    filing: Filing
     _index: VectorIndex
     _lock: FileLock
     _daily: threading.Timer | None = None
@@ -119,14 +122,13 @@ class Services:
             self._daily.start()
 
     def erase_expired(self) -> None:
-        """Removes the documents whose retention period is over."""
-        if not self.settings.retention_days:
-            return
-        oldest = datetime.now(UTC) - timedelta(days=self.settings.retention_days)
-        for document in self.store.list_documents():
-            if datetime.fromisoformat(document.added_at) < oldest:
-                self.library.delete(document.id)
-                _LOG.info("document %s was removed: its retention period is over", document.id)
+        """Removes the documents whose retention period is over, with a certificate in the audit."""
+        days = self.settings.retention_days
+        oldest = datetime.now(UTC) - timedelta(days=days)
+        documents = self.store.list_documents() if days else []
+        if expired := [d.id for d in documents if datetime.fromisoformat(d.added_at) < oldest]:
+            erase(self, expired, actor="retention period", reason=f"Kept for {days} days.")
+            _LOG.info("documents were removed, their retention period is over: %s", ", ".join(expired))
 
     def switch_rule(self, rule: str, actor: str, off_because: str | None) -> None:
         """Switches a safety rule off for this reason, or on again; it holds from the next check on. Raises InputError
@@ -254,6 +256,12 @@ def _compose(
     retriever = HybridRetriever(store, index, embedder)
     max_bytes = settings.max_upload_mb * 1024 * 1024
     prepared = _open_prepared(settings, store, generator)
+    filing = Filing(store)
+
+    def forget() -> None:
+        retriever.forget()
+        filing.forget()
+
     library = DocumentLibrary(
         store,
         index,
@@ -261,13 +269,15 @@ def _compose(
         safety,
         max_bytes,
         before_delete=prepared.erase if prepared else None,
-        on_delete=retriever.forget,
+        on_delete=forget,
         readers=Readers(Limits(memory_mb=settings.reader_mb)),
         get_patient=partial(_get_patient, store),
     )
     conversation = Conversation(store, retriever, generator, safety, settings.constrain_citations, prepared)
     jobs = Jobs(store, conversation, library, settings.sampling, prepared, settings.readers)
-    return Services(settings, store, library, generator, safety, retriever, embedder, conversation, jobs, index, lock)
+    return Services(
+        settings, store, library, generator, safety, retriever, embedder, conversation, jobs, filing, index, lock
+    )
 
 
 def _get_patient(store: Store, patient_id: str) -> Patient | None:

@@ -32,6 +32,7 @@ def small_files() -> dict[str, bytes]:
         "note.eml": mail([("drugs.csv", _csv())]),
         "note.pdf": pdf(),
         "note.docx": _docx(),
+        "note.odt": odt(),
         "drugs.xlsx": _xlsx(),
         "drugs.csv": _csv(),
         "scan.png": picture("PNG"),
@@ -125,6 +126,23 @@ def _docx() -> bytes:
     buffer = io.BytesIO()
     document.save(buffer)
     return buffer.getvalue()
+
+
+def odt(body: str = "", styles: str = "") -> bytes:
+    """With this XML after the note's own, and as its styles."""
+    names = ("office", "text", "table", "style")
+    spaces = " ".join(f'xmlns:{name}="urn:oasis:names:tc:opendocument:xmlns:{name}:1.0"' for name in names)
+    cells = ("".join(f"<table:table-cell><text:p>{cell}</text:p></table:table-cell>" for cell in row) for row in ROWS)
+    rows = "".join(f"<table:table-row>{row}</table:table-row>" for row in cells)
+    paragraphs = "".join(f"<text:p>{line}</text:p>" for line in NOTE.splitlines())
+    text = f"{paragraphs}<text:h>Medications</text:h><table:table>{rows}</table:table>{body}"
+    content = f"<office:document-content {spaces}><office:body><office:text>{text}</office:text></office:body>"
+    files = {
+        "mimetype": b"application/vnd.oasis.opendocument.text",
+        "content.xml": f"{content}</office:document-content>".encode(),
+        "styles.xml": f"<office:document-styles {spaces}>{styles}</office:document-styles>".encode(),
+    }
+    return archive(files, zipfile.ZIP_STORED)
 
 
 def _xlsx() -> bytes:

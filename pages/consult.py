@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import streamlit as st
@@ -173,15 +173,19 @@ def _reveal(services: Services, turn_id: str) -> None:
 
 def _draw_actions(services: Services, turn: Turn) -> None:
     with st.container(horizontal=True, gap="small"):
+        if turn.document_ids is not None and st.button(
+            say("ask.widen"), icon=":material/manage_search:", type="tertiary", key="widen"
+        ):
+            _again(services.jobs.widen, turn)
         if st.button(say("ask.regenerate"), icon=":material/refresh:", type="tertiary", key="regenerate"):
-            _regenerate(services, turn)
+            _again(services.jobs.regenerate, turn)
         if st.button(say("ask.edit"), icon=":material/edit:", type="tertiary", key="edit_question"):
             _edit(services, turn)
 
 
-def _regenerate(services: Services, turn: Turn) -> None:
+def _again(answer: Callable[[str], Turn], turn: Turn) -> None:
     try:
-        services.jobs.regenerate(turn.id)
+        answer(turn.id)
     except FAILURES as error:
         st.session_state[_ERROR] = str(error)
     st.rerun()

@@ -12,6 +12,7 @@ from app.certificate import erase
 from app.jobs import IngestProgress
 from app.services import Services
 from app.store.records import PatientRecord
+from app.ui import session
 from app.ui.banner import display_name
 from app.ui.dialog import dialog
 from app.ui.erased import draw_notice, in_short
@@ -278,7 +279,8 @@ def _delete(services: Services, document: Document) -> None:
     with st.container(horizontal=True):
         if st.button(say("action.delete"), type="primary", key="document_delete_confirm"):
             try:
-                st.session_state[_NOTICES] = document.patient_id, [in_short(erase(services, [document.id]))]
+                certificate = erase(services, [document.id], actor=session.get_actor(services).name)
+                st.session_state[_NOTICES] = document.patient_id, [in_short(certificate)]
             except FAILURES as error:
                 draw_failure(error)
                 return

@@ -1,7 +1,8 @@
 """Which lines are headings, and under which heading each passage stands.
 
 A passage's words alone ("Negative.") rarely say what they are about; its document's name and the heading above it do.
-Both go into what is indexed, never into Passage.text, which stays verbatim.
+In the midst of a long table the column headings do. All go into what is indexed, never into Passage.text, which stays
+verbatim.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ from collections.abc import Sequence
 from pathlib import PurePath
 
 from contracts import Passage
+from retrieval.tables import column_headings
 
 MAX_HEADING_CHARS = 90
+_MAX_COLUMNS_CHARS = 120  # of column headings in what is indexed: with all else still below MiniLM's 256 tokens
 _CLOSED = tuple(".,;!?。；，！？|")
 _BULLET = re.compile(r"\s*(?:[-*•·–]|\d{1,3}[.)])\s")
 
@@ -33,25 +36,37 @@ def is_heading(line: str) -> bool:
 
 
 def contexts(passages: Sequence[Passage]) -> list[str]:
-    """For each passage its document's name and the heading it stands under, in one line.
+    """For each passage its document's name, the heading it stands under and, where it goes on in a table, the column
+    headings, in one line.
 
     `passages` must be in reading order, document by document; a heading holds until the next one, across pages.
     """
-    lines: list[str] = []
+    names = [_title(passage.document_name) for passage in passages]
+    above = zip(names, headings_above(passages), column_headings(passages), strict=True)
+    return [". ".join(filter(None, (name, heading, _cut(columns)))) for name, heading, columns in above]
+
+
+def headings_above(passages: Sequence[Passage]) -> list[str]:
+    """For each passage the heading it stands under, "" where it opens with one of its own. In order as for contexts."""
+    found: list[str] = []
     document_id, heading = "", ""
     for passage in passages:
         if passage.document_id != document_id:
             document_id, heading = passage.document_id, ""
         opens_with_heading = is_heading(passage.text.split("\n", 1)[0])
-        lines.append(_context(passage.document_name, "" if opens_with_heading else heading))
+        found.append("" if opens_with_heading else heading)
         heading = last_heading(passage.text) or heading
-    return lines
+    return found
 
 
-def _context(document_name: str, heading: str) -> str:
+def _title(document_name: str) -> str:
     name = PurePath(document_name).stem if "." in document_name else document_name
-    title = re.sub(r"[_\s]+", " ", name).strip()[:MAX_HEADING_CHARS]
-    return f"{title}. {heading}" if heading else title
+    return re.sub(r"[_\s]+", " ", name).strip()[:MAX_HEADING_CHARS]
+
+
+def _cut(columns: str) -> str:
+    """As many column headings as there is room for."""
+    return columns if len(columns) <= _MAX_COLUMNS_CHARS else columns[:_MAX_COLUMNS_CHARS].rpartition(" | ")[0]
 
 
 def last_heading(text: str) -> str:

@@ -14,6 +14,7 @@ from retrieval.analyser import analyse
 from retrieval.headings import is_heading, last_heading
 from retrieval.lexical import Bm25
 from retrieval.sentences import split_sentences
+from retrieval.tables import VALUE
 
 Quote = tuple[int, int, int]  # index of the passage, start and end in its text
 
@@ -58,9 +59,6 @@ _ASKS_VALUE = re.compile(
     r"\bwhat (?:is|was|are|were|did)\b|\bhow (?:much|many|high|low)\b|\b(?:dose|level|value)\b|多少", re.I
 )
 _ASKS_TIME = re.compile(r"\bwhen\b|\bsince\b|\bwhat (?:date|day|time)\b|什么时候|何时", re.I)
-_VALUE = re.compile(
-    r"\d ?(?:%|°|(?:mg|mcg|µg|μg|g|kg|ml|l|mmol|µmol|μmol|umol|ng|pg|iu|units?|mmhg|bpm|ms|cm|mm|weeks?)\b)|\d/\d", re.I
-)
 _TIME = re.compile(
     r"\b(?:19|20)\d\d\b|\d{1,2}[:/.]\d\d|\b\d{1,2} ?(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)|\d ?[年月日]",
     re.I,
@@ -68,10 +66,16 @@ _TIME = re.compile(
 _ANSWERS_KIND = 0.2  # what holding a value or a time, where one is asked for, adds to a share of the question's words
 
 
+def label(passage: Passage, key: int) -> str:
+    """The line above a passage in a prompt: "[1] Letter.pdf, page 2", and what stands over it there."""
+    place = f"[{key}] {passage.document_name}, page {passage.page}"
+    return f"{place}, {passage.context}" if passage.context else place
+
+
 def pack(
-    ranked: Sequence[ScoredPassage | Passage], max_tokens: int, count_tokens: Callable[[str], int]
+    ranked: Sequence[ScoredPassage | Passage], max_tokens: int, count_tokens: Callable[[str], int], first_key: int = 1
 ) -> list[Passage]:
-    """The best passages that fit together, in their order; each counted with its line "[n] name, page p".
+    """The best passages that fit together, in their order; each counted with its label, the first with this key.
 
     A passage too long for what is left is passed over for shorter ones behind it.
     """
@@ -79,7 +83,7 @@ def pack(
     left = max_tokens
     for item in ranked:
         passage = item.passage if isinstance(item, ScoredPassage) else item
-        size = _size(passage, len(packed) + 1, count_tokens)
+        size = _size(passage, first_key + len(packed), count_tokens)
         if size <= left:
             packed.append(passage)
             left -= size
@@ -87,12 +91,12 @@ def pack(
 
 
 def count_all(passages: Sequence[Passage], count_tokens: Callable[[str], int]) -> int:
-    """Tokens of all passages, each with its line: what `pack` must be given to leave none out."""
+    """Tokens of all passages, each with its label: what `pack` must be given to leave none out."""
     return sum(_size(passage, number, count_tokens) for number, passage in enumerate(passages, 1))
 
 
-def _size(passage: Passage, number: int, count_tokens: Callable[[str], int]) -> int:
-    return count_tokens(f"[{number}] {passage.document_name}, page {passage.page}\n{passage.text}\n\n")
+def _size(passage: Passage, key: int, count_tokens: Callable[[str], int]) -> int:
+    return count_tokens(f"{label(passage, key)}\n{passage.text}\n\n")
 
 
 def with_neighbours(ranked: Sequence[Passage], reading_order: Sequence[Passage], limit: int) -> list[Passage]:
@@ -171,7 +175,7 @@ def quotes(query: str, passages: Sequence[Passage], limit: int, exclude: Collect
     rarity = Bm25([list(unit.terms | unit.heading_terms) for unit in units])
     weights = _weights(query_terms, units, rarity)
     total = sum(weights.values())
-    kind = _TIME if _ASKS_TIME.search(query) else _VALUE if _ASKS_VALUE.search(query) else None
+    kind = _TIME if _ASKS_TIME.search(query) else VALUE if _ASKS_VALUE.search(query) else None
 
     def rank(share: float, unit: _Unit) -> float:
         """Nearly equal shares go by the passage's rank, then by the order of reading (the sort is stable)."""
@@ -195,13 +199,14 @@ def quotes(query: str, passages: Sequence[Passage], limit: int, exclude: Collect
 
 
 def _headings(passages: Sequence[Passage]) -> list[str]:
-    """The heading under which each passage begins, as far as the passage right before it is among them."""
+    """The heading under which each passage begins, as far as the passage right before it is among them or its context
+    tells."""
     by_end = {(passage.document_id, passage.page, passage.end): passage for passage in passages}
     headings: list[str] = []
     for passage in passages:
         ends = ((passage.document_id, passage.page, passage.start - gap) for gap in range(_MAX_GAP + 1))
         before = next((by_end[end] for end in ends if end in by_end), None)
-        headings.append(last_heading(before.text) if before else "")
+        headings.append((last_heading(before.text) if before else "") or passage.context)
     return headings
 
 

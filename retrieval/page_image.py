@@ -73,7 +73,7 @@ def _typeset(page: Page, num_pages: int, highlights: Sequence[tuple[int, int]]) 
         draw.text((glyph.x, glyph.y + 21), glyph.character, font=glyph.font, fill=_INK, anchor="ls")
     footer = f"{page.number} / {num_pages}"
     draw.text((WIDTH / 2, image.height - MARGIN / 2), footer, font=_font(_LATIN, 15), fill=_FAINT, anchor="ms")
-    paint(image, list(_boxes(glyphs, highlights)))
+    paint(image, [(*box, 0) for box in _boxes(glyphs, highlights)])
     png = io.BytesIO()
     image.save(png, "PNG")
     return png.getvalue()

@@ -1,7 +1,8 @@
 """Text -> spans of its sentences and lines, English and Chinese.
 
 Knows nothing of pages or passages. A line break always ends a sentence: the parsers have already joined wrapped
-lines, so what is left of them separates list items, table rows and headings.
+lines, so what is left of them separates list items, table rows and headings. safety/sentences.py reads what anybody
+writes, with lines still wrapped, and neither layer may import the other.
 """
 
 from __future__ import annotations

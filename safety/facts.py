@@ -51,6 +51,7 @@ STATUSES = frozenset(
 )
 _COMPARED = (Assertion.NEGATED, Assertion.FAMILY, Assertion.HYPOTHETICAL)
 _PART_END = re.compile(r"[,;:，；、|]|\band\b|\bthen\b", re.IGNORECASE)
+CELL = " | "  # between the cells of a row, as the parsers write them
 NOUN_REACH = 30  # characters from a side to what it is the side of
 OWNER_REACH = 160  # characters back to the drug or measurement a number belongs to
 
@@ -260,6 +261,11 @@ def uncertain_spans(text: str, sentences: Sequence[tuple[int, int]]) -> list[tup
 def _own(text: str, quantity: Quantity, words: Sequence[Word], sentences: Sequence[tuple[int, int]]) -> OwnedQuantity:
     start, end = _sentence_of(quantity.start, text, sentences)
     owners = [word for word in words if is_owner(word.key)]
+    row = _row(text, quantity.start)
+    if row and not any(row[0] <= word.start < row[1] for word in owners):
+        owner = _column_owner(text, quantity.start, owners, row[0])
+        if owner is not None:
+            return OwnedQuantity(quantity, owner, row)
     clause = _clause(text, quantity.start, quantity.end, sentences)
     return OwnedQuantity(quantity, _owner(text, quantity, owners, start, end), clause)
 
@@ -287,6 +293,30 @@ def _owner(text: str, quantity: Quantity, owners: Sequence[Word], start: int, en
     if after:
         return after[0].key
     return before[-1].key if before and quantity.start - before[-1].end <= OWNER_REACH else ""
+
+
+def _row(text: str, place: int) -> tuple[int, int] | None:
+    """The row of a table that holds this place."""
+    start, end = text.rfind("\n", 0, place) + 1, text.find("\n", place)
+    end = len(text) if end < 0 else end
+    return (start, end) if CELL in text[start:end] else None
+
+
+def _column_owner(text: str, place: int, owners: Sequence[Word], line: int) -> str | None:
+    """Whom a number belongs to in a row that names nobody: the one that the table's first row has in that column, ""
+    where it has none there: the last word before the number stands in another. None if that row names nobody either."""
+    column, top = text[line:place].count(CELL), line
+    while top and CELL in text[(above := text.rfind("\n", 0, top - 1) + 1) : top]:
+        top = above
+    first = text[top:line].partition("\n")[0]
+    if not any(top <= word.start < top + len(first) for word in owners):
+        return None
+    cells = first.split(CELL)
+    if column >= len(cells):
+        return ""
+    start = top + sum(len(cell) + len(CELL) for cell in cells[:column])
+    named = {w.key for w in owners if start <= w.start < start + len(cells[column])}
+    return named.pop() if len(named) == 1 else ""
 
 
 def _statuses(text: str, words: Sequence[Word], sentences: Sequence[tuple[int, int]]) -> Iterator[OwnedStatus]:

@@ -1,7 +1,8 @@
 """Where sentences and lines of a record begin and end. Knows nothing of rules or claims.
 
 A record is prose, lists and tables mixed, often with lines wrapped by a page's width. A line break ends a sentence
-unless the line was full or the next one goes on in lower case.
+unless the line was full or the next one goes on in lower case. retrieval/sentences.py cuts pages whose lines the
+parsers have joined already, where every break counts; neither layer may import the other.
 """
 
 from __future__ import annotations

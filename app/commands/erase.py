@@ -31,7 +31,7 @@ def erase(
         raise InputError("Give either --document ID (it may be repeated) or --patient ID.")
     services = build_services(replace(read_settings(), demo=False), NoModel())
     try:
-        certificate = erase_with_proof(services, document or (), patient)
+        certificate = erase_with_proof(services, document or (), patient, actor="shell")
     finally:
         services.close()
     if json_output:
@@ -45,12 +45,7 @@ def erase(
 def _lines(certificate: Certificate) -> Iterator[str]:
     whose = f"patient {certificate.patient_id}" if certificate.patient_id else "documents"
     yield f"Erased at {certificate.erased_at}: {whose}, {len(certificate.document_ids)} in all."
-    size = f"{certificate.files} files, {certificate.bytes_scanned:,} bytes"
-    yield f"Scanned {size}, for {certificate.patterns:,} traces."
-    yield f"Found before: {certificate.traces_before:,}; found after: {len(certificate.hits)}."
-    yield from (f"  {hit.kind} in {hit.file} at byte {hit.offset:,}" for hit in certificate.hits)
-    if certificate.note:
-        yield certificate.note
+    yield from certificate.sentences
 
 
 class NoModel:

@@ -9,7 +9,7 @@ from sqlalchemy import Row
 
 from contracts import Fact, FactKind, LineBox, Page, PageFacts, ReadMethod, SectionKind, SectionSpan
 
-_LINE_FIELDS = ("start", "end", "left", "top", "right", "bottom", "confidence")
+_LINE_FIELDS = ("start", "end", "left", "top", "right", "bottom", "confidence", "drop")
 
 
 def page_to_row(page: Page) -> dict[str, Any]:

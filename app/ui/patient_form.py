@@ -62,7 +62,7 @@ def delete_patient(services: Services, record: PatientRecord) -> None:
     with st.container(horizontal=True):
         if st.button(say("patient.delete"), type="primary", key="patient_delete_confirm"):
             try:
-                certificate = erase(services, patient_id=record.id)
+                certificate = erase(services, patient_id=record.id, actor=session.get_actor(services).name)
             except FAILURES as error:
                 draw_failure(error)
                 return

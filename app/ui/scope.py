@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from app.scope import Filed, list_filed, narrow
+from app.scope import Filed, narrow
 from app.services import Services
 from app.ui.element import draw, node
 from app.ui.failures import FAILURES
@@ -15,15 +15,15 @@ from contracts import Document
 
 
 def draw_scope(services: Services, patient_id: str, documents: Sequence[Document]) -> tuple[str, ...] | None:
-    """The documents to search; None is all of them."""
-    filed = list_filed(services.store, documents)
+    """The documents to search, perhaps none; None is all of them."""
+    filed = services.filing.list_filed(patient_id, documents)
     if not filed:
         return None
     key = f"scope_{patient_id}"
     present = {one.id for one in filed}
     st.session_state[key] = [name for name in st.session_state.get(key, []) if name in present]
     chosen = _choose(filed, key)
-    is_part = 0 < len(chosen) < len(filed)
+    is_part = len(chosen) < len(filed)
     label = say("ask.scope.some", chosen=len(chosen), n=len(filed)) if is_part else count("ask.scope.all", len(filed))
     with st.popover(label, icon=":material/folder_open:", type="tertiary", key=f"{key}_open"):
         _draw_choices(filed, key)

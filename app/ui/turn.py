@@ -202,7 +202,7 @@ def _ending(turn: Turn) -> list[Node]:
 
 
 def _foot(turn: Turn) -> Node:
-    lines: list[Node | None] = [_coverage(turn.coverage) if turn.coverage else None]
+    lines: list[Node | None] = [_coverage(turn.coverage, turn.document_ids is not None) if turn.coverage else None]
     facts = [turn.model_name] if turn.model_name else []
     if turn.usage.first_claim_s:
         facts.append(say("turn.time", seconds=f"{turn.usage.first_claim_s:.1f}"))
@@ -218,7 +218,7 @@ def _name_wanted(wanted: Sequence[str]) -> str:
     return ", ".join(name.replace("_", " ") for name in wanted)
 
 
-def _coverage(coverage: Coverage) -> Node:
+def _coverage(coverage: Coverage, is_chosen: bool) -> Node:
     parts = [
         say(
             "turn.coverage",
@@ -239,8 +239,9 @@ def _coverage(coverage: Coverage) -> Node:
         parts.append(say("turn.coverage.cut", what=_name_wanted(coverage.wanted_cut)))
     if coverage.since or coverage.until:
         parts.append(say("turn.coverage.period", since=coverage.since or "…", until=coverage.until or "…"))
-    is_whole = coverage.is_everything
-    parts.append(say("turn.coverage.whole" if is_whole else "turn.coverage.part"))
+    is_whole = coverage.is_everything and not is_chosen
+    chosen_or_part = "turn.coverage.chosen" if coverage.is_everything else "turn.coverage.part"
+    parts.append(say("turn.coverage.whole" if is_whole else chosen_or_part))
     return node("p", " · ".join(parts), style="coverage" if is_whole else "coverage partial")
 
 

@@ -24,6 +24,7 @@ from retrieval.reading.fhir import read_fhir
 from retrieval.reading.hl7_results import read_hl7
 from retrieval.reading.html import read_html
 from retrieval.reading.mail import read_mail
+from retrieval.reading.odt import read_odt
 from retrieval.reading.rtf import read_rtf
 from retrieval.reading.sheets import read_csv, read_xlsx
 from retrieval.reading.text import decode, read_text
@@ -33,6 +34,7 @@ MAX_NAME_CHARS = 255
 
 PDF = "application/pdf"
 DOCX = "application/vnd.openxmlformats-officedocument.wordprocessingml.document"
+ODT = "application/vnd.oasis.opendocument.text"
 XLSX = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
 CSV = "text/csv"
 TEXT = "text/plain"
@@ -77,6 +79,7 @@ def _version(package: str) -> str:
 FORMATS = {
     PDF: Format("PDF", (".pdf",), pdf.PARSER, count_pages=pdf.count_pages),
     DOCX: Format("Word file (DOCX)", (".docx",), _version("python-docx"), read_docx),
+    ODT: Format("OpenDocument text (ODT)", (".odt",), _version("defusedxml"), read_odt),
     XLSX: Format("Excel workbook (XLSX)", (".xlsx",), _version("openpyxl"), read_xlsx),
     CSV: Format("CSV file", (".csv", ".tsv"), "bedside", read_csv),
     TEXT: Format("text file", (".txt", ".text"), "bedside", read_text),
@@ -93,7 +96,9 @@ FORMATS = {
     DICOM: Format("DICOM report", (".dcm", ".dicom"), _version("pydicom"), read_dicom),
     ZIP: Format("ZIP archive", (".zip",), "bedside", unpack=unpack_zip),
 }
-SUPPORTED = "PDF, DOCX, XLSX, CSV, TXT, MD, HTML, RTF, EML, PNG, JPEG, TIFF, FHIR, HL7, C-CDA, DICOM reports and ZIP"
+SUPPORTED = (
+    "PDF, DOCX, ODT, XLSX, CSV, TXT, MD, HTML, RTF, EML, PNG, JPEG, TIFF, FHIR, HL7, C-CDA, DICOM reports and ZIP"
+)
 EXTENSIONS = tuple(extension for known in FORMATS.values() for extension in known.extensions)
 
 
@@ -210,6 +215,8 @@ def _zip_content(data: bytes) -> str:
         return DOCX
     if "xl/workbook.xml" in names:
         return XLSX
+    if data[30:].startswith(b"mimetype" + ODT.encode()):  # by the standard first of all and never compressed
+        return ODT
     if names[:1] == ["mimetype"]:
         return "an OpenDocument file or e-book, to be saved anew as .docx or .pdf"
     return ZIP

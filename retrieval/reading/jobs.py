@@ -13,7 +13,7 @@ from PIL import Image
 from contracts import LineBox, Page, ReadMethod
 from retrieval.errors import DocumentError
 from retrieval.hidden import Stretch
-from retrieval.highlight import line_boxes, paint
+from retrieval.highlight import line_shapes, paint
 from retrieval.reading import hidden_text, images, ocr, pdf
 from retrieval.reading.blocks import clean, paginate
 from retrieval.reading.formats import DOCX, FORMATS, PDF, Format
@@ -87,7 +87,7 @@ def _render(request: Request, data: bytes) -> Iterator[Frame]:
         image = images.load_frame(data, request["page"])
         image.thumbnail((MAX_RENDERED_SIDE, MAX_RENDERED_SIDE))
     image = image.rotate(-request["rotation"], expand=True)
-    paint(image, line_boxes(request["text"], lines, highlights, image.size))
+    paint(image, line_shapes(request["text"], lines, highlights, image.size))
     png = io.BytesIO()
     image.save(png, "PNG")
     yield {"event": "drawn"}, png.getvalue()

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from contracts import LineBox, Page, ReadMethod
+from retrieval.reading import tesseract
 from retrieval.reading.layout import Line, flow
 
 DPI = 200
@@ -26,6 +27,7 @@ _DETECTION_SIDE = 1600  # pixels of the longer side: print of 8 points is still 
 _MAX_SIDE = 4000
 _MIN_LINE_CONFIDENCE = 0.3
 _MIN_PAGE_CONFIDENCE = 0.5  # below it what was recognised is guessed: the page counts as unreadable
+_MIN_TESSERACT_CONFIDENCE = 0.7  # print that stands upright comes to 0.95, the same upside down to 0.57
 _SAMPLE_LINES = 4
 _MIN_PROSE_CHARS = 25  # median length of a line in a column of prose; cells of tables are shorter
 _BLANK_SPREAD = 6.0  # grey levels between the darkest and lightest hundredth of an empty sheet
@@ -34,7 +36,20 @@ Quad = npt.NDArray[np.float32]  # [4, 2]: corners clockwise from the top left, i
 
 
 def recognise(image: Image.Image, number: int) -> Page:
-    """The page `number` as it stands in an RGB image: method OCR, or EMPTY where nothing can be told for sure."""
+    """The page `number` as it stands in an RGB image: method OCR, or EMPTY where nothing can be told for sure. What
+    rapidocr cannot read is read by tesseract, where that is installed."""
+    try:
+        page = _recognise(image, number)
+    except Exception:  # the edge to a foreign recogniser: without another one it is the reading process's to report
+        if not tesseract.version():
+            raise
+        return _recognise_by_tesseract(image, number)
+    if page.method is not ReadMethod.EMPTY or not tesseract.version():
+        return page
+    return _recognise_by_tesseract(image, number)
+
+
+def _recognise(image: Image.Image, number: int) -> Page:
     pixels = _shrink(image)
     if _is_blank(pixels):
         return Page(number, "", ReadMethod.TEXT)  # an empty sheet is read completely
@@ -45,17 +60,43 @@ def recognise(image: Image.Image, number: int) -> Page:
         quads = _detect(pixels)
     texts, scores = _read(pixels, quads)
     kept = [n for n, text in enumerate(texts) if text.strip() and scores[n] >= _MIN_LINE_CONFIDENCE]
-    num_chars = sum(len(texts[n]) for n in kept)
-    confidence = sum(scores[n] * len(texts[n]) for n in kept) / max(num_chars, 1)
-    if confidence < _MIN_PAGE_CONFIDENCE:
+    lines = [_Recognised(texts[n].strip(), scores[n], quads[n]) for n in kept]
+    return _to_page(number, lines, _MIN_PAGE_CONFIDENCE, pixels.shape[1], pixels.shape[0], rotation)
+
+
+def _recognise_by_tesseract(image: Image.Image, number: int) -> Page:
+    """The first way up in which it can be read."""
+    small = image.copy()
+    small.thumbnail((_MAX_SIDE, _MAX_SIDE))
+    page = Page(number, "", ReadMethod.EMPTY, 0.0)
+    for rotation in (0, 90, 180, 270):
+        turned = small.rotate(-rotation, expand=True)
+        lines = [_join(words) for words in tesseract.read_lines(turned)]
+        page = _to_page(number, lines, _MIN_TESSERACT_CONFIDENCE, turned.width, turned.height, rotation)
+        if page.method is ReadMethod.OCR:
+            break
+    return page
+
+
+def _to_page(
+    number: int, lines: Sequence[_Recognised], least: float, width: int, height: int, rotation: int = 0
+) -> Page:
+    """The page of these lines; EMPTY where their mean confidence, by characters, is below `least`."""
+    num_chars = sum(len(line.text) for line in lines)
+    confidence = sum(line.score * len(line.text) for line in lines) / max(num_chars, 1)
+    if confidence < least:
         return Page(number, "", ReadMethod.EMPTY, confidence)
-    lines = _in_reading_order([_Recognised(texts[n].strip(), scores[n], quads[n]) for n in kept])
-    text, boxes = _compose(lines, pixels.shape[1], pixels.shape[0])
+    text, boxes = _compose(_in_reading_order(lines), width, height)
     return Page(number, text, ReadMethod.OCR, round(confidence, 4), boxes, rotation)
 
 
 def parser() -> str:
-    return f"rapidocr {importlib.metadata.version('rapidocr')}"
+    """What recognises pages here, with versions; "" where nothing does."""
+    try:
+        first = f"rapidocr {importlib.metadata.version('rapidocr')}"
+    except importlib.metadata.PackageNotFoundError:
+        first = ""
+    return ", ".join(filter(None, (first, tesseract.version())))
 
 
 # --- the recogniser -----------------------------------------------------------------------------------------------
@@ -154,6 +195,11 @@ class _Recognised:
     def slope(self) -> float:
         return math.atan2(float(self.quad[1][1] - self.quad[0][1]), float(self.quad[1][0] - self.quad[0][0]))
 
+    @property
+    def drop(self) -> float:
+        """Pixels by which the line ends lower than it begins."""
+        return float(self.quad[1][1] + self.quad[2][1] - self.quad[0][1] - self.quad[3][1]) / 2
+
     def level(self, slope: float) -> tuple[float, float, float, float]:
         """Its box on the page turned level: left, top, right, bottom."""
         turn = np.array([[math.cos(slope), math.sin(slope)], [-math.sin(slope), math.cos(slope)]])
@@ -161,6 +207,15 @@ class _Recognised:
         left, right = float(corners[:, 0].min()), float(corners[:, 0].max())
         middle, half = float(corners[:, 1].mean()), _height(self.quad) / 2
         return left, middle - half, right, middle + half
+
+
+def _join(words: Sequence[tesseract.Word]) -> _Recognised:
+    """The words of a line as one."""
+    places = np.array([box for _, _, box in words], dtype=np.float32)
+    (left, top), (right, bottom) = places[:, :2].min(axis=0), places[:, 2:].max(axis=0)
+    quad = np.array([(left, top), (right, top), (right, bottom), (left, bottom)], dtype=np.float32)
+    score = statistics.fmean(confidence for _, confidence, _ in words)
+    return _Recognised(" ".join(text for text, _, _ in words), score, quad)
 
 
 def _in_reading_order(lines: Sequence[_Recognised]) -> list[tuple[_Recognised, Line]]:
@@ -221,6 +276,7 @@ def _compose(placed: Sequence[Placed], width: int, height: int) -> tuple[str, tu
             line, _ = next(recognised)
             place = (line.left / width, line.top / height, line.right / width, line.bottom / height)
             left, top, right, bottom = (round(min(max(share, 0.0), 1.0), 5) for share in place)
-            boxes.append(LineBox(len(text), len(text) + len(piece), left, top, right, bottom, round(line.score, 4)))
+            end, drop = len(text) + len(piece), round(line.drop / height, 5)
+            boxes.append(LineBox(len(text), end, left, top, right, bottom, round(line.score, 4), drop))
         text += piece
     return text, tuple(boxes)

@@ -1,4 +1,4 @@
-"""Limits for what comes packed: ZIP archives, and the Word and Excel files that are ZIP archives inside."""
+"""Limits for what comes packed: ZIP archives, and the office files that are ZIP archives inside."""
 
 from __future__ import annotations
 

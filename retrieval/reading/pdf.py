@@ -92,7 +92,7 @@ def render_page(data: bytes, page_number: int, highlights: Sequence[tuple[int, i
     Raises DocumentError for a file or page that cannot be drawn.
     """
     image, boxes = _draw(data, page_number, highlights, dpi)
-    paint(image, boxes)
+    paint(image, [(*box, 0) for box in boxes])
     png = io.BytesIO()
     image.save(png, "PNG")
     return png.getvalue()

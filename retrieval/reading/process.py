@@ -10,12 +10,13 @@ from __future__ import annotations
 import os
 import queue
 import selectors
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -349,6 +350,9 @@ class _Frames:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # it leads a session: what it has started goes with it
     process.kill()
     process.wait()
     for pipe in (process.stdin, process.stdout):

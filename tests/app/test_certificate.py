@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from sqlalchemy import update
 from typer.testing import CliRunner
 
 from app.certificate import erase, scan
 from app.cli import app as cli
 from app.errors import InputError
 from app.services import Services
+from app.store.tables import documents
 from contracts import Patient
 from model.fake import FakeGenerator
 
@@ -77,6 +81,23 @@ def test_an_erased_patient_leaves_no_byte(services: Services) -> None:
         erase(services, patient_id=patient.id)
     with pytest.raises(InputError, match="no document"):
         erase(services, ["nothing"])
+
+
+def test_a_document_past_its_time_goes_with_a_certificate_in_the_audit(services: Services) -> None:
+    patient = services.store.add_patient(Patient(name="Margaret Ellis"))
+    old = add(services, patient.id, "allergy letter of 1987.txt", LETTER)
+    with services.store.writing() as connection:
+        connection.execute(update(documents).where(documents.c.id == old).values(added_at="2024-01-31T08:00:00+00:00"))
+    kept = add(services, patient.id, "cardiology letter.txt", OTHER)
+    services.erase_expired()
+    assert len(services.store.list_documents()) == 2  # no time is set: documents are kept
+    services.settings = replace(services.settings, retention_days=30)
+    services.erase_expired()
+    assert [document.id for document in services.store.list_documents()] == [kept]
+    (entry,) = services.store.list_audit("erase")
+    assert (entry.actor, entry.subject) == ("retention period", old)
+    assert re.fullmatch(r"Kept for 30 days\. Scanned .* Found before: [1-9]\d*; found after: 0\.", entry.detail)
+    assert services.store.is_audit_whole()
 
 
 def test_the_shell_erases_and_prints_the_certificate(

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from app.conversation import NOTHING_CHOSEN
 from app.errors import StorageError
 from app.services import Services
 from app.ui import session
@@ -93,6 +95,26 @@ def test_consult_answers_with_a_citation(services: Services, letter: str) -> Non
     assert "Apixaban 5 mg twice daily." in words
     assert "Read 1 of 1 page in 1 document · the whole record was read" in words
     assert app.button(key="regenerate")
+
+
+def test_consult_says_that_nothing_is_of_the_time_chosen_and_offers_the_whole_record(
+    services: Services, add_letter: Callable[..., str]
+) -> None:
+    letter = add_letter(services, "DISCHARGE LETTER\nDate: 4 March 2024\n\nApixaban 5 mg twice daily.")
+    record = services.store.list_patients()[0]
+    app = open_app(conversation=letter)
+    app.date_input(key=f"scope_{record.id}_since").set_value(date(2030, 1, 1)).run()
+    assert "nothing would be searched" in app.warning[0].value
+    app = ask(app, services, "What is the apixaban dose?")
+    assert NOTHING_CHOSEN in drawn(app)
+    assert "Apixaban 5 mg twice daily." not in drawn(app)
+    app.button(key="widen").click().run()
+    services.jobs.wait(letter, timeout_s=30)
+    app.run()
+    assert NOTHING_CHOSEN not in drawn(app)
+    assert "Apixaban 5 mg twice daily." in drawn(app)
+    assert "the whole record was read" in drawn(app)
+    assert not [button for button in app.button if button.key == "widen"]
 
 
 def test_consult_shows_the_same_after_a_refresh(services: Services, letter: str) -> None:

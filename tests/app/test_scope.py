@@ -6,7 +6,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import date
 
-from app.scope import Filed, list_filed, narrow
+import pytest
+
+from app.scope import Filed, narrow
 from app.services import Services
 from contracts import Generator, Patient
 from model.fake import FakeGenerator
@@ -36,7 +38,7 @@ def test_types_and_dates_are_read_from_the_pages_and_the_budget_from_the_text(
     text = "DISCHARGE SUMMARY\n\nDate: 9 March 2024\n\nApixaban 5 mg twice daily."
     first = services.library.add(patient, "one.txt", text.encode()).id
     services.library.ingest(first)
-    (filed,) = list_filed(services.store, services.store.list_documents(patient))
+    (filed,) = services.filing.list_filed(patient, services.store.list_documents(patient))
     assert (filed.types, filed.dates) == (("Discharge summary",), ("2024-03-09",))
     budget = services.jobs.budget(patient)
     assert budget.is_whole
@@ -44,3 +46,26 @@ def test_types_and_dates_are_read_from_the_pages_and_the_budget_from_the_text(
     assert budget.tokens < services.jobs.budget(patient, None).room
     assert services.jobs.budget(patient, []).tokens == 0
     assert not replace(budget, room=budget.tokens - 1).is_whole
+
+
+def test_pages_are_read_again_only_when_a_document_has_changed(
+    make_services: Callable[[Generator], Services], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    services = make_services(FakeGenerator(["Yes."]))
+    patient = services.store.add_patient(Patient(name="Ann Lee")).id
+    read: list[str] = []
+    get_page_facts = services.store.get_page_facts
+    monkeypatch.setattr(services.store, "get_page_facts", lambda id_: read.append(id_) or get_page_facts(id_))
+
+    def draw() -> list[str]:
+        return [one.name for one in services.filing.list_filed(patient, services.store.list_documents(patient))]
+
+    first, second = (services.library.add(patient, f"{n}.txt", f"Visit {n}. BP 120/80".encode()) for n in "12")
+    services.library.ingest(first.id)
+    assert draw() == draw() == ["1.txt", "2.txt"]
+    assert len(read) == 2
+    services.library.ingest(second.id)
+    assert draw() == draw() == ["1.txt", "2.txt"]
+    assert read == [first.id, second.id, second.id]
+    services.library.delete(first.id)
+    assert draw() == ["2.txt"]

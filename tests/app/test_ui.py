@@ -92,6 +92,12 @@ def test_coverage_never_claims_more_than_was_read(coverage: Coverage, expected: 
     assert expected in words_of(turn_node(replace(TURN, coverage=coverage)))
 
 
+def test_all_of_what_was_chosen_is_not_the_whole_record() -> None:
+    everything = Coverage(pages=4, pages_read=4, whole_record=True, documents=2)
+    words = words_of(turn_node(replace(TURN, coverage=everything, document_ids=("1", "2"))))
+    assert "all of what was chosen, not the whole record" in words
+
+
 def test_steps_are_drawn_while_it_runs_and_not_after() -> None:
     running = replace(
         TURN, status=TurnStatus.RUNNING, step=Step.READING, step_detail="12 passages", step_done=1, step_total=4

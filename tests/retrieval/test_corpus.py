@@ -16,12 +16,12 @@ from retrieval.reading.process import Readers
 # What a file that cannot be read is refused for; by file, since the manifest names the kind only for PDFs.
 REFUSED = {
     "unstructured__simple.doc": "old Office file",
-    "unstructured__simple.odt": "OpenDocument",
     "unstructured__password_protected.xlsx": "password",
     "pdfplumber__empty.pdf": "0 bytes",
 }
 # Words that a person finds in the file, by file.
 WORDS = {
+    "unstructured__simple.odt": "This is my second thought.",
     "unstructured__stanley-cups.xlsx": "Maple Leafs | TOR | 13",
     "unstructured__eml_fake-email-attachment.eml": "Hey this is a fake attachment!",
     "unstructured__fake-html-cp1252.html": "Some",

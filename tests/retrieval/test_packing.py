@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from contracts import Passage, ScoredPassage
-from retrieval.packing import edges_first, pack, quotes, with_neighbours, without_repeats
+from retrieval.packing import count_all, edges_first, label, pack, quotes, with_neighbours, without_repeats
 
 NOTE = (
     "CHIEF COMPLAINT\nLeft-sided back pain.\n\nMEDICATIONS\nNorvasc 2.5 mg daily, and metformin 500 mg daily.\n\n"
@@ -40,6 +42,21 @@ def test_packs_the_best_that_fit_with_their_headers() -> None:
     assert used <= 40
     assert pack(ranked, 13, count_words) == []  # ten words and a header of four do not fit
     assert len(pack(ranked, 14, count_words)) == 1
+
+
+def test_what_stands_over_a_passage_is_counted_and_shown() -> None:
+    bare = passage("word " * 10)
+    under = replace(bare, context="MEDICATIONS, 2026-03-04")
+    assert label(under, 3) == "[3] note.pdf, page 1, MEDICATIONS, 2026-03-04"
+    assert pack([bare], 14, count_words) == [bare]
+    assert pack([under], 15, count_words) == []
+    assert pack([under], 16, count_words) == [under]
+    assert count_all([bare, under], count_words) == 30
+
+
+def test_a_row_is_quoted_by_the_column_headings_over_it() -> None:
+    row = replace(passage("27 April | 4.7 | 117", start=900), context="columns: Day | Potassium | Creatinine")
+    assert quotes("potassium?", [row], 1) == [(0, 0, len(row.text))]
 
 
 @pytest.mark.parametrize(

@@ -15,12 +15,12 @@ from pathlib import Path
 
 import psutil
 import pytest
-from PIL import Image
+from PIL import Image, ImageChops, ImageDraw, ImageFont, ImageStat
 
 from bench.small_files import NOTE, archive, mail, pdf, picture, small_files
 from contracts import FactKind, ReadMethod, SectionKind
 from retrieval.errors import DocumentError
-from retrieval.highlight import line_boxes
+from retrieval.highlight import line_shapes
 from retrieval.parsers import parse
 from retrieval.reading import process as processes
 from retrieval.reading.facts import find_facts
@@ -109,8 +109,36 @@ def test_turned_and_skewed_scans_are_read_and_marked(readers: Readers, angle: fl
     assert box is not None
     upright = Image.open(io.BytesIO(png))
     assert box[2] - box[0] < upright.width / 3
-    expected = line_boxes(page.text, page.lines, [(start, start + 10)], upright.size)[0]
+    expected = line_shapes(page.text, page.lines, [(start, start + 10)], upright.size)[0]
     assert abs(box[0] - expected[0]) < 12
+
+
+@pytest.mark.parametrize("angle", [4, -5])
+def test_marks_on_a_skewed_scan_cover_their_own_line_alone(readers: Readers, angle: float) -> None:
+    """Of two long lines the first is marked: all of its ink and next to none of the second's."""
+    lines = [f"{word} was given at nine and again at six with a glass of water" for word in ("Bisoprolol", "Ramipril")]
+    inks = []
+    for shown in (lines, lines[:1], lines[1:]):
+        sheet = Image.new("RGB", (1600, 600), "white")
+        for number, line in enumerate(lines):
+            if line in shown:
+                ImageDraw.Draw(sheet).text(
+                    (120, 250 + 55 * number), line, fill="black", font=ImageFont.load_default(40)
+                )
+        inks.append(sheet.rotate(angle, Image.Resampling.BICUBIC, fillcolor="white"))
+    scan, own, other = inks
+    buffer = io.BytesIO()
+    scan.save(buffer, "PNG")
+    (page,) = parse(buffer.getvalue(), "scan.png", readers=readers).pages
+    start = page.text.index("Bisoprolol")
+    drawn = Image.open(io.BytesIO(readers.render(buffer.getvalue(), PNG, page, [(start, page.text.index("Ramipril"))])))
+    paper = Image.new("RGB", scan.size, "white")
+    marked = ImageChops.difference(ImageChops.multiply(drawn, paper), scan).convert("L").point(lambda v: 255 * (v > 5))
+    # Beside the ink, which stays black, its blurred edges take the colour.
+    edges = [ink.convert("L").point(lambda v: 255 * (40 < v < 250)) for ink in (own, other)]
+    shares = [ImageStat.Stat(marked, edge).mean[0] / 255 for edge in edges]
+    assert shares[0] > 0.95
+    assert shares[1] < 0.03
 
 
 @pytest.mark.parametrize("name", ["note_rotated90.pdf", "note_scanned.pdf"])

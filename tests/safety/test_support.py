@@ -242,6 +242,29 @@ def test_any_input_gets_an_answer(claim: str, texts: list[str], cited: list[int]
     assert support.supported is bool(support.evidence)
 
 
+@pytest.mark.parametrize(
+    ("claim", "stands"),
+    [
+        ("The potassium was 4.1.", True),
+        ("The sodium was 140.", True),
+        ("The potassium was 4.3 on 2 March 2026.", True),
+        ("The sodium was 4.1.", False),
+        ("The potassium was 140.", False),
+        ("The potassium was 4.3 on 1 March 2026.", False),
+        ("The sodium was 140 on 2 March 2026.", False),
+        ("The creatinine was 140.", False),
+    ],
+)
+def test_a_number_in_a_table_belongs_to_its_column_and_row(claim: str, stands: bool) -> None:
+    rows = "Date | Potassium (mmol/L) | Sodium (mmol/L)\n2026-03-01 | 4.1 | 140\n2026-03-02 | 4.3 | 139\nCreatinine: 90"
+    assert check_support(claim, [0], [passage(rows)]).supported is stands
+
+
+def test_a_table_that_names_nobody_is_of_what_stands_above_it() -> None:
+    rows = "Potassium, mmol/L\n2026-03-01 | 4.1\n2026-03-02 | 4.3"
+    assert check_support("The potassium was 4.1.", [0], [passage(rows)]).supported
+
+
 def test_the_evidence_in_a_table_is_its_row() -> None:
     rows = (
         "Apixaban 5 mg tablets | One tablet twice daily | Atrial fibrillation | 18 March 2026",

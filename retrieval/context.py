@@ -1,0 +1,45 @@
+"""What stands over a passage that is read apart from its page: its section, the date of its note, its table's columns.
+
+Shown to the model beside the passage, so that it knows which list it reads; the passage itself stays verbatim.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+
+from contracts import Passage
+from retrieval.completeness import DocumentFacts, written_on
+from retrieval.tables import column_headings
+
+
+def add_context(passages: Sequence[Passage], facts: DocumentFacts) -> list[Passage]:
+    """The passages with `context`, such as "2026-03-04, Medications on discharge, columns: Drug | Dose".
+
+    `passages` must be whole documents in reading order, as the model may read them: a heading that is kept from the
+    model is not shown above another passage either.
+    """
+    readable: dict[str, list[str]] = defaultdict(list)
+    for passage in passages:
+        readable[passage.document_id].append(passage.text)
+    texts = {document_id: "\n".join(parts) for document_id, parts in readable.items()}
+    described = []
+    for passage, columns in zip(passages, column_headings(passages), strict=True):
+        section = _section_over(passage, facts)
+        if section not in texts[passage.document_id]:
+            section = ""
+        # In this order the embedded model, which was trained without any of it, answers as well as without.
+        parts = (written_on(passage, facts), section, columns and f"columns: {columns}")
+        described.append(replace(passage, context=", ".join(filter(None, parts))))
+    return described
+
+
+def _section_over(passage: Passage, facts: DocumentFacts) -> str:
+    """The title of the section in whose midst the passage begins; "" where the passage holds the title itself."""
+    noticed = facts.get(passage.document_id, {}).get(passage.page)
+    for span in noticed.sections if noticed else ():
+        if span.start <= passage.start < span.end:
+            is_inside = span.title_start >= passage.start and span.title_end > span.title_start
+            return "" if is_inside else span.title
+    return ""
