@@ -15,27 +15,40 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
+from app.config import Settings
 from app.errors import InputError
+from app.store import Store
 from app.store.at_rest import sealed_values
-from contracts import Document
+from contracts import Document, Passage
+from retrieval.documents import DocumentLibrary
 from retrieval.errors import IndexFailure
+from retrieval.index import FloatArray
 
-if TYPE_CHECKING:
-    from app.services import Services
-
-_LOG = logging.getLogger(__name__)
-ELSEWHERE = "The database lies outside the data folder; its files were not scanned."
+ELSEWHERE = "The database lies on another server; its files were not scanned."
 _MIN_BYTES = 16  # of a string: shorter ones stand anywhere by chance
 _SLICE_BYTES = 24
 _MAX_LINES = 300  # of a document's text that are looked for, spread evenly
 _MAX_SLICES = 200  # of its bytes, and of each sealed value
 _KEY_BYTES = 8
 _WINDOW = 64 * 2**20
+_LOG = logging.getLogger(__name__)
 _ENCODINGS = ("utf-8", "utf-16-le", "utf-16-be", "gb18030")
+
+
+class Kept(Protocol):
+    """What an erasure needs of app.services.Services."""
+
+    settings: Settings
+    store: Store
+    library: DocumentLibrary
+
+    def vectors(self, patient_id: str, passages: Sequence[Passage]) -> FloatArray: ...
+
+    def delete_patient(self, patient_id: str) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +96,7 @@ T = TypeVar("T")
 
 
 def erase(
-    services: Services, document_ids: Sequence[str] = (), patient_id: str = "", actor: str = "", reason: str = ""
+    services: Kept, document_ids: Sequence[str] = (), patient_id: str = "", actor: str = "", reason: str = ""
 ) -> Certificate:
     """Erases documents, or a patient with all there is, scans the data folder, gives the certificate. The audit keeps
     it too: an entry for each document, or for the patient, by `actor` and with the reason given.
@@ -114,9 +127,7 @@ def erase(
         files=num_files,
         bytes_scanned=num_bytes,
         hits=tuple(hits),
-        note="The database lies on another server; its files were not scanned."
-        if services.settings.database_url
-        else "",
+        note=ELSEWHERE if services.settings.database_url else "",
     )
     detail = " ".join(filter(None, (reason, *certificate.sentences)))
     for subject in [patient_id] if patient_id else certificate.document_ids:
@@ -161,7 +172,7 @@ def _find(path: Path, size: int, keys: Any, by_key: dict[int, list[bytes]]) -> I
 # --- what is looked for -------------------------------------------------------------------------------------------
 
 
-def _documents(services: Services, document_ids: Sequence[str], patient_id: str) -> list[Document]:
+def _documents(services: Kept, document_ids: Sequence[str], patient_id: str) -> list[Document]:
     if patient_id:
         if services.store.get_patient(patient_id) is None:
             raise InputError(f"There is no patient {patient_id}; `bedside erase` takes an id.")
@@ -173,7 +184,7 @@ def _documents(services: Services, document_ids: Sequence[str], patient_id: str)
     return [document for document in found if document]
 
 
-def _patterns(services: Services, document: Document) -> Patterns:
+def _patterns(services: Kept, document: Document) -> Patterns:
     patterns: Patterns = {}
     lines = [line.strip() for page in services.store.get_pages(document.id) for line in page.text.splitlines()]
     for text in [document.name, document.sha256, *_spread([line for line in lines if line], _MAX_LINES)]:
@@ -189,7 +200,7 @@ def _patterns(services: Services, document: Document) -> Patterns:
     return patterns | dict.fromkeys((vector.tobytes()[:_SLICE_BYTES] for vector in vectors), "vector")
 
 
-def _without_kept(services: Services, erased: Sequence[Document], patterns: Patterns) -> Patterns:
+def _without_kept(services: Kept, erased: Sequence[Document], patterns: Patterns) -> Patterns:
     """The patterns that are the erased documents' own: a sentence, and so a vector, may stand in another one too."""
     ids = {document.id for document in erased}
     kept: set[bytes] = set()
