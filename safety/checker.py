@@ -22,6 +22,7 @@ from safety.knowledge_files import Knowledge, load_knowledge
 from safety.lexicon import cues
 from safety.matcher import Matcher
 from safety.model_check import ModelCheck, ModelInput, ModelPanel
+from safety.normalise import lower
 from safety.prescribing import check_prescribing
 from safety.rule import Rule
 from safety.rule_files import load_rules
@@ -130,7 +131,7 @@ class RuleSafetyChecker:
         if seen.verdict is Verdict.UNAVAILABLE:
             return seen
         alarm = next((f for f in seen.findings if f.rule.startswith("emergency.")), None)
-        if alarm is None or _ESCALATES.search(answer):
+        if alarm is None or _ESCALATES.search(lower(answer)):
             return CheckResult(Verdict.ALLOW)
         return _result([Finding("advice.missing", Verdict.NOTICE, 0, len(answer), alarm.message, alarm.source)])
 
