@@ -338,6 +338,11 @@ class Finding:
     source: str = ""  # the guideline, paper or standard behind the rule
     evidence: str = ""  # the matched words
 
+    @property
+    def is_emergency(self) -> bool:
+        """Somebody may be in danger now: named by a rule, or by the model beside the rules."""
+        return self.rule.startswith(("emergency.", "model.emergency"))
+
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:

@@ -22,6 +22,7 @@ from safety.knowledge_files import Knowledge, load_knowledge
 from safety.lexicon import cues
 from safety.matcher import Matcher
 from safety.model_check import ModelCheck, ModelInput, ModelPanel
+from safety.normalise import lower
 from safety.prescribing import check_prescribing
 from safety.rule import Rule
 from safety.rule_files import load_rules
@@ -129,8 +130,8 @@ class RuleSafetyChecker:
         seen = self.check_input(messages, patient)
         if seen.verdict is Verdict.UNAVAILABLE:
             return seen
-        alarm = next((f for f in seen.findings if f.rule.startswith("emergency.")), None)
-        if alarm is None or _ESCALATES.search(answer):
+        alarm = next((f for f in seen.findings if f.is_emergency), None)
+        if alarm is None or _ESCALATES.search(lower(answer)):
             return CheckResult(Verdict.ALLOW)
         return _result([Finding("advice.missing", Verdict.NOTICE, 0, len(answer), alarm.message, alarm.source)])
 
@@ -164,9 +165,9 @@ def _evidence(support: Support, passages: Sequence[Passage]) -> list[Passage]:
 
 def _result(findings: Sequence[Finding]) -> CheckResult:
     """Emergencies first. One that is named stands for the vague one beside it, which is never more severe."""
-    is_named = any(f.rule.startswith("emergency.") and f.rule != VAGUE_EMERGENCY for f in findings)
+    is_named = any(f.is_emergency and f.rule != VAGUE_EMERGENCY for f in findings)
     findings = [f for f in findings if f.rule != VAGUE_EMERGENCY or f.severity.withholds or not is_named]
-    ordered = sorted(findings, key=lambda finding: (not finding.rule.startswith("emergency."), finding.start))
+    ordered = sorted(findings, key=lambda finding: (not finding.is_emergency, finding.start))
     return CheckResult(_worst(ordered), tuple(ordered))
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import regex
 
 from safety.identifiers_names import name_spans
+from safety.lexicon import chinese_family_names
 
 TIMEOUT_S = 1.0
 
@@ -99,6 +100,21 @@ def _is_called(value: str) -> bool:
     return sum(character.isdigit() for character in value) >= 6
 
 
+def _is_no_place(value: str) -> bool:
+    """ "患者江苏人" says where the patient is from."""
+    return not value.endswith(("人", "族", "籍"))
+
+
+_PERSON = "|".join(
+    (
+        "患者(?:姓名)?|病人|患儿|产妇|姓名|家属|联系人|其[夫妻子女父母]",
+        "手术者|术者|记录者|报告者|(?:主管|主治|住院|麻醉|报告)?医[师生]|护士长?|主任",
+    )
+)
+_FAMILY = "|".join(chinese_family_names())
+_GOES_ON = "查房|[于今昨因诉在已陪要顺自及和]"
+_NO_NAME = "谢谢|高(?:血?压|龄|热)|许多|康复|马上|祝"  # words that begin as family names do
+_TITLE = "女士|先生|小姐|主任|医[师生]|大夫|护士|教授|同志"
 _NUMBER = r"(?:\s*(?:number|no\.?|nr\.?|id|code))?\s*(?:is|was|:|：|#|=)*\s*"
 _Row = tuple[str, str, Callable[[str], bool]]
 _TABLE: tuple[_Row, ...] = (
@@ -153,6 +169,17 @@ _TABLE: tuple[_Row, ...] = (
         _is_called,
     ),
     ("name", r"(?:患者姓名|姓名|患者)\s*[:：]\s*(?P<value>\p{Han}{2,4})(?!\p{Han})", _always),
+    # A family name behind what somebody is, or before a title; what follows must not go on as a word would.
+    (
+        "name",
+        rf"(?:{_PERSON})\s*[:：]?\s*(?!{_NO_NAME})(?P<value>(?:{_FAMILY})\p{{Han}}{{1,2}}?)(?=[^\p{{Han}}]|$|{_GOES_ON})",
+        _is_no_place,
+    ),
+    (
+        "name",
+        rf"(?:(?<!\p{{Han}})|(?<=[请由经和与找给向让日]))(?!{_NO_NAME})(?P<value>(?:{_FAMILY})\p{{Han}}{{0,2}}?)(?={_TITLE})",
+        _always,
+    ),
 )
 _PATTERNS = [
     (kind, regex.compile(pattern, regex.IGNORECASE | regex.VERSION1), valid) for kind, pattern, valid in _TABLE

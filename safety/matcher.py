@@ -6,19 +6,20 @@ scope, and no pattern ever meets more than MAX_SEGMENT characters at once. Knows
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
+from typing import Any
 
+import ahocorasick
 import regex
 
 from contracts import Direction, Finding, Verdict
 from safety.assertion import Assertion, assess, is_exam_question
 from safety.concepts import Hit, find_concepts, is_present
-from safety.normalise import NormalisedText, normalise
+from safety.normalise import NormalisedText, lower, normalise
 from safety.rule import Rule
 from safety.sentences import sentence_spans
 
@@ -26,8 +27,6 @@ TIMEOUT_S = 1.0  # per pattern and sentence; need is below 0.001, but on a starv
 MAX_SEGMENT, OVERLAP = 1000, 200  # characters
 REACH = 300  # characters within which the concepts of a condition must stand
 _CJK = regex.compile(r"\p{Han}")
-_HEAD = 3
-_WORD_HEAD = re.compile(rf"(?<![a-z])(?=([a-z].{{0,{_HEAD - 1}}}))", re.DOTALL)
 # " … " in a pattern: up to ten words of the same clause, none of them a negation.
 _GAP = r"(?:(?![\s,/(]+(?:no|not|nor|denies|denied|denying|without|never)\b)[\s,/(]+[\w'’.:%°+/)-]+){0,10}?[\s,/(]+"
 _FLAGS = regex.IGNORECASE | regex.VERSION1
@@ -46,18 +45,19 @@ class Matcher:
     def __init__(self, rules: Iterable[Rule], timeout_s: float = TIMEOUT_S) -> None:
         self._timeout_s = timeout_s
         self._compiled = [_Compiled(rule, _compile(rule.patterns), _compile(rule.unless)) for rule in rules]
+        self._keywords = _automaton({word for compiled in self._compiled for word in compiled.rule.keywords})
 
     def find(self, text: str, direction: Direction) -> list[Finding]:
         """Findings in order of their place. A rule that runs out of time gives a finding `unavailable` instead."""
         source = normalise(text)
-        lowered = _lower(source.text)
+        lowered = lower(source.text)
         segments = _segments(source.text)
-        words = _words(lowered)
+        keywords = _occurrences(lowered, self._keywords)
         findings = self._find_conditions(source, lowered, segments, direction)
         for compiled in self._compiled:
             if direction not in compiled.rule.direction:
                 continue
-            places = [place for word in compiled.rule.keywords for place in _occurrences(lowered, word, words)]
+            places = [place for word in compiled.rule.keywords for place in keywords.get(word, ())]
             if not places:
                 continue
             found = list(self._find_rule(compiled, source, _touched(segments, places), direction))
@@ -117,30 +117,23 @@ def _expand(pattern: str) -> str:
     return pattern.replace(" … ", _GAP).replace(" ?", r"\s*").replace(" ", r"\s+")
 
 
-def _lower(text: str) -> str:
-    """Lower case at equal length: a few letters grow when lowered, which would shift every offset after them."""
-    lowered = text.lower()
-    return lowered if len(lowered) == len(text) else "".join(c.lower() if len(c.lower()) == 1 else c for c in text)
+def _automaton(keywords: Iterable[str]) -> Any:
+    """Finds all keywords in one pass (Aho and Corasick, CACM 1975)."""
+    automaton = ahocorasick.Automaton()
+    for keyword in keywords:
+        automaton.add_word(keyword, keyword)
+    automaton.make_automaton()
+    return automaton
 
 
-def _words(text: str) -> dict[str, list[int]]:
-    """First letters -> where words begin with them, so that a text is read once and not once a keyword."""
+def _occurrences(text: str, automaton: Any) -> dict[str, list[int]]:
+    """Keyword -> where it begins; one of Latin letters only where a word begins ("ai" is not in "pain")."""
     places: dict[str, list[int]] = defaultdict(list)
-    for match in _WORD_HEAD.finditer(text):
-        places[match.group(1)].append(match.start())
+    for last, keyword in automaton.iter(text) if len(automaton) else ():
+        start = last + 1 - len(keyword)
+        if not (start and "a" <= keyword[0] <= "z" and "a" <= text[start - 1] <= "z"):
+            places[keyword].append(start)
     return places
-
-
-def _occurrences(text: str, keyword: str, words: Mapping[str, list[int]]) -> Iterator[int]:
-    """Where a keyword begins; one of Latin letters only where a word begins ("ai" is not in "pain")."""
-    if keyword[0].isascii() and keyword[0].isalpha():
-        heads = [head for head in words if head.startswith(keyword)] if len(keyword) < _HEAD else [keyword[:_HEAD]]
-        yield from (place for head in heads for place in words.get(head, ()) if text.startswith(keyword, place))
-        return
-    place = text.find(keyword)
-    while place >= 0:
-        yield place
-        place = text.find(keyword, place + 1)
 
 
 def _segments(text: str) -> list[tuple[int, int]]:
@@ -168,8 +161,9 @@ def _meet(rule: Rule, hits: Mapping[str, list[Hit]], is_so: Callable[[Hit], bool
     """The first concept of the first condition whose concepts all stand near it; None if there is no such place."""
     for first, *others in rule.conditions:
         if all(name in hits for name in (first, *others)):
-            for hit in filter(is_so, hits[first]):
-                if all(any(map(is_so, _near(hits[name], hit.start))) for name in others):
+            for hit in hits[first]:
+                near = [_near(hits[name], hit.start) for name in others]
+                if all(near) and is_so(hit) and all(any(map(is_so, found)) for found in near):
                     return hit
     return None
 

@@ -9,8 +9,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from safety.assertion import Assertion, any_of, assess
+from safety.assertion import Assertion, Cue, assess
 from safety.lexicon import cues
+from safety.normalise import lower
 from safety.quantities import Quantity, find_frequencies, find_quantities
 from safety.sentences import sentence_spans
 
@@ -18,7 +19,7 @@ DOSE_REACH = 70  # characters from a drug's name to its dose
 FREQUENCY_REACH = 40  # characters from a dose to how often it is given
 _TOKEN = re.compile(r"[a-z][a-z'’]*(?:-[a-z0-9]+)*")
 _MAX_WORDS = 3
-_NOT_GIVEN, _GIVES, _WAS_NOT_GIVEN = (any_of(cues()[name]) for name in ("not_given", "gives", "was_not_given"))
+_NOT_GIVEN, _GIVES, _WAS_NOT_GIVEN = (Cue(cues()[name]) for name in ("not_given", "gives", "was_not_given"))
 _NOT_PROPOSED = (Assertion.NEGATED, Assertion.HISTORICAL, Assertion.FAMILY)
 _DOSE_UNITS = re.compile(r"(?:mg|mcg|g|ng|unit|iu|mmol|meq|ml)(?:/kg)?(?:/day|/h|/min)?")
 
@@ -65,7 +66,9 @@ class Dose:
 
 def find_mentions(text: str, names: DrugNames) -> list[Mention]:
     """Drugs in order of their place."""
-    lowered = text.lower().translate(_APOSTROPHE) if len(text.lower()) == len(text) else text
+    lowered = lower(text).translate(_APOSTROPHE)
+    if lowered.isascii() and names.first.isdisjoint(_TOKEN.findall(lowered)):  # mostly so, and told in one step
+        return []
     return [mention for span in sentence_spans(text) for mention in _mentions_in(lowered, span, names)]
 
 
@@ -104,16 +107,19 @@ def _mentions_in(lowered: str, span: tuple[int, int], names: DrugNames) -> Itera
     found = [*_latin(lowered, span, names)]
     if not lowered.isascii():
         found += [(m.start(), m.end(), names.table[m.group()]) for m in names.chinese.finditer(lowered, *span)]
-    found = sorted(set(found))
+    if not found:
+        return
     sentence = lowered[span[0] : span[1]]
-    blocked = list(_not_given(sentence)) if found else []
-    for start, end, drug in found:
+    blocked = list(_not_given(sentence))
+    for start, end, drug in sorted(set(found)):
         a, b = start - span[0], end - span[0]
         is_blocked = any(first <= a < last for first, last in blocked)
         yield Mention(drug, start, end, span, not is_blocked and assess(sentence, a, b) not in _NOT_PROPOSED)
 
 
 def _latin(lowered: str, span: tuple[int, int], names: DrugNames) -> Iterator[tuple[int, int, str]]:
+    if names.first.isdisjoint(_TOKEN.findall(lowered, *span)):
+        return
     tokens = [match.span() for match in _TOKEN.finditer(lowered, *span)]
     taken = span[0]
     for index, (start, end) in enumerate(tokens):
@@ -127,12 +133,12 @@ def _latin(lowered: str, span: tuple[int, int], names: DrugNames) -> Iterator[tu
 
 
 def _not_given(sentence: str) -> Iterator[tuple[int, int]]:
-    for match in _NOT_GIVEN.finditer(sentence):
-        gives = _GIVES.search(sentence, match.end())
-        yield match.end(), gives.start() if gives else len(sentence)
-    for match in _WAS_NOT_GIVEN.finditer(sentence):
-        turns = [turn.end() for turn in _GIVES.finditer(sentence, 0, match.start())]
-        yield max(turns, default=0), match.start()
+    for _, end in _NOT_GIVEN.spans(sentence):
+        gives = _GIVES.pattern.search(sentence, end)
+        yield end, gives.start() if gives else len(sentence)
+    for start, _ in _WAS_NOT_GIVEN.spans(sentence):
+        turns = [turn.end() for turn in _GIVES.pattern.finditer(sentence, 0, start)]
+        yield max(turns, default=0), start
 
 
 # --- doses ------------------------------------------------------------------------------------------------------

@@ -51,6 +51,12 @@ class NormalisedText:
         return self.offsets[index] if index < len(self.offsets) else len(self.raw)
 
 
+def lower(text: str) -> str:
+    """Lower case at equal length: a few letters grow when lowered, which would shift every offset after them."""
+    lowered = text.lower()
+    return lowered if len(lowered) == len(text) else "".join(c.lower() if len(c.lower()) == 1 else c for c in text)
+
+
 def normalise(raw: str) -> NormalisedText:
     """Normalises a text of any content; never longer than a small multiple of it."""
     if raw.isascii() and not _IS_HIDDEN.search(raw):

@@ -230,6 +230,8 @@ class _Prescription:
     # --- the patient ---
 
     def _allergies(self, active: Sequence[Mention]) -> Iterator[Finding]:
+        if not self.patient.allergies:
+            return
         listed = ", ".join(self.patient.allergies)
         drugs = set(self._drugs_of(self.patient.allergies))
         for word, name in self.known.allergy_words.items():

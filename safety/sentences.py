@@ -13,7 +13,8 @@ from functools import lru_cache
 from safety.lexicon import abbreviations
 
 _WRAPPED_LINE, _WRAPPED_LINE_CJK = 55, 20  # characters from which a line may have been broken by the page's width
-_BREAK = re.compile(r"[.!?]+[\"'”’)\]]*(?=\s|$)|[。！？]+[”』」）]*|\n")
+# Begins with one set of characters, for which the search skips what is none of them.
+_BREAK = re.compile(r"[.!?。！？\n](?:(?<=\n)|(?<=[.!?])[.!?]*[\"'”’)\]]*(?=\s|$)|(?<=[。！？])[。！？]*[”』」）]*)")
 _LIST_ITEM = re.compile(
     r"[ \t]*(?:[-*•·▪◦‣|#]|\(?\d{1,3}[.)、]\s|\(?[a-zA-Z][.)]\s|[（(][一二三四五六七八九十\d]+[)）])"
 )
@@ -72,5 +73,5 @@ def _ends_line(text: str, start: int, newline: int) -> bool:
 
 
 def _trim(text: str, start: int, end: int) -> tuple[int, int]:
-    part = text[start:end]
-    return start + len(part) - len(part.lstrip()), end - (len(part) - len(part.rstrip()))
+    part = text[start:end].lstrip()
+    return end - len(part), end - len(part) + len(part.rstrip())

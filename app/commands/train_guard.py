@@ -40,7 +40,8 @@ def guard(
 def _train_encoder(data: Path) -> None:
     from retrieval.embedding import find_weights
     from safety.guard.check import WEIGHTS
-    from safety.guard.corpus import TARGETS, read_corpus, training_set
+    from safety.guard.conformal import TARGETS
+    from safety.guard.corpus import read_corpus, training_set
     from safety.guard.training import SEED, TrainingPlan, fit
 
     examples: list[tuple[int, Example]] = []
@@ -59,7 +60,8 @@ def _calibrate(data: Path) -> None:
     from retrieval.embedding import find_weights
     from safety.guard.calibration import choose_thresholds, describe, score_examples, write_thresholds
     from safety.guard.check import THRESHOLDS, WEIGHTS
-    from safety.guard.corpus import TARGETS, read_corpus
+    from safety.guard.conformal import TARGETS
+    from safety.guard.corpus import read_corpus
     from safety.guard.encoder import GuardEncoder
 
     unseen = {t: [example for example in read_corpus(t, data) if example.split != "train"] for t in TARGETS}

@@ -16,7 +16,6 @@ from app.ui.text import count, say
 from contracts import Citation, Claim, ClaimKind, Coverage, Finding, ReadMethod, Verdict
 
 _STEPS = (Step.CHECKING, Step.SEARCHING, Step.READING, Step.WRITING)
-_EMERGENCY = "emergency"  # how the ids of the rules for emergencies begin
 
 
 class Reveal(Enum):
@@ -65,7 +64,7 @@ def _notice(style: str, title: str, words: str, source: str = "") -> Node:
 
 
 def _input_notice(finding: Finding) -> Node:
-    if finding.rule.startswith(_EMERGENCY):
+    if finding.is_emergency:
         return _notice("danger", say("turn.emergency"), finding.message, finding.source)
     return _notice("warning", say("turn.notice"), finding.message, finding.source)
 

@@ -39,13 +39,18 @@ class Promise:
 
 
 PROMISES = {
-    "harm": Promise(0.01, 0.006, {"pairs": 0.08, "authored_ask": 0.35}),
-    "harm.zh": Promise(0.1, 0.005, {"pairs": 0.1}),
+    "harm": Promise(0.01, 0.006, {"pairs": 0.08, "authored_ask": 0.35, "presidio": 0.04}),
+    "harm.zh": Promise(0.1, 0.005, {"pairs": 0.08}),
     "harm.zh.part": Promise(0.1, 0.001, {}),
     "override": Promise(0.1, 0.004, {}),
     "override.zh": Promise(0.1, 0.005, {}),
     "errand": Promise(0.02, 0.0015, {"authored": 0.3}),
     "errand.zh": Promise(0.1, 0.008, {"authored": 0.34}),
+    # Patients' own questions and cases of examinations: a few are urgent indeed.
+    "emergency": Promise(0.02, 0.002, {"authored_calm": 0.04, "medmcqa": 0.03}),
+    "emergency.zh": Promise(0.1, 0.005, {"authored_calm": 0.06, "toyhom": 0.05, "toyhom_sentence": 0.03}),
+    "self-harm": Promise(0.02, 0.001, {"authored_calm": 0.02}),
+    "self-harm.zh": Promise(0.1, 0.001, {"authored_calm": 0.06}),
 }
 
 

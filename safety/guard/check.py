@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Protocol
 
 from contracts import Direction, Finding, Verdict
-from safety.guard.conformal import Opinion, Thresholds, threshold_name
+from safety.assertion import is_exam_question
+from safety.guard.conformal import TARGETS, Opinion, Thresholds, has_han, threshold_name
 from safety.guard.encoder import FloatArray, GuardEncoder, WeightsError
 from safety.guard.judge import Judge
 from safety.model_check import ModelInput
@@ -30,14 +31,25 @@ MAX_WHOLE, MAX_SENTENCE = 600, 400  # characters judged at once
 _MIN_LETTERS = 4
 _INPUT_DEADLINE_S = 20.0  # a few milliseconds are the rule; a starved machine was seen to take seconds
 _CHARACTERS_A_SECOND = 1500.0  # of a document; a tenth of what two free cores do
+_URGENT = ("emergency", "self-harm")
 _MESSAGES = {
     "harm": "This seems to ask for help with something that would harm a patient or another person, so it is held. If "
     "that is not meant, say what it is for; to report harm, use your organisation's route.",
     "override": "This seems to ask the program to leave its rules. It answers by them all the same.",
+    "emergency": "What is described may be urgent. If somebody is unwell now, assess airway, breathing and circulation "
+    "and follow the local emergency protocol first.",
+    "emergency.zh": "所述情况可能紧急。如当事人目前不适，请先评估气道、呼吸和循环，并立即按本院急救流程处理。",
+    "self-harm": "Possible risk to life by self-harm. Do not leave the person alone; follow the local mental health "
+    "crisis protocol now. If you yourself are at risk, call your emergency number or a crisis line (988 in the US, "
+    "116 123 in the UK and Ireland, 12356 in China).",
+    "self-harm.zh": "可能存在自伤或自杀风险。请勿让当事人独处，立即启动本院心理危机流程。如果是您本人处于危险中，"
+    "请拨打急救电话或心理援助热线12356。",
     "errand": "This sentence asks something of whoever processes the document. It was not obeyed and is kept from the "
     "model; look at where the document comes from.",
 }
 _UNSURE = " The guard is not sure."
+_SELF_HARM_RULE = "emergency.self-harm"
+_RULES = {target: f"model.{target}" for target in TARGETS} | {"self-harm": f"model.{_SELF_HARM_RULE}"}
 
 
 class Scorer(Protocol):
@@ -72,14 +84,29 @@ class GuardCheck:
             return [
                 *self._findings("harm", source, scores["harm"], Verdict.HOLD)[:1],
                 *self._findings("override", source, scores["override"], Verdict.NOTICE)[:1],
+                *self._urgent(source, scores, given.findings),
             ]
         scores = self._score(source.text, _sentences(source.text))
         return self._findings("errand", source, scores["errand"], Verdict.HOLD)
 
+    def _urgent(
+        self, source: NormalisedText, scores: Mapping[str, Mapping[Span, float]], seen: Sequence[Finding]
+    ) -> list[Finding]:
+        """An emergency in words that no rule knows. What a rule has named, with its own next step, is not said again;
+        a case of an examination is none."""
+        if is_exam_question(source.text):
+            return []
+        named = {finding.rule for finding in seen if finding.is_emergency}
+        new = [target for target in _URGENT if not (named if target == "emergency" else named & {_SELF_HARM_RULE})]
+        found = {target: self._findings(target, source, scores[target], Verdict.NOTICE)[:1] for target in new}
+        if found.get("self-harm"):
+            return found["self-harm"]
+        return found.get("emergency", [])
+
     def _score(self, text: str, spans: Sequence[Span]) -> dict[str, dict[Span, float]]:
         """Target -> span -> logit. The same words are read once, for all targets."""
         if not spans:
-            return {target: {} for target in _MESSAGES}
+            return {target: {} for target in TARGETS}
         words = list(dict.fromkeys(text[a:b] for a, b in spans))
         places = {sentence: place for place, sentence in enumerate(words)}
         scores = self._encoder.score(words)
@@ -149,6 +176,8 @@ def _sentences(text: str) -> list[Span]:
 def _finding(target: str, source: NormalisedText, span: Span, severity: Verdict, opinion: Opinion) -> Finding:
     start, end = source.raw_span(*span)
     is_unsure = opinion is Opinion.ABSTAIN
-    message = _MESSAGES[target] + (_UNSURE if is_unsure else "")
-    rule = f"model.{target}.unsure" if is_unsure else f"model.{target}"
+    is_chinese = has_han(source.text[slice(*span)])
+    message = (_MESSAGES.get(f"{target}.zh") if is_chinese else None) or _MESSAGES[target]
+    message += _UNSURE if is_unsure else ""
+    rule = _RULES[target] + (".unsure" if is_unsure else "")
     return Finding(rule, severity, start, end, message, SOURCE, source.raw[start:end])

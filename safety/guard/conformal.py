@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 
+TARGETS = ("harm", "override", "errand", "emergency", "self-harm")
 _HAN = re.compile("[\u3400-\u9fff]")
 
 
@@ -38,8 +39,13 @@ class Thresholds:
 _BY_PART = {"harm.zh"}
 
 
+def has_han(text: str) -> bool:
+    """Whether there is Chinese in it."""
+    return bool(_HAN.search(text))
+
+
 def threshold_name(target: str, text: str, is_part: bool = False) -> str:
     """Which thresholds a text is held against, or a sentence that is a part of one: Chinese has its own, as the encoder
     reads English."""
-    name = f"{target}.zh" if _HAN.search(text) else target
+    name = f"{target}.zh" if has_han(text) else target
     return f"{name}.part" if is_part and name in _BY_PART else name

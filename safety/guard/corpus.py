@@ -12,16 +12,15 @@ import json
 import lzma
 import random
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from zlib import crc32
 
-from safety.guard.authored import read_pairs, read_sentences, read_synthetic
+from safety.guard.authored import read_emergencies, read_pairs, read_sentences, read_synthetic
 from safety.sentences import sentence_spans
 
-TARGETS = ("harm", "override", "errand")
 _PUBLIC_SPLITS = ("train",) * 8 + ("dev", "held")
 _MAX_SENTENCE = 400  # characters
 
@@ -31,7 +30,7 @@ class Example:
     text: str
     is_positive: bool
     source: str
-    split: str  # train, dev or held
+    split: str  # train, dev, held or fresh
     weight: float = 1.0
 
 
@@ -39,7 +38,7 @@ def read_corpus(target: str, data: Path) -> list[Example]:
     """The examples of one target, without repeats. data: the folder of the public sets, see MODEL_CARD.md.
 
     Raises OSError if a set is missing."""
-    examples = {"harm": _harm, "override": _override, "errand": _errand}[target](data)
+    examples = _READERS[target](data)
     unique: dict[str, Example] = {}
     for example in examples:
         unique.setdefault(example.text.casefold(), example)
@@ -51,8 +50,8 @@ def read_corpus(target: str, data: Path) -> list[Example]:
 
 def _harm(data: Path) -> Iterator[Example]:
     for pair in read_pairs():
-        yield Example(pair.harmful, True, "pairs", pair.split, 8.0)
-        yield Example(pair.legitimate, False, "pairs", pair.split, 8.0)
+        yield Example(pair.harmful, True, "pairs", pair.split, 5.0)
+        yield Example(pair.legitimate, False, "pairs", pair.split, 5.0)
     for text, is_harmful in read_synthetic():
         yield Example(text, is_harmful, "synthetic", "train", 2.0)
     for text in _med_safety(data):
@@ -96,12 +95,41 @@ def _errand(data: Path) -> Iterator[Example]:
         yield Example(text, False, "medquad", _split(text))
 
 
+def _emergency(data: Path) -> Iterator[Example]:
+    """What says that somebody is in danger now, by himself too; a question of knowledge does not."""
+    return _in_danger(("danger", "self-harm"), data)
+
+
+def _self_harm(data: Path) -> Iterator[Example]:
+    return _in_danger(("self-harm",), data)
+
+
+def _in_danger(kinds: Collection[str], data: Path) -> Iterator[Example]:
+    for sentence in read_emergencies():
+        yield Example(sentence.text, sentence.kind in kinds, f"authored_{sentence.kind}", sentence.split, 4.0)
+    for sentence in read_sentences("benign"):
+        if sentence.kind != "ask":  # clinicians ask about emergencies too
+            yield Example(sentence.text, False, f"authored_{sentence.kind}", sentence.split, 2.0)
+    for example in _public_requests(data):
+        yield replace(example, weight=0.5) if example.source in _MIXED else example
+    for text in [*_turns(data)[::4], *_sentences(_notes(data))[::12]]:
+        yield Example(text, False, "clinical", _split(text), 0.5)
+
+
+_READERS = {"harm": _harm, "override": _override, "errand": _errand, "emergency": _emergency, "self-harm": _self_harm}
+_MIXED = ("toyhom", "toyhom_sentence")  # patients' own questions: a few of them are urgent
+
+
 # --- sets -------------------------------------------------------------------------------------------------------
 
 
 def _benign_requests(data: Path) -> Iterator[Example]:
     for sentence in read_sentences("benign"):
         yield Example(sentence.text, False, f"authored_{sentence.kind}", sentence.split, 5.0)
+    yield from _public_requests(data)
+
+
+def _public_requests(data: Path) -> Iterator[Example]:
     asked = [row["ask"] for row in _rows(data / "toyhom_zh/internal_medicine_qa.jsonl.xz")[::4]]
     sets = {
         "medquad": [row["question"] for row in _rows(data / "medquad/medquad_qa.jsonl.xz")[::3]],
@@ -179,18 +207,21 @@ def _split(text: str) -> str:
 
 # Of the large public sets so many examples a target are enough; our own sentences are taken whole.
 _MOST = {
-    "medsafetybench": 1200,
-    "clinical": 500,
+    "medsafetybench": 2000,
+    "clinical": 900,
     "medquad": 350,
     "toyhom": 250,
     "toyhom_sentence": 600,
     "bentsao": 150,
-    "medmcqa": 250,
+    "medmcqa": 600,
     "pubmedqa": 120,
-    "presidio": 150,
+    "presidio": 400,
 }
-_MOST_ERRAND = {"clinical": 4000}
-_OVERRIDE_SHARE = 3  # its negatives are easy: a third
+_MOST_OF = {
+    "errand": {"clinical": 3000},
+    "emergency": {"toyhom_sentence": 250, "clinical": 500, "presidio": 150, "medmcqa": 300},
+}
+_EASY = {"override": 3, "self-harm": 3}  # their negatives are easy: a third
 
 
 def training_set(examples: Sequence[Example], target: str, seed: int) -> list[Example]:
@@ -199,8 +230,8 @@ def training_set(examples: Sequence[Example], target: str, seed: int) -> list[Ex
     shuffled = [example for example in examples if example.split == "train"]
     random.Random(seed).shuffle(shuffled)
     for example in shuffled:
-        most = (_MOST | (_MOST_ERRAND if target == "errand" else {})).get(example.source, len(shuffled))
-        if taken[example.source] < (most // _OVERRIDE_SHARE if target == "override" else most):
+        most = (_MOST | _MOST_OF.get(target, {})).get(example.source, len(shuffled))
+        if taken[example.source] < most // _EASY.get(target, 1):
             taken[example.source] += 1
             chosen.append(example)
     return chosen

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import load_file
 
+from safety.guard.conformal import TARGETS
 from safety.guard.features import NUM_BUCKETS, hashed_ngrams
 
 FloatArray = npt.NDArray[np.float32]
@@ -162,10 +163,9 @@ def merge(model: Any, tensors: dict[str, npt.NDArray[Any]]) -> None:
 
 
 def _heads(tensors: dict[str, npt.NDArray[Any]]) -> dict[str, Head]:
-    """Raises ValueError for a head of another shape."""
-    names = [name.partition(".")[2] for name in tensors if name.startswith("lexical.")]
+    """Raises ValueError for a head of another shape, KeyError for one that is missing."""
     heads = {}
-    for name in names:
+    for name in TARGETS:
         parts = [tensors[f"{part}.{name}"].astype(np.float32) for part in ("lexical", "direct", "bias")]
         if parts[0].shape != (NUM_BUCKETS,):
             raise ValueError(f"the head {name} is of another size")

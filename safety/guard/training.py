@@ -17,7 +17,8 @@ import torch
 from safetensors.numpy import save_file
 from torch import nn
 
-from safety.guard.corpus import TARGETS, Example
+from safety.guard.conformal import TARGETS
+from safety.guard.corpus import Example
 from safety.guard.encoder import FIRST_ADAPTED, adapted_layers, load_base, load_tokenizer
 from safety.guard.features import NUM_BUCKETS, hashed_ngrams
 
@@ -30,7 +31,7 @@ OnStep = Callable[[int, int, float], None]  # step, steps, loss
 
 @dataclass(frozen=True, slots=True)
 class TrainingPlan:
-    epochs: int = 5
+    epochs: int = 3
     adapter_rate: float = 1e-3
     head_rate: float = 3e-3
     lexical_rate: float = 2e-2

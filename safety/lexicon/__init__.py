@@ -89,6 +89,12 @@ def name_parts(kind: str) -> frozenset[str]:
 
 
 @cache
+def chinese_family_names() -> tuple[str, ...]:
+    """The longer first."""
+    return tuple(word for line in _lines("family_names_zh.txt") for word in line.split())
+
+
+@cache
 def irregular() -> dict[str, str]:
     """Irregular form -> base."""
     return {form: line.split()[0] for line in _lines("irregular.txt") for form in line.split()[1:]}

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contracts import Direction, Message, Role, Verdict
+from safety.beginnings import beginnings
 from safety.checker import RuleSafetyChecker
-from safety.concepts import _expand, beginnings, find_concepts, is_present, known_concepts
+from safety.concepts import _expand, find_concepts, is_present, known_concepts
 from safety.lexicon import concepts
 from safety.matcher import Matcher
 from safety.rule import Rule

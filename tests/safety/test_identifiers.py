@@ -25,6 +25,8 @@ def kinds(text: str) -> list[tuple[str, str]]:
         ("seen from 10.218.6.131 at", "ip", "10.218.6.131"),
         ("身份证 11010519491231002X", "id", "11010519491231002X"),
         ("姓名：王小明，女", "name", "王小明"),
+        ("患者孙国庆因腹痛入院。", "name", "孙国庆"),
+        ("请上官月医生会诊。", "name", "上官月"),
     ],
 )
 def test_structured_identifiers_are_found(text: str, kind: str, value: str) -> None:
@@ -59,6 +61,15 @@ def test_names_are_found_and_masked() -> None:
     assert not any(name in mask(text) for name in ("Okafor", "Daniel", "Marsh"))
 
 
-@pytest.mark.parametrize("text", ["Parkinson disease was diagnosed.", "Positive Babinski reflex.", "Takes Warfarin."])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Parkinson disease was diagnosed.",
+        "Positive Babinski reflex.",
+        "Takes Warfarin.",
+        "患者高血压十年，江苏人。",
+        "病人常规检查无异常。",
+    ],
+)
 def test_eponyms_and_drugs_are_no_names(text: str) -> None:
     assert mask(text) == text

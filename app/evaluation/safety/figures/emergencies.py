@@ -11,6 +11,7 @@ import yaml
 
 from app.evaluation.safety.figure import Bench, Error, Figure, Rate, alarms, recall
 from contracts import CheckResult
+from safety.checker import RuleSafetyChecker
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 PER_FRAME = 24  # phrases put into each frame
@@ -28,7 +29,7 @@ def run(bench: Bench) -> Sequence[Rate]:
             recall(f"recalled, {name}", len(danger), missed, 0.99),
             alarms(f"false alarms, {name}", len(calm), false, 0.02),
         ]
-    return [*rates, *_fresh(bench)]
+    return [*rates, *_fresh(bench), *_colloquial(bench)]
 
 
 def _fresh(bench: Bench) -> Sequence[Rate]:
@@ -42,14 +43,32 @@ def _fresh(bench: Bench) -> Sequence[Rate]:
     ]
 
 
+def _colloquial(bench: Bench) -> Sequence[Rate]:
+    """At first sight, with the head beside the rules and by the rules alone, which have no goal of their own here."""
+    data: dict[str, Any] = yaml.safe_load((DATA / "emergencies_colloquial.yaml").read_text(encoding="utf-8"))
+    danger, calm = [*data["present"], *data["self_harm"]], data["absent"]
+    rates = []
+    for asked, name, goals in (
+        (bench, "colloquial", (0.95, 0.02)),
+        (Bench(RuleSafetyChecker()), "colloquial, rules alone", (0.0, 0.02)),
+    ):
+        missed = [Error(text, "no notice") for text in danger if not found(asked, text)]
+        false = [Error(text, rule) for text in calm if (rule := found(asked, text))]
+        rates += [
+            recall(f"recalled, {name}", len(danger), missed, goals[0]),
+            alarms(f"false alarms, {name}", len(calm), false, goals[1]),
+        ]
+    return rates
+
+
 def found(bench: Bench, text: str) -> str:
     """The rule that sees an emergency in the text; "" if none does."""
     return emergency_of(bench.ask(text))
 
 
 def emergency_of(result: CheckResult) -> str:
-    """The first rule of the result that names an emergency; "" if none does."""
-    return next((f.rule for f in result.findings if f.rule.startswith("emergency.")), "")
+    """The first rule or model of the result that sees an emergency; "" if none does."""
+    return next((f.rule for f in result.findings if f.is_emergency), "")
 
 
 @cache
@@ -78,7 +97,8 @@ FIGURE = Figure(
     data=(
         "Authored messages in English and Chinese; every second item of each list was not looked at until late "
         "(“unseen”). “Fresh”: four rounds, each written after the rules were last changed; at first sight 74, 80, 66 "
-        "and 100 % were recalled, the first three in colloquial wording. All are development data by now."
+        "and 100 % were recalled, the first three in colloquial wording. All are development data by now. "
+        "“Colloquial”: English, Chinese and Spanish, written before the head was trained; the rules read no Spanish."
     ),
     peer="symptom checkers 49–90 % (Semigran, BMJ 2015)",
     run=run,

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import lzma
+import re
 from collections.abc import Sequence
 
 from app.evaluation.safety.figure import Bench, Error, Figure, Rate, alarms, recall
+from app.evaluation.safety.figures.emergencies import DATA
 from safety.guard.names_training import Tagged, read_tagged
 from safety.identifiers import find_identifiers
 from safety.lexicon import drugs, eponyms
@@ -29,11 +31,28 @@ def run(bench: Bench) -> Sequence[Rate]:
             if not any(f.start <= start + 1 and end - 1 <= f.end for f in found):
                 missed.append(Error.of_set("presidio", number, span["entity_type"]))
     assert bench.sets is not None
-    held = [tagged for tagged in read_tagged(bench.sets) if tagged.split == "held"]
-    return [recall("structured found", structured, missed, 0.995), *_names(held), _mistaken()]
+    tagged = read_tagged(bench.sets)
+    return [
+        recall("structured found", structured, missed, 0.995),
+        *_names("names", [text for text in tagged if text.split == "held"]),
+        *_names("names, fresh", [text for text in tagged if text.split == "fresh"]),
+        *_names("names, Chinese", _chinese()),
+        _mistaken(),
+    ]
 
 
-def _names(held: Sequence[Tagged]) -> list[Rate]:
+def _chinese() -> list[Tagged]:
+    """Sentences in which names stand in brackets."""
+    lines = (DATA / "names_zh.txt").read_text(encoding="utf-8").splitlines()
+    texts = []
+    for line in (line for line in lines if not line.startswith("#")):
+        places = [(m.start() - 2 * n, m.end() - 2 * n - 2) for n, m in enumerate(re.finditer(r"\[.+?\]", line))]
+        text = line.replace("[", "").replace("]", "")
+        texts.append(Tagged(text, tuple(("person", *place) for place in places), "held"))
+    return texts
+
+
+def _names(name: str, held: Sequence[Tagged]) -> list[Rate]:
     """Recall over true names, precision over those found; a name counts where the two overlap."""
     total, missed, found_right, wrong = 0, [], 0, []
     for number, tagged in enumerate(held):
@@ -43,8 +62,8 @@ def _names(held: Sequence[Tagged]) -> list[Rate]:
         missed += [Error.of_set("held text", number, "missed") for a, b in truth if not _overlaps(found, a, b)]
         wrong += [Error.of_set("held text", number, "no name") for a, b in found if not _overlaps(truth, a, b)]
         found_right += sum(_overlaps(truth, a, b) for a, b in found)
-    precision = Rate("names: precision", found_right, found_right + len(wrong), 0.95, True, tuple(wrong))
-    return [recall("names found", total, missed, 0.98), precision]
+    precision = Rate(f"{name}: precision", found_right, found_right + len(wrong), 0.95, True, tuple(wrong))
+    return [recall(f"{name}: found", total, missed, 0.98), precision]
 
 
 def _mistaken() -> Rate:
@@ -61,8 +80,10 @@ def _overlaps(spans: Sequence[tuple[int, int]], start: int, end: int) -> bool:
 FIGURE = Figure(
     name="identifiers",
     title="Identifiers of persons",
-    data="presidio-research's synthetic texts: patterns over all, names over the fifth held out (templates "
-    "repeat) and over our held-out sentences of records; the eponyms and drugs of our lists, which the tagger knows.",
+    data="presidio-research's synthetic texts: patterns over all, names over the fifth held out (templates repeat) and "
+    "over our held-out sentences of records, whose misses were read; “fresh”: sentences written after those and before "
+    "the tagger was trained, a third of them not looked at; Chinese: written with the pattern they are found by; the "
+    "eponyms and drugs of our lists, which the tagger knows.",
     peer="Presidio's default: recall 0.60, precision 0.69",
     run=run,
 )
