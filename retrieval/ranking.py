@@ -6,7 +6,7 @@ both mean the same for any question and any number of passages, so that nothing 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,10 +78,18 @@ def order(scores: FloatArray, limit: int) -> list[int]:
     return [int(row) for row in np.argsort(-scores, kind="stable")[:limit] if scores[row] > 0]
 
 
-def vector_rows(passages: Sequence[Passage], ids: Sequence[str], vectors: FloatArray) -> PassageVectors:
-    """Vectors by row id (retrieval.vectors), in any order, as those of passages; ids of other passages are left out."""
+def vector_rows(
+    passages: Sequence[Passage], ids: Sequence[str], vectors: FloatArray, space: Callable[[str], str]
+) -> dict[str, PassageVectors]:
+    """Vectors by row id (retrieval.vectors), in any order, as those of passages, apart for each space that passages lie
+    in; ids of other passages are left out."""
     row_of = {passage.id: row for row, passage in enumerate(passages)}
     rows = np.array([row_of.get(row_id.rpartition("#")[0], -1) for row_id in ids], dtype=np.int64)
     kept = np.argsort(rows, kind="stable")
     kept = kept[rows[kept] >= 0]
-    return PassageVectors(len(passages), rows[kept], vectors[kept])
+    spaces = np.array([space(passage.text) for passage in passages])
+    found = {}
+    for name in np.unique(spaces):
+        own = kept[spaces[rows[kept]] == name]
+        found[str(name)] = PassageVectors(len(passages), rows[own], vectors[own])
+    return found

@@ -17,8 +17,11 @@ AXES = np.eye(4, dtype=np.float32)
 
 def test_best_part_finds_its_passage() -> None:
     vectors = vector_rows(
-        PASSAGES, ["d:00002#0", "d:00000#1", "d:00001#0", "d:00000#0", "gone:00000#0"], AXES[[2, 1, 3, 0, 0]]
-    )
+        PASSAGES,
+        ["d:00002#0", "d:00000#1", "d:00001#0", "d:00000#0", "gone:00000#0"],
+        AXES[[2, 1, 3, 0, 0]],
+        lambda _: "",
+    )[""]
     best, whole = vectors.similarities(AXES[1])
     np.testing.assert_allclose(best, [1, 0, 0], atol=1e-6)
     np.testing.assert_allclose(whole, [0.7071, 0, 0], atol=1e-3)
