@@ -21,7 +21,7 @@ from contracts import FactKind, Page, Passage
 from retrieval.chunking import make_passages
 from retrieval.lexical import LexicalIndex
 from retrieval.names import holds_name, without_name
-from retrieval.ranking import PassageVectors, order, rank, vector_rows
+from retrieval.ranking import NOT_FOUND, PassageVectors, order, rank, vector_rows
 from retrieval.reading.facts import find_facts
 from retrieval.vectors import Embedder, embed_passages, indexed_passages
 
@@ -75,7 +75,7 @@ class Collection:
         scores = rank(self._words, query, vectors, self._embedder.embed([query])[0] if vectors else None)
         if named:
             own = set().union(*(self._documents_of[name] for name in named))
-            scores = np.where([passage.document_id in own for passage in self._passages], scores, 0)
+            scores = np.where([passage.document_id in own for passage in self._passages], scores, NOT_FOUND)
         return [(self._passages[row], float(scores[row])) for row in order(scores, k)]
 
 

@@ -32,6 +32,7 @@ class Weights:
 
 
 WEIGHTS = Weights()
+NOT_FOUND = -np.inf  # the score of a passage that is no answer
 
 
 class PassageVectors:
@@ -60,7 +61,8 @@ class PassageVectors:
 def rank(
     words: LexicalIndex, query: str, vectors: PassageVectors | None, query_vector: FloatArray | None
 ) -> FloatArray:
-    """float32 [passages], higher is better. Without vectors words alone decide; then 0 means that none stands there."""
+    """float32 [passages], higher is better, below 0 where meaning is far off. Without vectors words alone decide; a
+    passage that holds none is NOT_FOUND."""
     scores = words.scores(query)
     total = (
         WEIGHTS.passage_words * scores.passages
@@ -68,14 +70,14 @@ def rank(
         + WEIGHTS.definition_words * scores.definitions
     )
     if vectors is None or query_vector is None:
-        return np.where(scores.passages > 0, total, 0).astype(np.float32)
+        return np.where(scores.passages > 0, total, NOT_FOUND).astype(np.float32)
     best, whole = vectors.similarities(query_vector)
     return np.asarray(total + WEIGHTS.best_part * best + WEIGHTS.whole_passage * whole, dtype=np.float32)
 
 
 def order(scores: FloatArray, limit: int) -> list[int]:
-    """The rows of the best scores, best first, equal ones in the order of reading; none that scores 0 or less."""
-    return [int(row) for row in np.argsort(-scores, kind="stable")[:limit] if scores[row] > 0]
+    """The rows of the best scores, best first, equal ones in the order of reading; none that is NOT_FOUND."""
+    return [int(row) for row in np.argsort(-scores, kind="stable")[:limit] if scores[row] != NOT_FOUND]
 
 
 def vector_rows(
