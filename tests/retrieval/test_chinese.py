@@ -70,12 +70,16 @@ def test_each_language_has_a_space_and_neighbours_do_not_matter(embedder: Biling
     assert embedder.embed([]).shape == (0, 384)
 
 
-def test_another_tuning_is_another_embedder(tmp_path: Path) -> None:
+def test_vectors_of_another_tuning_are_made_anew(tmp_path: Path) -> None:
     changed = tmp_path / "tuned.safetensors"
     changed.write_bytes(TUNED.read_bytes() + b" ")
-    assert MultilingualEmbedder(tuned=changed).identity != MultilingualEmbedder().identity
-    assert MultilingualEmbedder().identity in BilingualEmbedder(threads=1).identity
-    assert VectorIndex(tmp_path, MultilingualEmbedder().identity).ids("anna") == set()
+    old, new = MultilingualEmbedder(tuned=changed).identity, MultilingualEmbedder().identity
+    assert new in BilingualEmbedder(threads=1).identity
+    index = VectorIndex(tmp_path / "vectors", old)
+    index.add("anna", ["d:00000#0"], np.ones((1, 384), dtype=np.float32))
+    assert index.ids("anna") == {"d:00000#0"}
+    index.close()
+    assert VectorIndex(tmp_path / "vectors", new).ids("anna") == set()
 
 
 def test_packed_file_is_read_as_its_package_reads_it() -> None:
