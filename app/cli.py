@@ -302,9 +302,9 @@ def search(
 ) -> None:
     """Ranks the passages of a benchmark folder."""
     from retrieval.benchmark import run_search
-    from retrieval.embedding import MiniLMEmbedder
+    from retrieval.bilingual import BilingualEmbedder
 
-    run_search(docs, queries, k, output, MiniLMEmbedder())
+    run_search(docs, queries, k, output, BilingualEmbedder())
 
 
 @app.command()

@@ -32,8 +32,9 @@ from model.generator import LocalGenerator
 from model.kernels.expert_cache import ExpertCounts
 from model.request import HasEngineLoad
 from model.router_health import RouterState
+from retrieval.bilingual import BilingualEmbedder
 from retrieval.documents import DocumentLibrary, rebuild_vectors
-from retrieval.embedding import MiniLMEmbedder, TransformerEmbedder, find_model
+from retrieval.embedding import TransformerEmbedder, find_model
 from retrieval.index import FloatArray, VectorIndex
 from retrieval.reading.process import Limits, Readers
 from retrieval.search import HybridRetriever
@@ -308,7 +309,7 @@ def _load_embedder(settings: Settings) -> Embedder:
         return (
             TransformerEmbedder(find_model(settings.embedder), threads)
             if settings.embedder
-            else MiniLMEmbedder(threads)
+            else BilingualEmbedder(threads)
         )
     except FileNotFoundError as error:
         raise SettingsError(f"{error} See the setting embedder.") from error

@@ -22,7 +22,7 @@ from typing import Any
 
 from bench.report import RESULTS, ROOT, with_origin
 from retrieval.benchmark import run_search
-from retrieval.embedding import MiniLMEmbedder
+from retrieval.bilingual import BilingualEmbedder
 
 BENCH = ROOT.parent / "shared" / "bench"
 K = 100  # results a question; evaluate.py looks at no more
@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="keep the figures in bench/results/retrieval.json")
     options = parser.parse_args()
     evaluate = _load_scorer()
-    embedder = MiniLMEmbedder()
+    embedder = BilingualEmbedder()
     tasks = {name: _measure(evaluate, name, embedder, not options.words_only) for name in options.task}
     report = with_origin({"what": "retrieval", "tasks": tasks})
     if options.write:
@@ -63,7 +63,7 @@ def main() -> None:
     print(json.dumps(report, ensure_ascii=False))
 
 
-def _measure(evaluate: ModuleType, name: str, embedder: MiniLMEmbedder, has_vectors: bool) -> dict[str, Any]:
+def _measure(evaluate: ModuleType, name: str, embedder: BilingualEmbedder, has_vectors: bool) -> dict[str, Any]:
     task = BENCH / name
     started = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="bedside-") as folder:

@@ -132,7 +132,7 @@ def find_problems(services: Services, events: list[Event]) -> Iterator[str]:
     that differ from the passages, a question that no longer gets its answer."""
     from app.events import TurnStatus
     from contracts import DocumentStatus
-    from retrieval.embedding import MiniLMEmbedder
+    from retrieval.bilingual import BilingualEmbedder
     from retrieval.index import VectorIndex
     from retrieval.vectors import row_ids
 
@@ -148,7 +148,7 @@ def find_problems(services: Services, events: list[Event]) -> Iterator[str]:
     for document in services.store.list_documents():
         if document.status is not DocumentStatus.READY:
             yield f"document {document.id} is {document.status} after the repair: {document.error}"
-    index = VectorIndex(services.settings.data_dir / "vectors", MiniLMEmbedder().identity)
+    index = VectorIndex(services.settings.data_dir / "vectors", BilingualEmbedder().identity)
     for patient in services.store.list_patients():
         if row_ids(services.store.list_passages(patient.id)) != index.ids(patient.id):
             yield "the vectors differ from the passages"

@@ -21,7 +21,7 @@ from contracts import FactKind, Page, Passage
 from retrieval.chunking import make_passages
 from retrieval.lexical import LexicalIndex
 from retrieval.names import holds_name, without_name
-from retrieval.ranking import PassageVectors, order, rank, vector_rows
+from retrieval.ranking import NOT_FOUND, PassageVectors, order, rank, vector_rows
 from retrieval.reading.facts import find_facts
 from retrieval.vectors import Embedder, embed_passages, indexed_passages
 
@@ -38,7 +38,7 @@ def run_search(
     """
     documents = list(_read_jsonl(docs_path, ("doc_id", "title", "text")))
     queries = list(_read_jsonl(queries_path, ("qid", "query")))
-    collection = Collection(documents, embedder, has_vectors and any(embedder.reads(row["query"]) for row in queries))
+    collection = Collection(documents, embedder, has_vectors)
     with output_path.open("w", encoding="utf-8") as output:
         for query in queries:
             results = [_result(passage, score) for passage, score in collection.search(query["query"], k)]
@@ -61,21 +61,21 @@ class Collection:
                 if fact.kind is FactKind.PATIENT_NAME:
                     self._documents_of[fact.value].add(document_id)
         self._words = LexicalIndex(self._passages)
-        self._vectors: PassageVectors | None = None
+        self._vectors: dict[str, PassageVectors] = {}
         if has_vectors:
             rows = embed_passages(embedder, indexed_passages(self._passages))
-            self._vectors = vector_rows(self._passages, *rows)
+            self._vectors = vector_rows(self._passages, *rows, embedder.space)
 
     def search(self, query: str, k: int) -> list[tuple[Passage, float]]:
         """The k best passages with their scores."""
         named = [name for name in self._documents_of if holds_name(query, name)]
         for name in named:
             query = without_name(query, name)
-        vector = self._embedder.embed([query])[0] if self._vectors and self._embedder.reads(query) else None
-        scores = rank(self._words, query, self._vectors, vector)
+        vectors = self._vectors.get(self._embedder.space(query))
+        scores = rank(self._words, query, vectors, self._embedder.embed([query])[0] if vectors else None)
         if named:
             own = set().union(*(self._documents_of[name] for name in named))
-            scores = np.where([passage.document_id in own for passage in self._passages], scores, 0)
+            scores = np.where([passage.document_id in own for passage in self._passages], scores, NOT_FOUND)
         return [(self._passages[row], float(scores[row])) for row in order(scores, k)]
 
 

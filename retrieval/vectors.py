@@ -30,15 +30,15 @@ class Embedder(Protocol):
         ...
 
     def embed(self, texts: Sequence[str]) -> FloatArray:
-        """[N, D]."""
+        """Questions -> [N, D]."""
         ...
 
     def embed_parts(self, texts: Sequence[str], parts: Sequence[Sequence[Span]]) -> list[FloatArray]:
-        """For each text [its parts, D]."""
+        """For each passage [its parts, D]."""
         ...
 
-    def reads(self, text: str) -> bool:
-        """Whether its vectors say something of such a text."""
+    def space(self, text: str) -> str:
+        """Which of its vector spaces a text lies in: a question is compared with the passages of its own."""
         ...
 
     def count_tokens(self, text: str) -> int: ...

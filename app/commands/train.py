@@ -1,4 +1,4 @@
-"""`bedside train`: the three stages that make a model, the plots of a run, and the guard of the safety layer."""
+"""`bedside train`: the three stages that make a model, the plots of a run, the guard and the Chinese embedder."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from app.commands.train_embedder import embedder
 from app.commands.train_guard import guard
 from app.errors import InputError
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from model.train.config import TrainConfig
 
 
-train_app = typer.Typer(help="Trains the embedded model and the guard.", no_args_is_help=True)
+train_app = typer.Typer(help="Trains the embedded model, the guard and the Chinese embedder.", no_args_is_help=True)
 
 ConfigOption = Annotated[Path, typer.Option("--config", help="YAML of the run.")]
 MaxStepsOption = Annotated[int | None, typer.Option(min=1, help="Stop after so many steps, to go on later.")]
@@ -54,6 +55,7 @@ def plot(config: ConfigOption) -> None:
 
 
 train_app.command()(guard)
+train_app.command()(embedder)
 
 
 def _train(stage: Stage, path: Path, max_steps: int | None) -> None:

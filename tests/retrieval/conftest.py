@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from contracts import Document
+from retrieval.bilingual import BilingualEmbedder
 from retrieval.documents import DocumentLibrary
-from retrieval.embedding import MiniLMEmbedder
 from retrieval.index import VectorIndex
 from retrieval.reading.process import Readers
 from retrieval.search import HybridRetriever
@@ -18,8 +18,8 @@ from tests.retrieval.doubles import AllowingChecker, MemoryStore
 
 
 @pytest.fixture(scope="session")
-def embedder() -> MiniLMEmbedder:
-    return MiniLMEmbedder(threads=1)
+def embedder() -> BilingualEmbedder:
+    return BilingualEmbedder(threads=1)
 
 
 @pytest.fixture(scope="session")
@@ -47,7 +47,7 @@ class Bench:
 
 
 @pytest.fixture
-def bench(tmp_path: Path, embedder: MiniLMEmbedder, readers: Readers) -> Iterator[Bench]:
+def bench(tmp_path: Path, embedder: BilingualEmbedder, readers: Readers) -> Iterator[Bench]:
     store, index, safety = MemoryStore(), VectorIndex(tmp_path / "chroma"), AllowingChecker()
     library = DocumentLibrary(store, index, embedder, safety, max_bytes=5_000_000, readers=readers)
     yield Bench(store, index, safety, library, HybridRetriever(store, index, embedder))

@@ -176,8 +176,8 @@ class WordEmbedder:
     ) -> list[npt.NDArray[np.float32]]:
         return [self.embed([text[slice(*span)] for span in spans]) for text, spans in zip(texts, parts, strict=True)]
 
-    def reads(self, text: str) -> bool:
-        return True
+    def space(self, text: str) -> str:
+        return ""
 
     def count_tokens(self, text: str) -> int:
         return len(text.split())

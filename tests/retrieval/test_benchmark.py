@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from retrieval.benchmark import run_search
-from retrieval.embedding import MiniLMEmbedder
+from retrieval.bilingual import BilingualEmbedder
 from tests.retrieval.doubles import WordEmbedder
 
 DOCS = [
@@ -38,7 +38,7 @@ def write(path: Path, rows: list[dict[str, str]]) -> Path:
 
 @pytest.mark.parametrize("ending", ["jsonl", "jsonl.xz"])
 def test_run_has_a_line_for_each_query_with_spans_in_the_text(
-    tmp_path: Path, ending: str, embedder: MiniLMEmbedder
+    tmp_path: Path, ending: str, embedder: BilingualEmbedder
 ) -> None:
     docs, queries = write(tmp_path / f"d.{ending}", DOCS), write(tmp_path / f"q.{ending}", QUERIES)
     output = tmp_path / "run.jsonl"

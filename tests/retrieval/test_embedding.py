@@ -13,6 +13,11 @@ import pytest
 from retrieval.embedding import VECTOR_SIZE, MiniLMEmbedder, TransformerEmbedder, find_model, find_weights
 
 
+@pytest.fixture(scope="module")
+def embedder() -> MiniLMEmbedder:
+    return MiniLMEmbedder(threads=1)
+
+
 def test_vectors_are_normalised_and_near_for_near_meaning(embedder: MiniLMEmbedder) -> None:
     vectors = embedder.embed(["chest pain", "angina pectoris", "the stock market fell", "word " * 900, ""])
     assert vectors.shape == (5, VECTOR_SIZE)
@@ -97,8 +102,6 @@ def test_any_encoder_can_take_its_place_and_is_pooled_as_its_folder_says(
     other = TransformerEmbedder(find_model(str(tmp_path)), threads=1)
     assert (other.embed(["chest pain"]) @ embedder.embed(["chest pain"]).T).item() > 0.999
     assert other.identity != embedder.identity
-    assert other.reads("胸痛")
-    assert not embedder.reads("胸痛")
     (tmp_path / "1_Pooling").mkdir()
     (tmp_path / "1_Pooling" / "config.json").write_text('{"pooling_mode_cls_token": true}')
     first = TransformerEmbedder(tmp_path, threads=1)

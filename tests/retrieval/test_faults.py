@@ -14,8 +14,8 @@ from types import SimpleNamespace
 import pytest
 
 from contracts import DocumentStatus
+from retrieval.bilingual import BilingualEmbedder
 from retrieval.documents import DocumentLibrary
-from retrieval.embedding import MiniLMEmbedder
 from retrieval.index import VectorIndex
 from retrieval.search import HybridRetriever
 from retrieval.vectors import row_ids
@@ -29,14 +29,14 @@ START = f"""
 import sys
 from pathlib import Path
 from retrieval.documents import DocumentLibrary
-from retrieval.embedding import MiniLMEmbedder
+from retrieval.bilingual import BilingualEmbedder
 from retrieval.index import VectorIndex
 from retrieval.search import HybridRetriever
 from retrieval.vectors import row_ids
 from tests.retrieval.doubles import AllowingChecker, FileStore, WordEmbedder
 
 folder = Path(sys.argv[1])
-embedder = WordEmbedder() if sys.argv[2] == "words" else MiniLMEmbedder(threads=1)
+embedder = WordEmbedder() if sys.argv[2] == "words" else BilingualEmbedder(threads=1)
 store, index = FileStore(folder / "store"), VectorIndex(folder / "chroma")
 library = DocumentLibrary(store, index, embedder, AllowingChecker())
 small = library.ingest(library.add("anna", "small.txt", b"Penicillin causes anaphylaxis.").id)
@@ -101,7 +101,7 @@ def test_little_space_left_is_told_before_the_index_is_touched(bench: Bench, mon
     assert bench.retriever.search("penicillin", "anna")
 
 
-def test_killed_while_indexing_the_next_start_finishes_the_work(tmp_path: Path, embedder: MiniLMEmbedder) -> None:
+def test_killed_while_indexing_the_next_start_finishes_the_work(tmp_path: Path, embedder: BilingualEmbedder) -> None:
     process = start(INGEST, tmp_path, "minilm")
     assert process.stdout is not None
     for line in process.stdout:
