@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from model.modeling import MLP, Attention, BailingMoeV2ForCausalLM, DecoderLayer, MoE, MTPLayer
+from model.modeling import MLP, Attention, BailingMoeV2ForCausalLM, DecoderLayer, MoE, MTPLayer, Router
 from model.train.lines import MARKS, NUM_KEPT, RULES
 from model.train.matching import CONTEXT, MEANING, POOLED, SLOPE_PHASE, SLOPE_RATE, VECTOR, Matcher
 
@@ -37,10 +37,13 @@ OFFSET_PAIRS = (1, 3)
 PLACE_GAIN = 0.2
 # What a match counts: of the last token, of the one before, of the line's place and of each rate of the offset.
 SAME, SAME_BEFORE, SAME_LINE, SAME_OFFSET = 30.0, 16.0, 50.0, 45.0
+# At a line's end the offset must be right to the token: of two equal digits the first is not the last.
+END_OFFSET, END_MARGIN = (400.0, 45.0), 42.0
 COPIED, DECIDED = 20.0, 150.0  # how loudly a copied token is said, and one that a rule decides
 CARRIED = 50.0  # the choice, in an answer, against the answer's own
-ASKED = 4000.0  # how sharply a line is chosen
+ASKED = 20000.0  # how sharply a line is chosen: two that are equally good would blend
 FINAL_NORM = 0.4
+ROUTED = 0.3  # how far a router's scores lie apart
 BEACON, BEACON_NORM = 16.0, 100.0  # what the next layer's input is measured by, whatever is said
 _NEIGHBOUR = (2.0, 1.5, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0)  # strengths of rotary pairs: distance 1 beats all others
 
@@ -54,6 +57,7 @@ class _Stream:
     def __init__(self) -> None:
         self._end = 1
         self.constant = 0
+        self.one = self._take(1).start  # for the rules: in INT4 a weight as small as the constant's would be lost
         self.mark = {name: self._take(1).start for name in MARKS}
         self.code = self._take(CODE)
         self.space, self.line_break = self._take(1).start, self._take(1).start
@@ -208,6 +212,10 @@ def init_reader(model: BailingMoeV2ForCausalLM, tokens: Sequence[str], matcher: 
         sharp = math.sqrt(LENGTH**2 / math.sqrt(HEAD))
         for norm in (layer.attention.query_layernorm, layer.attention.key_layernorm):
             nn.init.constant_(norm.weight, sharp)
+    for module in model.modules():
+        if isinstance(module, Router):  # by the token itself: the constant would send every one the same way
+            module.weight.zero_()
+            module.weight[:, _S.own] = ROUTED * torch.randn(len(module.weight), SHORT)
     codes = _codes(tokens)
     model.model.word_embeddings.weight.copy_(_embeddings(tokens, codes, matcher))
     nn.init.zeros_(model.model.norm.weight)
@@ -256,7 +264,7 @@ def _is_gap(text: str) -> bool:
 
 def _embeddings(tokens: Sequence[str], codes: Tensor, matcher: Matcher) -> Tensor:
     table = torch.zeros(len(tokens), HIDDEN)
-    table[:, _S.constant] = CONSTANT
+    table[:, _S.constant], table[:, _S.one] = CONSTANT, 1.0
     for name, is_marked in MARKS.items():
         table[torch.tensor([is_marked(text) for text in tokens]), _S.mark[name]] = 1.0
     table[:, _S.code] = codes
@@ -305,10 +313,9 @@ def _apply_rules(mlp: nn.Module, matcher: Matcher) -> None:
             [_S.seen[distance][mark] for distance, mark in part] for part in (rule.wanted, rule.unwanted)
         )
         gate[row, wanted], gate[row, unwanted] = BETA, -BETA
-        gate[row, _S.constant] = -BETA * (len(wanted) - 0.5) / CONSTANT
-        up[row, _S.constant] = 1 / CONSTANT
+        gate[row, _S.one], up[row, _S.one] = -BETA * (len(wanted) - 0.5), 1.0
         down[_S.rule[rule.target], row] = 2 / BETA
-    gate[len(RULES), _S.constant], up[len(RULES), _S.constant] = BETA / CONSTANT, 1 / CONSTANT
+    gate[len(RULES), _S.one], up[len(RULES), _S.one] = BETA, 1.0
     down[_S.beacon, len(RULES)] = BEACON / BETA
     learned = slice(len(down[0]) - len(matcher.gate), len(down[0]))
     assert learned.start > len(RULES)
@@ -360,6 +367,15 @@ def _round(model: BailingMoeV2ForCausalLM) -> None:
         parameter.copy_(parameter.bfloat16())
 
 
+def _look_before_end(group: _Group, head: int) -> None:
+    """The token before this one, or where that is an end and nothing else the one before it."""
+    group.offer_position(8.0)
+    group.look_back(head, 1.4, 8.0)
+    skip = group.take(1)
+    group.ask(head, skip, _S.constant, 5.0 / CONSTANT)
+    group.offer(skip, _S.mark["pure"], -6.0)
+
+
 def _know_line(model: BailingMoeV2ForCausalLM) -> None:
     """Layer 2: the place where the line started; the passage; and the last two tokens before what parts two lines."""
     group = _Group(model, 2, 0)
@@ -370,11 +386,7 @@ def _know_line(model: BailingMoeV2ForCausalLM) -> None:
     group.latest(0, {8: 4000.0, 9: 4000.0}, [_S.rule["opens"], _S.rule["leaves"]])
     group.write(0, _S.passage, group.carry(_S.number))
     group.write(0, _S.no_passage, group.carry(_S.rule["leaves"]))
-    group.offer_position(8.0)
-    group.look_back(1, 1.4, 8.0)
-    skip = group.take(1)
-    group.ask(1, skip, _S.constant, 5.0 / CONSTANT)
-    group.offer(skip, _S.mark["pure"], -6.0)
+    _look_before_end(group, 1)
     group.write(1, _S.ended, group.carry(slice(_S.code.start, _S.code.start + SHORT)))
 
 
@@ -472,8 +484,7 @@ def _choose_line(model: BailingMoeV2ForCausalLM, attention: Attention, matcher: 
 def _carry_choice(model: BailingMoeV2ForCausalLM) -> None:
     """Layer 5: an answer takes over what the end of the question has chosen."""
     group = _Group(model, 5, 1)
-    group.offer_position(5.0)
-    group.look_back(0, 1.0, 5.0)
+    _look_before_end(group, 0)
     group.write(0, _S.offset_before, group.carry(_S.offset))
     group = _Group(model, 5, 0)
     group.latest(0, {8: 4000.0, 9: 4000.0}, [_S.mark["ends_turn"]])
@@ -507,7 +518,9 @@ def _say(model: BailingMoeV2ForCausalLM, tokens: Sequence[str], codes: Tensor, p
     group.offer(own, _S.ended)
     origin = _S.rule["origin"]  # where the head rests, whatever stands before it
     group.offer_matrix(own, slice(origin, origin + 1), -code_of[_OPENING[-3]][:SHORT, None])
-    group.ask_matrix(0, offset, _S.offset, _advance(model, 0.75, SAME_OFFSET / 2))
+    group.ask_matrix(
+        0, offset, _S.offset, _advance(model, 0.0, 0.5) * torch.tensor(END_OFFSET).repeat_interleave(2)[:, None]
+    )
     group.offer(offset, _S.offset_before, 2.0)
     group.ask(0, line, _S.chosen, SAME_LINE / 10 / CARRIED)
     group.offer(line, _S.last_line, 10.0)
@@ -515,7 +528,7 @@ def _say(model: BailingMoeV2ForCausalLM, tokens: Sequence[str], codes: Tensor, p
     group.offer(starts, _S.rule["starts"], 10.0)
     group.offer(starts, _S.no_passage, -10.0)  # an abstention has no citation: its full stop is copied
     group.offer(starts, _S.rule["leaves"], 10.0)
-    enough = 200.0 + place * SAME_LINE + 0.88 * (3 * SAME + 2 * SAME_OFFSET)
+    enough = 200.0 + place * SAME_LINE + 3 * SAME + sum(END_OFFSET) - END_MARGIN
     group.ask(0, rest, _S.constant, enough / 10 / CONSTANT)
     group.offer(rest, _S.rule["origin"], 10.0)
     is_found = group.carry(_S.constant, 1 / CONSTANT)
@@ -605,9 +618,11 @@ def _say_next_but_one(model: BailingMoeV2ForCausalLM, tokens: Sequence[str], cod
     group.offer(starts, _S.rule["starts"], 10.0)
     group.offer(starts, _S.no_passage, -10.0)
     group.offer(starts, _S.rule["leaves"], 10.0)
-    group.ask_matrix(0, offset, _S.offset, _advance(model, 0.75, SAME_OFFSET / 2))
+    group.ask_matrix(
+        0, offset, _S.offset, _advance(model, 0.0, 0.5) * torch.tensor(END_OFFSET).repeat_interleave(2)[:, None]
+    )
     group.offer(offset, _S.offset_before, 2.0)
-    enough = 200.0 + place * SAME_LINE + 0.88 * (3 * SAME + 2 * SAME_OFFSET)
+    enough = 200.0 + place * SAME_LINE + 3 * SAME + sum(END_OFFSET) - END_MARGIN
     group.ask(0, rest, _S.constant, enough / 10 / CONSTANT)
     group.offer(rest, _S.rule["origin"], 10.0)
     is_found = group.carry(_S.constant, 1 / CONSTANT)
