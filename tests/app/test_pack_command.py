@@ -34,7 +34,7 @@ def test_what_was_packed_passes_the_preflight(tmp_path: Path) -> None:
     assert f"BEDSIDE_CHECKPOINT={target}" in result.stdout
     result = bedside(tmp_path, "doctor", BEDSIDE_CHECKPOINT=str(target))
     lines = dict(line.split(": ", 1) for line in result.stdout.splitlines())
-    assert "packed, 0.02 GB in 6 files" in lines["pass  weights"]
+    assert "packed, 0.04 GB in 9 files" in lines["pass  weights"]
     assert "packed, mapped" in lines["pass  checkpoint"]
     assert report["source_sha256"][:16] in lines["pass  checkpoint"]
 
@@ -42,14 +42,14 @@ def test_what_was_packed_passes_the_preflight(tmp_path: Path) -> None:
 def test_the_preflight_looks_at_every_byte(tmp_path: Path) -> None:
     target = tmp_path / "nano"
     assert bedside(tmp_path, "pack", EMBEDDED, target).returncode == 0
-    path = target / "packed-00001-of-00005.safetensors"
+    path = target / "packed-00001-of-00008.safetensors"
     before = path.stat()
     data = path.read_bytes()
     path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     result = bedside(tmp_path, "doctor", BEDSIDE_CHECKPOINT=str(target))
     assert result.returncode == 1
-    assert "FAIL  checkpoint: packed-00001-of-00005.safetensors is damaged" in result.stdout
+    assert "FAIL  checkpoint: packed-00001-of-00008.safetensors is damaged" in result.stdout
 
 
 def test_metrics_count_what_was_read_where_anything_is_read() -> None:

@@ -33,6 +33,9 @@ TEXT_FILES = ("tokenizer.json", "tokenizer_config.json", "generation_config.json
 NUM_ITEMS = 8
 
 
+EXPERT_STD = 0.001
+
+
 def scale_expert(model: BailingMoeV2ForCausalLM) -> None:
     model.model.layers[2].mlp.experts.down_proj[5] *= 4
 
@@ -43,13 +46,18 @@ def permute_router(model: BailingMoeV2ForCausalLM) -> None:
 
 
 def write_checkpoint(folder: Path, change: Callable[[BailingMoeV2ForCausalLM], None] | None = None) -> Path:
-    """The embedded model in f32, changed; a folder of its own."""
+    """The embedded model in f32, with routed experts that say a little (its own are silent), changed; a folder of its
+    own."""
     folder.mkdir()
     for name in TEXT_FILES:
         shutil.copy(EMBEDDED / name, folder)
     model = load_model(EMBEDDED, torch.float32)
-    if change:
-        with torch.no_grad():
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("experts.down_proj"):
+                parameter.normal_(std=EXPERT_STD, generator=generator)
+        if change:
             change(model)
     save_checkpoint(model, folder, torch.float32)
     return folder

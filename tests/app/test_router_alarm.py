@@ -25,7 +25,7 @@ from tests.app.test_pages import drawn, fresh_cache, open_app, use  # noqa: F401
 Make = Callable[[Generator], Services]
 AddLetter = Callable[..., str]
 LONG_LETTER = LETTER + "\n".join(
-    f"On day {day} her weight was {70 + day} kg and her pulse {60 + day}." for day in range(9)
+    f"On day {day} her weight was {70 + day} kg and her pulse {60 + day}." for day in range(21)
 )
 RULE = "router-collapse-layer-3"
 
@@ -138,7 +138,7 @@ def test_the_screens_show_a_collapsed_router(
     model = open_app("model_status")
     assert "collapsed in layer 3" in model.error[0].value
     table = model.dataframe[0].value
-    assert table["State"].tolist() == ["Healthy", "Healthy", "Collapsed", "Healthy"]
+    assert table["State"].tolist() == ["Healthy", "Healthy", "Collapsed", "Healthy", "Healthy", "Healthy"]
     assert len(table["Load of the experts"][2]) == 16
     findings = [words.value for finding in open_app("safety_review").expander for words in finding.markdown]
     assert any("its router has collapsed in layer 3" in words for words in findings)
@@ -165,6 +165,8 @@ def test_eval_router_names_the_collapsed_layer_and_fails(broken: Path, tmp_path:
         2: "healthy",
         3: "collapsed",
         4: "healthy",
+        5: "healthy",
+        6: "healthy",
     }
 
 

@@ -336,9 +336,9 @@ def answer(generator: LocalGenerator) -> None:
 @pytest.mark.parametrize("mode", ["map", "copy", "disk"])
 def test_a_file_written_to_while_the_model_runs_stops_its_answers(nano: Path, mode: str) -> None:
     generator = LocalGenerator.load(nano, weights=mode)
-    flip_last_byte(nano / "packed-00003-of-00005.safetensors")
+    flip_last_byte(nano / "packed-00003-of-00008.safetensors")
     for _ in range(2):
-        with pytest.raises(WeightsChangedError, match=r"packed-00003-of-00005\.safetensors was changed"):
+        with pytest.raises(WeightsChangedError, match=r"packed-00003-of-00008\.safetensors was changed"):
             answer(generator)
 
 
@@ -361,13 +361,13 @@ def test_a_replaced_folder_does_not_disturb_a_running_model(nano: Path) -> None:
 
 def test_damage_without_a_trace_is_found_by_looking_again(nano: Path) -> None:
     guard = load_packed(nano).guard
-    path = nano / "packed-00003-of-00005.safetensors"
+    path = nano / "packed-00003-of-00008.safetensors"
     before = path.stat()
     flip_last_byte(path)
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     guard.check()
     guard.verify()
-    with pytest.raises(WeightsChangedError, match=r"packed-00003-of-00005\.safetensors is damaged"):
+    with pytest.raises(WeightsChangedError, match=r"packed-00003-of-00008\.safetensors is damaged"):
         guard.check()
 
 
