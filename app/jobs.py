@@ -96,6 +96,7 @@ class Jobs:
             worker.start()
         self._prepared = prepared
         self._to_prepare: dict[str, None] = {}  # patients, the latest last
+        self._is_preparing = False
         self._busy = threading.Event()  # while an answer or a document is under way
         self._idle = threading.Condition(self._lock)
         self._preparer = threading.Thread(target=self._prepare_when_idle, name="prepare", daemon=True)
@@ -330,13 +331,15 @@ class Jobs:
                 if self._is_closing:
                     return
                 patient_id, _ = self._to_prepare.popitem()  # the latest: whose next question is likeliest
+                self._is_preparing = True
             try:
                 is_done = self._prepared.refresh(patient_id, partial(self._record_prompts, patient_id), self._busy)
             except Exception:  # noqa: BLE001 - the outermost edge of the worker: a record that is not prepared is read
                 _LOG.exception("a record could not be prepared")
-                continue
+                is_done = True
             if not is_done:
                 self.prepare(patient_id)
+            self._is_preparing = False
 
     def _record_prompts(self, patient_id: str) -> Prompts | None:
         return self._conversation.record_prompts(patient_id, self._params)

@@ -102,7 +102,7 @@ def test_check_answers_line_by_line_and_a_broken_line_is_unavailable() -> None:
     lines = [
         '{"id": "a", "text": "What is the apixaban dose?"}',
         "not json",
-        '{"id": "c", "text": "I want to kill myself"}',
+        '{"id": "c", "text": "She says that she wants to kill herself"}',
     ]
     result = bedside("check", "--direction", "input", stdin="\n".join(lines))
     assert result.returncode == 0, result.stderr

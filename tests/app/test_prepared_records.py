@@ -74,7 +74,7 @@ class Program:
         """The bytes of the file, once nothing is left to prepare."""
         assert self.services
         jobs = self.services.jobs
-        wait_for(lambda: self.file(patient_id).exists() and not jobs._to_prepare and not list_drafts(self.folder))
+        wait_for(lambda: self.file(patient_id).exists() and not jobs._to_prepare and not jobs._is_preparing)
         return self.file(patient_id).read_bytes()
 
     def ask(self, patient_id: str, question: str, conversation_id: str = "") -> tuple[Turn, int]:
