@@ -56,7 +56,7 @@ from contracts import (
 from model.packed.verify import WeightsChangedError
 from model.sampler import SamplerError
 from retrieval.completeness import written_on
-from retrieval.context import add_context
+from retrieval.context import find_contexts
 from retrieval.names import without_name
 from retrieval.packing import count_all, edges_first, pack
 
@@ -301,7 +301,7 @@ class Conversation:
         documents = sorted({passage.document_id for passage in passages})
         readable, _ = self._without_instructions(self.store.list_passages(patient_id, documents))
         facts = {document: self.store.get_page_facts(document) for document in documents}
-        over = {passage.id: passage.context for passage in add_context(readable, facts)}
+        over = find_contexts(readable, facts, {passage.id for passage in passages})
         return tuple(replace(passage, context=over.get(passage.id, "")) for passage in passages)
 
     def _written(self, passages: Sequence[Passage]) -> list[str]:

@@ -6,16 +6,16 @@ Shown to the model beside the passage, so that it knows which list it reads; the
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Collection, Sequence
 
 from contracts import Passage
 from retrieval.completeness import DocumentFacts, written_on
 from retrieval.tables import column_headings
 
 
-def add_context(passages: Sequence[Passage], facts: DocumentFacts) -> list[Passage]:
-    """The passages with `context`, such as "2026-03-04, Medications on discharge, columns: Drug | Dose".
+def find_contexts(passages: Sequence[Passage], facts: DocumentFacts, wanted: Collection[str]) -> dict[str, str]:
+    """For each of the wanted passages, by id, what stands over it: "2026-03-04, Medications on discharge, columns:
+    Drug | Dose".
 
     `passages` must be whole documents in reading order, as the model may read them: a heading that is kept from the
     model is not shown above another passage either.
@@ -24,15 +24,17 @@ def add_context(passages: Sequence[Passage], facts: DocumentFacts) -> list[Passa
     for passage in passages:
         readable[passage.document_id].append(passage.text)
     texts = {document_id: "\n".join(parts) for document_id, parts in readable.items()}
-    described = []
+    contexts = {}
     for passage, columns in zip(passages, column_headings(passages), strict=True):
+        if passage.id not in wanted:
+            continue
         section = _section_over(passage, facts)
         if section not in texts[passage.document_id]:
             section = ""
-        # In this order the embedded model, which was trained without any of it, answers as well as without.
+        # In this order the embedded model, made without any of it, answers best.
         parts = (written_on(passage, facts), section, columns and f"columns: {columns}")
-        described.append(replace(passage, context=", ".join(filter(None, parts))))
-    return described
+        contexts[passage.id] = ", ".join(filter(None, parts))
+    return contexts
 
 
 def _section_over(passage: Passage, facts: DocumentFacts) -> str:
