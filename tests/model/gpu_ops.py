@@ -1,8 +1,9 @@
-"""Each Triton kernel in Triton's interpreter against its definition in float64. Run by test_gpu_ops.py, in a process of
-its own: what a kernel is, is decided when it is imported."""
+"""Each Triton kernel against its definition in float64: on a card, with `pytest tests/model/gpu_ops.py`, or else in
+Triton's interpreter, where test_gpu_ops.py runs it in a process of its own: what a kernel is, is decided at import."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -12,17 +13,21 @@ from torch import Tensor
 from model.config import YarnScaling
 from model.kernels.cpu_decoder import BLOCK_TOKENS
 from model.kernels.gpu import buffers, layout, ops, product, reference
+from model.kernels.gpu.arithmetic import INTERPRETED
 from model.modeling import Rotary, Router
 from model.quantization import pack_int4
 from tests.model.conftest import make_config
 
 BF16_ERROR, F32_ERROR = 0.008, 2e-5  # a bf16 alone is off by up to 2 ** -9
 PRECISIONS = ["int4", "int4 group 64", "fp8", "bf16"]
+DEVICE = "cuda" if torch.cuda.is_available() and not INTERPRETED.value else "cpu"
 
 
 @pytest.fixture(autouse=True)
-def seed() -> None:
+def on_the_device() -> Iterator[None]:
     torch.manual_seed(0)
+    with torch.device(DEVICE):
+        yield
 
 
 def measure_error(out: Tensor, expected: Tensor) -> float:
@@ -126,7 +131,7 @@ def test_a_row_of_the_experts_is_the_same_among_others(num_experts: int) -> None
     T, D, F = buffers.STEP_ROWS, 72, 32
     x, ids = make_x(T, D), torch.stack([torch.randperm(num_experts)[:2] for _ in range(T)]).int()
     gate_up, down = make_weight("int4", num_experts, 2 * F, D, size=1 / 16), make_weight("int4", num_experts, D, F)
-    scratch, results = buffers.make_expert_scratch(T, 2, num_experts, F, "cpu"), []
+    scratch, results = buffers.make_expert_scratch(T, 2, num_experts, F, DEVICE), []
     for rows in (1, T):
         out = torch.empty(rows, 2, D)
         ops.experts(x[:rows], ids[:rows], gate_up, down, out, scratch)
@@ -139,7 +144,7 @@ def test_a_row_attends_alike_among_others() -> None:
     """To the bit: a program is a row's alone. Rows of one sequence share its blocks, each with its own length."""
     H, G, C, length = 4, 2, 16, 64 * 5 + 7
     pages, table, q = make_pages("bf16", 11, G, C), torch.randperm(11).int(), make_x(3, H, C)
-    scratch, results = buffers.make_attention_scratch(3, H, G, C, "cpu"), []
+    scratch, results = buffers.make_attention_scratch(3, H, G, C, DEVICE), []
     for rows in (1, 3):
         out, lengths = torch.empty(rows, H * C).bfloat16(), torch.arange(length, length + rows, dtype=torch.int32)
         ops.attend_decode(q[:rows], pages, table.expand(rows, -1), lengths, out, scratch)
@@ -156,7 +161,7 @@ def check_experts(ids: Tensor, precision: str, num_experts: int = 6, D: int = 72
     x = make_x(T, D)
     gate_up = make_weight(precision, num_experts, 2 * F, D, size=1 / 16)
     down = make_weight(precision, num_experts, D, F)
-    scratch = buffers.make_expert_scratch(T, S, num_experts, F, "cpu")
+    scratch = buffers.make_expert_scratch(T, S, num_experts, F, DEVICE)
     out = torch.full((T, S, D), torch.nan).bfloat16()
     expected = torch.full((T, S, D), torch.nan, dtype=torch.float64)
     ops.experts(x, ids, gate_up, down, out, scratch)
@@ -290,7 +295,7 @@ def test_add_norm(slots: int) -> None:
 
 def make_pages(kind: str, num_blocks: int, G: int, C: int) -> Tensor:
     """Blocks full of keys and values, written by the reference's own hand."""
-    pages = buffers.make_cache(1, num_blocks, G, C, kind, "cpu")[0]
+    pages = buffers.make_cache(1, num_blocks, G, C, kind, DEVICE)[0]
     for which in (0, 1):
         for block in range(num_blocks):
             for place in range(BLOCK_TOKENS):
@@ -311,7 +316,7 @@ def test_norm_rope_store(kind: str, H: int, G: int, C: int, R: int) -> None:
     slots = torch.tensor([0, 31, 95, -1, 32], dtype=torch.int32)
     results = []
     for op, dtype in ((ops, torch.bfloat16), (reference, torch.float64)):
-        q, pages = torch.full((T, H, C), torch.nan, dtype=dtype), buffers.make_cache(1, 3, G, C, kind, "cpu")[0]
+        q, pages = torch.full((T, H, C), torch.nan, dtype=dtype), buffers.make_cache(1, 3, G, C, kind, DEVICE)[0]
         op.norm_rope_store(qkv, q_weight, k_weight, 1e-6, cos, sin, positions, slots, pages, q)
         results.append((q, pages))
     (q, pages), (true_q, true_pages) = results
@@ -345,7 +350,7 @@ def test_decode_attention(kind: str, H: int, G: int, C: int) -> None:
     tables = torch.stack([torch.randperm(11) for _ in range(T)]).int()
     q, out = make_x(T, H, C), torch.full((T, H * C), torch.nan).bfloat16()
     expected = torch.empty(T, H * C, dtype=torch.float64)
-    scratch = buffers.make_attention_scratch(T, H, G, C, "cpu")
+    scratch = buffers.make_attention_scratch(T, H, G, C, DEVICE)
     ops.attend_decode(q, pages, tables, lengths, out, scratch)
     reference.attend_decode(q, pages, tables, lengths, expected, scratch)
     assert measure_error(out, expected) < BF16_ERROR
@@ -383,13 +388,13 @@ def test_top_logits(V: int, k: int) -> None:
     for op in (ops, reference):
         values, ids = torch.empty(3, k), torch.empty(3, k, dtype=torch.int32)
         is_finite = torch.zeros(3, dtype=torch.bool)
-        op.top_logits(logits, values, ids, is_finite, buffers.make_keys(3, V, k, "cpu"))
+        op.top_logits(logits, values, ids, is_finite, buffers.make_keys(3, V, k, DEVICE))
         found.append((values, ids, is_finite))
     for ours, true in zip(*found, strict=True):
         assert torch.equal(ours, true)
     assert found[0][1][1, 0] == 3
     logits[0, int(ids[0, -1])] -= 100  # the last of the first row's is one no more
-    reference.top_logits(logits, values, ids, is_finite, buffers.make_keys(3, V, k, "cpu"))
+    reference.top_logits(logits, values, ids, is_finite, buffers.make_keys(3, V, k, DEVICE))
     assert not torch.equal(found[0][1], ids)
 
 
@@ -399,7 +404,7 @@ def test_a_logit_that_is_no_number_is_seen(bad: float) -> None:
     logits[1, 55] = bad
     is_finite = torch.zeros(2, dtype=torch.bool)
     values, ids = torch.empty(2, 1), torch.empty(2, 1, dtype=torch.int32)
-    ops.top_logits(logits, values, ids, is_finite, buffers.make_keys(2, 60, 1, "cpu"))
+    ops.top_logits(logits, values, ids, is_finite, buffers.make_keys(2, 60, 1, DEVICE))
     assert is_finite.tolist() == [True, False]
 
 

@@ -18,6 +18,12 @@ LOWEST = tl.constexpr(-0x7FFFFFFFFFFFFFFF)
 
 
 @triton.jit
+def _largest(keys, K: tl.constexpr):
+    """The K largest, descending. Triton 3.6 cannot compile tl.topk for one."""
+    return tl.max(keys, 0, keep_dims=True) if K == 1 else tl.topk(keys, K)
+
+
+@triton.jit
 def _top_of_chunk(logits_ptr, keys_ptr, num_logits, stride, K: tl.constexpr, CHUNK: tl.constexpr):
     wait_for_inputs()
     row, chunk = tl.program_id(1), tl.program_id(0)
@@ -30,7 +36,7 @@ def _top_of_chunk(logits_ptr, keys_ptr, num_logits, stride, K: tl.constexpr, CHU
     key = tl.where(is_finite, key, VOID)
     key = tl.where(i < num_logits, key, LOWEST)
     place = (row * tl.num_programs(0) + chunk) * K + tl.arange(0, K)
-    tl.store(keys_ptr + place, tl.topk(key, K))
+    tl.store(keys_ptr + place, _largest(key, K))
 
 
 @triton.jit
@@ -38,7 +44,7 @@ def _top_of_row(keys_ptr, values_ptr, ids_ptr, finite_ptr, num_keys, K: tl.const
     wait_for_inputs()
     row = tl.program_id(0)
     i = tl.arange(0, BLOCK)
-    top = tl.topk(tl.load(keys_ptr + row * num_keys + i, mask=i < num_keys, other=LOWEST), K)
+    top = _largest(tl.load(keys_ptr + row * num_keys + i, mask=i < num_keys, other=LOWEST), K)
     ordered = (top >> 32).to(tl.int32)
     bits = ordered ^ ((ordered >> 31) & 0x7FFFFFFF)
     place = row * K + tl.arange(0, K)
