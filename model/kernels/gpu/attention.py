@@ -158,11 +158,11 @@ def attend_decode(
         return
     cache = view_cache(pages, num_q, width)
     num_kv = cache.shape.num_kv
-    splits = count_splits(num_kv)
+    splits, keys = count_splits(num_kv), 128 if find_arch() >= 90 else 64  # what shared memory holds
     _attend_decode[(num_tokens, num_kv, splits)](
         q_THC, cache.vectors, cache.scales, tables_TM, lengths_T, out_TE, scratch.parts, scratch.bounds,
         scratch.arrivals, tables_TM.stride(0), *cache.strides, _softmax_scale(width),
-        ROWS=max(triton.next_power_of_2(num_q // num_kv), 16), KEYS=64, SPLITS=splits, S=cache.shape,
+        ROWS=max(triton.next_power_of_2(num_q // num_kv), 16), KEYS=keys, SPLITS=splits, S=cache.shape,
         num_warps=4, num_stages=3, **launch_options(),
     )  # fmt: skip
 
@@ -182,11 +182,12 @@ def attend_prefill(
         return
     cache = view_cache(pages, num_q, width)
     rows = 128 if max_tokens > 64 else 64
-    keys, stages = (64, 3) if find_arch() >= 90 else (32, 2)  # what registers and shared memory hold
+    is_hopper = find_arch() >= 90
+    keys = (128 if cache.shape.kind == 0 else 64) if is_hopper else 32  # what registers and shared memory hold
     _attend_prefill[(triton.cdiv(max_tokens, rows), num_q, len(lengths_B))](
         q_THC, cache.vectors, cache.scales, tables_BM, starts_B1, lengths_B, out_TE, tables_BM.stride(0),
         *cache.strides, _softmax_scale(width), ROWS=rows, KEYS=keys, S=cache.shape,
-        num_warps=rows // 16, num_stages=stages, **launch_options(),
+        num_warps=rows // 16, num_stages=3 if is_hopper else 2, **launch_options(),
     )  # fmt: skip
 
 

@@ -53,7 +53,7 @@ def make_attention_scratch(
 def count_splits(num_kv_heads: int) -> int:
     """Into how many parts a sequence is cut at most, so that one alone fills the chip. The same beside others: the sums
     of a row would not be the same to the bit otherwise."""
-    return min(max(MULTIPROCESSORS // num_kv_heads, 1), MAX_SPLITS)
+    return min(max(2 * MULTIPROCESSORS // num_kv_heads, 1), MAX_SPLITS)
 
 
 @dataclass(frozen=True, slots=True)

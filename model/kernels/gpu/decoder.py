@@ -33,7 +33,7 @@ from model.kernels.gpu.step import BUCKETS, Call, Step, Steps, prepare
 from model.kernels.gpu.weights import DecoderWeights, MoeWeights
 
 SHORT = 8  # new tokens of a sequence that are rows of a step: an answer's next token, and a draft
-CHUNK = 4096  # rows of prompts that are computed together
+CHUNK = 8192  # rows of prompts that are computed together
 
 
 @dataclass(frozen=True, slots=True)

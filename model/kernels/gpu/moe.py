@@ -14,7 +14,7 @@ from model.kernels.gpu.buffers import MAX_EXPERT_BLOCK, MIN_EXPERT_BLOCK, STEP_R
 from model.kernels.gpu.layout import SLAB_ROWS, Weight, shape_of
 from model.kernels.gpu.product import FEW, as_operand, choose_expert_tile, multiply
 
-PAIRS = 1024  # that a program of the sort looks at in one go
+PAIRS = 1024, 4096  # that a program of the sort looks at in one go, of few and of many
 
 
 @triton.jit(do_not_specialize=["num_pairs", "num_owners"])
@@ -125,7 +125,8 @@ def experts(
     if is_sorted:
         _sort[(num_experts,)](
             *sorting, pairs, num_blocks,
-            BINS=triton.next_power_of_2(num_experts), TOKENS=tokens, PAIRS=PAIRS, num_warps=4, **launch_options(),
+            BINS=triton.next_power_of_2(num_experts), TOKENS=tokens, PAIRS=PAIRS[pairs > PAIRS[1]], num_warps=4,
+            **launch_options(),
         )  # fmt: skip
     w = as_operand(gate_up)
     tile, options = choose_expert_tile(tokens, w.layout, num_blocks)

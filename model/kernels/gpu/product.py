@@ -31,7 +31,12 @@ _FROM_BYTE = _UNPACK.format(move=_BYTE, scale="0x7B807B80", offset="0x80008000")
 INT4_PLANES = tuple(_FROM_NIBBLE.format(shift=4 * plane) for plane in range(4))
 FP8_PLANES = tuple(_FROM_BYTE.format(shift=8 - 8 * plane) for plane in range(2))
 MULTIPROCESSORS = tl.constexpr(_MULTIPROCESSORS)
-SPLIT = 4  # ways in which the warps of a program share the columns where tokens are few
+# Into how many parts, a warp each, a program cuts the columns where tokens are few: the same for one token as for
+# STEP_ROWS, so that a row's sums are added in one order.
+SPLIT = 4
+LARGE_SPLIT = 2  # of a matrix with so many rows that its programs fill the chip anyway: the head
+EXPERT_SPLIT = (2, 2)  # of gate and up, of down
+LARGE = 256 * _MULTIPROCESSORS
 FEW = 16  # tokens of a tile up to which its rows are chosen to fill the chip
 _INT4_PLANES = tl.constexpr(INT4_PLANES)
 _FP8_PLANES = tl.constexpr(FP8_PLANES)
@@ -56,7 +61,7 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """rows by tokens of a program. split: how many warps share the columns; 1: none, all warps share the rows."""
+    """rows by tokens of a program. split: how many warps share the columns; 0: all warps share the rows."""
 
     rows: int
     tokens: int
@@ -93,37 +98,37 @@ def as_operand(weight: Weight) -> Operand:
 
 
 def choose_tile(num_tokens: int, layout: Layout) -> tuple[Tile, dict[str, Any]]:
-    """The tile of a product of so many tokens, and the launch options.
-
-    Up to STEP_ROWS: as many rows as leave each multiprocessor a program, the columns split four ways within each,
-    always alike, so that a token's sums are added in one order however many others there are. Many: large tiles.
-    """
-    if num_tokens <= FEW:
-        return _few(layout, 8 if num_tokens <= 8 else 16, 1)
-    if num_tokens <= STEP_ROWS:
-        return Tile(32, 32, SPLIT), _options(4, 3, layout)
-    return _many(layout, 128, triton.cdiv(num_tokens, 128))
+    """The tile of a product of so many tokens, and the launch options. Measured on an H200; see docs/gpu-kernels.md."""
+    if num_tokens > STEP_ROWS:
+        return _many(layout, 128)
+    tokens = 32 if num_tokens > FEW else _round_up(num_tokens)
+    if layout.rows >= LARGE:
+        return _few(layout, 64, tokens, LARGE_SPLIT)
+    return _few(layout, 32 if tokens == 32 else layout.rows // MULTIPROCESSORS.value, tokens, SPLIT)
 
 
 def choose_expert_tile(tokens: int, layout: Layout, num_blocks: int) -> tuple[Tile, dict[str, Any]]:
     """The same for num_blocks blocks of up to `tokens` tokens of one expert."""
-    return (_few if tokens <= FEW else _many)(layout, tokens, num_blocks)
+    if tokens > FEW:
+        return _many(layout, tokens)
+    is_many = layout.rows * num_blocks >= LARGE * 2
+    return _few(layout, 64 if is_many else 32, tokens, EXPERT_SPLIT[layout.columns < layout.rows])
 
 
-def _few(layout: Layout, tokens: int, num_blocks: int) -> tuple[Tile, dict[str, Any]]:
+def _round_up(num_tokens: int) -> int:
+    return 8 if num_tokens <= 8 else 16
+
+
+def _few(layout: Layout, rows: int, tokens: int, split: int) -> tuple[Tile, dict[str, Any]]:
     most = 64 // (4 // layout.planes)  # more would not fit the registers
-    rows = max(16, min(most, _floor_power_of_2(layout.rows * num_blocks // MULTIPROCESSORS.value)))
-    return Tile(rows, tokens, SPLIT), _options(4, 4 if tokens == 8 and rows < 64 else 3, layout)
+    return Tile(max(16, min(most, _floor_power_of_2(rows))), tokens, split), _options(split, 3, layout)
 
 
-def _many(layout: Layout, tokens: int, num_blocks: int) -> tuple[Tile, dict[str, Any]]:
-    """Tall tiles where there are enough of them: of INT4 the tokens are the larger part of what is read."""
+def _many(layout: Layout, tokens: int) -> tuple[Tile, dict[str, Any]]:
     if tokens <= 64:
-        return Tile(64, tokens, 1), _options(4, 3, layout)
-    if find_arch() < 90:
-        return Tile(128 if layout.planes == 4 else 64, tokens, 1), _options(8, 3, layout)
-    is_tall = layout.planes == 4 and layout.rows // 256 * num_blocks >= 2 * MULTIPROCESSORS.value
-    return Tile(256 if is_tall else 128, tokens, 1), _options(8, 3, layout)
+        return Tile(64, tokens, 0), _options(4, 3, layout)
+    rows = 128 if find_arch() >= 90 or layout.planes == 4 else 64
+    return Tile(rows, tokens, 0), _options(8, 3, layout)
 
 
 def _floor_power_of_2(number: int) -> int:
@@ -159,7 +164,7 @@ def prefetch(w_ptr, first_row, W: tl.constexpr, TILE: tl.constexpr):
     """Asks for a program's packed weights to come to the L2 cache. Called before wait_for_inputs: no kernel writes
     them, so they come while what the program waits for still runs. Only where all programs run at once."""
     IS_ONE_WAVE: tl.constexpr = W.rows <= TILE.rows * 4 * MULTIPROCESSORS
-    if not INTERPRETED and TILE.split > 1 and W.planes > 1 and IS_ONE_WAVE:
+    if not INTERPRETED and TILE.split and W.planes > 1 and IS_ONE_WAVE:
         LINE: tl.constexpr = 64  # words: 128 bytes
         LINES: tl.constexpr = (TILE.rows // 16 * W.slab + LINE - 1) // LINE
         i = tl.minimum(tl.arange(0, triton.next_power_of_2(LINES)), LINES - 1)
@@ -205,15 +210,19 @@ def multiply_few(x_ptrs_T, is_token_T, w_ptr, s_ptr, rows_N, is_row_N, W: tl.con
             is_word &= (g[:, None] * GROUP + word[None, :] < W.columns)[:, None, :]
         words = tl.load(w_ptrs + (g * W.step)[:, None, None], mask=is_word, other=0)
         part = tl.zeros([SPLIT, ROWS, TOKENS], tl.float32)
+        odd = tl.zeros([SPLIT, ROWS, TOKENS], tl.float32)  # two sums: half as long a chain of dependent products
         for plane in tl.static_range(PLANES):
             column = g * GROUP + plane * WORDS
             is_x = is_token_T[None, None, :] & (g < NUM_GROUPS)[:, None, None]
             if W.columns % GROUP:
                 is_x &= (column[:, None] + word[None, :] < W.columns)[:, :, None]
             x = tl.load(x_ptrs + column[:, None, None], mask=is_x, other=0.0)
-            part = dot(unpack(words, plane, PLANES), x, part)
+            if plane % 2:
+                odd = dot(unpack(words, plane, PLANES), x, odd)
+            else:
+                part = dot(unpack(words, plane, PLANES), x, part)
         if PLANES > 1:
-            acc += part * scale[:, :, None]
+            acc += (part + odd) * scale[:, :, None]
             after = g + SPLIT  # the next scales are asked for a round ahead, since nothing else hides their way
             is_scale = is_row_N[None, :] & (after < NUM_GROUPS)[:, None]
             scale = load_scales(s_ptr, rows_N[None, :], after[:, None], is_scale, W)
@@ -265,7 +274,7 @@ def multiply_many(x_ptrs_T, is_token_T, w_ptr, s_ptr, rows_N, is_row_N, W: tl.co
 
 @triton.jit
 def multiply(x_ptrs_T, is_token_T, w_ptr, s_ptr, rows_N, is_row_N, W: tl.constexpr, TILE: tl.constexpr):
-    if TILE.split > 1:
+    if TILE.split:
         y = multiply_few(x_ptrs_T, is_token_T, w_ptr, s_ptr, rows_N, is_row_N, W, TILE)
     else:
         y = multiply_many(x_ptrs_T, is_token_T, w_ptr, s_ptr, rows_N, is_row_N, W, TILE)

@@ -12,8 +12,6 @@ from model.kernels.gpu.arithmetic import launch_options, wait_for_inputs
 from model.kernels.gpu.buffers import STEP_ROWS, Routing
 from model.kernels.gpu.linear import linear
 
-EXPERTS = 2  # of a program of the kernel that computes logits and choice in one
-
 
 @triton.jit
 def _choose(t, logits_ptr, bias_ptr, slots_ptr, ids_ptr, factors_ptr, R: tl.constexpr, HAS_SLOTS: tl.constexpr):
@@ -68,17 +66,16 @@ def _choose_all(logits_ptr, bias_ptr, slots_ptr, ids_ptr, factors_ptr, R: tl.con
 @triton.jit
 def _route(
     x_ptr, weight_ptr, logits_ptr, arrivals_ptr, bias_ptr, slots_ptr, ids_ptr, factors_ptr, x_stride,
-    WIDTH: tl.constexpr, BLOCK: tl.constexpr, EXPERTS: tl.constexpr, R: tl.constexpr, HAS_SLOTS: tl.constexpr,
+    WIDTH: tl.constexpr, BLOCK: tl.constexpr, R: tl.constexpr, HAS_SLOTS: tl.constexpr,
 ):  # fmt: skip
     wait_for_inputs()
     t = tl.program_id(1)
-    expert = tl.program_id(0) * EXPERTS + tl.arange(0, EXPERTS)
+    expert = tl.program_id(0)
     column = tl.arange(0, BLOCK)
     is_column = column < WIDTH
-    weight_ptrs = weight_ptr + expert[:, None] * WIDTH + column[None, :]
-    weight = tl.load(weight_ptrs, mask=is_column[None, :], other=0.0).to(tl.float32)
+    weight = tl.load(weight_ptr + expert * WIDTH + column, mask=is_column, other=0.0).to(tl.float32)
     x = tl.load(x_ptr + t * x_stride + column, mask=is_column, other=0.0).to(tl.float32)
-    tl.store(logits_ptr + t * R.num_experts + expert, tl.sum(weight * x[None, :], 1))
+    tl.store(logits_ptr + t * R.num_experts + expert, tl.sum(weight * x, 0))
     # Whoever comes last has all the logits, and chooses.
     tl.debug_barrier()
     if tl.atomic_add(arrivals_ptr + t, 1, sem="acq_rel", scope="gpu") == tl.num_programs(0) - 1:
@@ -107,9 +104,9 @@ def route(
     slots = ids_TS if slots_T is None else slots_T
     options: dict[str, Any] = {"R": routing, "HAS_SLOTS": slots_T is not None, **launch_options()}
     if num_tokens <= STEP_ROWS:
-        _route[(routing.num_experts // EXPERTS, num_tokens)](
+        _route[(routing.num_experts, num_tokens)](
             x_TD, weight_ED, logits_TE, arrivals_T, bias_E, slots, ids_TS, factors_TS, x_TD.stride(0),
-            WIDTH=width, BLOCK=triton.next_power_of_2(width), EXPERTS=EXPERTS, num_warps=4, **options,
+            WIDTH=width, BLOCK=triton.next_power_of_2(width), num_warps=1, **options,
         )  # fmt: skip
     else:
         linear(x_TD, weight_ED, logits_TE)

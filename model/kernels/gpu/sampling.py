@@ -62,7 +62,7 @@ def _penalize(logits_ptr, is_seen_ptr, penalty_ptr, num_logits, stride, CHUNK: t
     is_seen = tl.load(is_seen_ptr + row * num_logits + i, mask=i < num_logits, other=0) != 0
     logit = tl.load(ptrs, mask=is_seen, other=0.0)
     penalty = tl.load(penalty_ptr + row)
-    tl.store(ptrs, tl.where(logit > 0, logit / penalty, logit * penalty), mask=is_seen)
+    tl.store(ptrs, tl.where(logit > 0, tl.div_rn(logit, penalty), logit * penalty), mask=is_seen)
 
 
 def top_logits(logits_NV: Tensor, values_Nk: Tensor, ids_Nk: Tensor, is_finite_N: Tensor, keys: Tensor) -> None:
