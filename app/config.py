@@ -62,7 +62,7 @@ class Settings:
     kernels: str = "auto"  # one of KERNELS
     kv_cache: str = "auto"  # one of KV_CACHES
     draft_head: str = ""  # folder of an EAGLE-3 head made for the checkpoint; empty: its MTP layer, if it has one
-    card_drafts: bool = False  # drafts on a graphics card too, whose texts are not promised to stay the same
+    card_drafts: bool = True  # drafts on a graphics card too; docs/gpu.md says where texts were seen to stay
     weights: str = "auto"  # one of WEIGHTS
     expert_cache_gb: float = 0  # memory for experts that are read from the disk; 0: what is free
     server_url: str = ""  # an OpenAI-compatible server that answers in the checkpoint's place; empty: this process

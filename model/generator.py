@@ -97,7 +97,7 @@ class LocalGenerator:
         weights: str = "auto",
         expert_bytes: int | None = None,
         device: str = "auto",
-        card_drafts: bool = False,
+        card_drafts: bool = True,
         *,
         on_progress: ProgressCallback | None = None,
         cancel: threading.Event | None = None,
@@ -251,11 +251,11 @@ class LocalGenerator:
 
 
 def make_drafters(
-    backend: Backend, model: BailingMoeV2ForCausalLM, head: LoadedHead | None, card_drafts: bool = False
+    backend: Backend, model: BailingMoeV2ForCausalLM, head: LoadedHead | None, card_drafts: bool = True
 ) -> list[Drafter]:
-    """In order of preference. The C++ kernels compute a row always alike, without which a draft may turn a tie; the
-    card's are made to, which no card has shown yet: there only with card_drafts, and EAGLE-3 heads, which read the
-    processor's states, not at all."""
+    """In order of preference. The C++ kernels compute a row always alike, without which a draft may turn a tie, and so
+    do the card's as far as it was looked at (docs/gpu.md): there not without card_drafts, and EAGLE-3 heads, which read
+    the processor's states, not at all."""
     drafters: list[Drafter] = [PromptLookup()]
     if isinstance(backend, GpuBackend):
         return [*drafters, *([MtpDrafter(backend)] if backend.has_mtp else [])] if card_drafts else []
