@@ -95,6 +95,9 @@ _KNOWLEDGE = any_of(_CUES["knowledge"], english=r"^\W*(?:please\s+)?(?:{})\b")
 _QUESTION = re.compile(
     r"^\W*(?:(?:and|so|but|please|hi|hello)\W+)*(?:what(?:'s)?|how|which|when|why|where|who|is|are|do|does|did|was|were|has|"
     r"have|had|can|could|should|would|will|may)\b[^?]*\?\W*$"
+    # "This first or that first in suspected appendicitis?", "Torsion in children: is oophorectomy necessary?"
+    r"|^[^,.;:?]{,200} or [^,.;:?]{,200} (?:in|for|after|with|during) [^,.;:?]{,200}\?\W*$"
+    r"|^[^.?]{,300}: (?:is|are|can|does|an?|cause)\b(?![^?]*\b(?:i|we|next|now)\b)[^?]*\?\W*$"
 )
 _IMMEDIATE = any_of(_CUES["immediate"])
 _PAST = Cue(_CUES["past"], extra=r"[(,–-]\s?(?:19|20)\d\d\b|\b(?:19|20)\d\d\W*$")
@@ -126,6 +129,11 @@ def scopes(sentence: str, is_literal: bool = False) -> tuple[Scope, ...]:
     """All scopes of one sentence, in no particular order. is_literal also takes phrases that only look like cues
     ("without difficulty", "no change"): right where two texts are compared word for word."""
     return _scopes(lower(sentence), is_literal)
+
+
+def is_now(sentence: str) -> bool:
+    """Whether a sentence in lower case says of something that it is so now, whatever else it says."""
+    return bool(_PRESENT.search(sentence))
 
 
 def is_exam_question(text: str) -> bool:
@@ -172,7 +180,7 @@ def _is_general_question(sentence: str) -> bool:
 @lru_cache(maxsize=512)
 def _is_past(sentence: str) -> bool:
     """Dates what it says to the past, and says of nothing that it is so now."""
-    return _PAST.is_in(sentence) and not _PRESENT.search(sentence)
+    return _PAST.is_in(sentence) and not is_now(sentence)
 
 
 def _outside(taken: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:

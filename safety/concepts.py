@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from time import perf_counter
 
 from safety.assertion import Assertion, assess
 from safety.beginnings import WORD, beginnings, keys_of
+from safety.calm import ALWAYS, Calm, reasons
 from safety.lexicon import concepts
 
 PAGE = 2000  # characters; a page needs a few milliseconds
@@ -37,10 +38,11 @@ class Hit:
     sentence: tuple[int, int]
 
 
-def is_present(lowered: str, hit: Hit) -> bool:
-    """Whether the text says that it is so now."""
+def is_alarm(lowered: str, hit: Hit, not_when: Collection[Calm] = ()) -> bool:
+    """Whether the text says that it is so now, of a person and in earnest; and nothing of not_when."""
     start, end = hit.sentence
-    return assess(lowered[start:end], hit.start - start, hit.end - start) is Assertion.PRESENT
+    sentence, place = lowered[start:end], (hit.start - start, hit.end - start)
+    return assess(sentence, *place) is Assertion.PRESENT and reasons(sentence, *place).isdisjoint((*ALWAYS, *not_when))
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import ahocorasick
@@ -18,7 +18,8 @@ import regex
 
 from contracts import Direction, Finding, Verdict
 from safety.assertion import Assertion, assess, is_exam_question
-from safety.concepts import Hit, find_concepts, is_present
+from safety.calm import Calm
+from safety.concepts import Hit, find_concepts, is_alarm
 from safety.normalise import NormalisedText, lower, normalise
 from safety.rule import Rule
 from safety.sentences import sentence_spans
@@ -80,7 +81,7 @@ class Matcher:
         by_concept: dict[str, list[Hit]] = {}
         for hit in hits:
             by_concept.setdefault(hit.concept, []).append(hit)
-        is_so = cache(partial(is_present, lowered))  # asked of few hits only: it costs more than finding them
+        is_so = partial(is_alarm, lowered)  # asked of few hits only: it costs more than finding them
         met = ((rule, _meet(rule, by_concept, is_so)) for rule in rules)
         found = [_finding(rule, source, (h.start, h.end), h.sentence, direction) for rule, h in met if h is not None]
         return [] if found and is_exam_question(source.text) else found
@@ -157,21 +158,22 @@ def _touched(segments: list[tuple[int, int]], places: Iterable[int]) -> list[tup
     return [segments[index] for index in sorted(touched)]
 
 
-def _meet(rule: Rule, hits: Mapping[str, list[Hit]], is_so: Callable[[Hit], bool]) -> Hit | None:
+def _meet(rule: Rule, hits: Mapping[str, list[Hit]], is_so: Callable[[Hit, Collection[Calm]], bool]) -> Hit | None:
     """The first concept of the first condition whose concepts all stand near it; None if there is no such place."""
     for first, *others in rule.conditions:
         if all(name in hits for name in (first, *others)):
             for hit in hits[first]:
-                near = [_near(hits[name], hit.start) for name in others]
-                if all(near) and is_so(hit) and all(any(map(is_so, found)) for found in near):
+                near = [_near(hits[name], hit) for name in others]
+                if all(near) and all(any(is_so(h, rule.not_when) for h in found) for found in ([hit], *near)):
                     return hit
     return None
 
 
-def _near(hits: list[Hit], place: int) -> list[Hit]:
-    """Those within REACH of a place; hits come in order."""
-    first = bisect_left(hits, place - REACH, key=lambda hit: hit.start)
-    return hits[first : bisect_right(hits, place + REACH, key=lambda hit: hit.start)]
+def _near(hits: list[Hit], hit: Hit) -> list[Hit]:
+    """Those within REACH of another hit, which come in order; the same words do not count twice."""
+    first = bisect_left(hits, hit.start - REACH, key=lambda other: other.start)
+    last = bisect_right(hits, hit.start + REACH, key=lambda other: other.start)
+    return [other for other in hits[first:last] if other.end <= hit.start or hit.end <= other.start]
 
 
 def _out_of_time(rule: Rule, source: NormalisedText, span: tuple[int, int]) -> Finding:
