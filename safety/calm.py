@@ -11,7 +11,8 @@ import re
 from enum import StrEnum
 from functools import lru_cache
 
-from safety.assertion import Cue, is_now
+from safety.assertion import is_now
+from safety.cues import Cue
 from safety.lexicon import cues
 
 
