@@ -84,8 +84,9 @@ FIGURE = Figure(
     data="presidio-research's synthetic texts: patterns over all, names over the fifth held out (templates repeat) and "
     "over our held-out sentences of records, whose misses were read; “fresh”: sentences written after those and before "
     "the tagger was trained, a third of them not looked at; Chinese: written with the pattern they are found by; "
-    "“records”: English and Chinese sentences with names of their own, written before the tagger was last trained and "
-    "not looked at; the eponyms and drugs of our lists, which the tagger knows.",
+    "“records”: English and Chinese sentences with names of their own, written before the tagger was last trained; "
+    "at first sight 91 % were found, then their misses were read; the eponyms and drugs of our lists, which the tagger "
+    "knows.",
     peer="Presidio's default: recall 0.60, precision 0.69",
     run=run,
 )
