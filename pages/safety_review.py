@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import streamlit as st
 
 from app.services import Services
@@ -51,20 +53,22 @@ def _draw_try(services: Services) -> None:
         is_input = direction is Direction.INPUT
         checker = services.safety
         result = checker.check_input([Message(Role.USER, text)]) if is_input else checker.check_document(text)
-        _draw_result(result)
+        _draw_result(result, {rule.id: rule.title for rule in checker.rules})
         _draw_missed(services, text, direction)
 
 
-def _draw_result(result: CheckResult) -> None:
+def _draw_result(result: CheckResult, titles: Mapping[str, str]) -> None:
+    """titles: rule id -> title; a model's finding has only its id."""
     if not result.findings:
         is_clear = result.verdict is Verdict.ALLOW
         words = say("safety.try.clear" if is_clear else "safety.try.unavailable")
         (st.success if is_clear else st.warning)(words, title=say("safety.try.verdict", verdict=result.verdict.value))
         return
     for finding in result.findings:
-        title = say("safety.try.match", rule=escape(finding.rule), evidence=escape(finding.evidence))
+        name = f"{titles[finding.rule]} ({finding.rule})" if finding.rule in titles else finding.rule
+        title = say("safety.try.match", rule=escape(name), evidence=escape(finding.evidence))
         source = "\n\n" + say("turn.source", source=escape(finding.source)) if finding.source else ""
-        st.warning(escape(finding.message) + source, title=title)
+        (st.error if finding.is_emergency else st.warning)(escape(finding.message) + source, title=title)
     st.caption(say("safety.try.verdict", verdict=result.verdict.value))
 
 

@@ -7,12 +7,12 @@ Cue phrases (lexicon/cues.yaml, English and Chinese) open scopes that end at a t
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 
-from safety.beginnings import WORD, beginnings, keys_of
+from safety.cues import Cue, Phrases
 from safety.lexicon import cues
 from safety.normalise import lower
 
@@ -35,47 +35,13 @@ class Scope:
     end: int
 
 
-def any_of(phrases: Mapping[str, Sequence[str]], english: str = r"\b(?:{})\b", extra: str = "") -> re.Pattern[str]:
-    """One pattern for the phrases of both languages, for texts in lower case: without regard to case it is searched at
-    less than half the speed. `english` says how the English ones are bounded."""
-    joined = "|".join(phrases["en"]).replace(" ", r"\s+")
-    return re.compile("|".join([english.format(joined), *phrases["zh"], *([extra] if extra else [])]))
-
-
-class Cue:
-    """The phrases of one status: searched only where a word begins as one of them does."""
-
-    def __init__(self, phrases: Mapping[str, Sequence[str]], extra: str = "") -> None:
-        self.pattern = any_of(phrases, extra=extra)
-        written = [*(phrase.replace(" ", r"\s+") for phrase in phrases["en"]), *phrases["zh"], *filter(None, [extra])]
-        try:
-            self.keys: frozenset[str] | None = frozenset(key for phrase in written for key in beginnings(phrase))
-        except ValueError:
-            self.keys = None  # it may begin with anything
-
-    def spans(self, sentence: str) -> list[tuple[int, int]]:
-        """Where they stand in a sentence in lower case."""
-        return _spans(self.pattern, sentence) if self._may_be_in(sentence) else []
-
-    def is_in(self, sentence: str) -> bool:
-        return self._may_be_in(sentence) and bool(self.pattern.search(sentence))
-
-    def _may_be_in(self, sentence: str) -> bool:
-        return self.keys is None or not self.keys.isdisjoint(_keys_in(sentence))
-
-
-@lru_cache(maxsize=256)
-def _keys_in(sentence: str) -> frozenset[str]:
-    return frozenset(key for word in WORD.findall(sentence) for key in keys_of(word))
-
-
 _CUES = cues()
-_PSEUDO = any_of(_CUES["pseudo"])
+_PSEUDO = Cue(_CUES["pseudo"])
 _FORWARD = {Assertion(status): Cue(phrases) for status, phrases in _CUES["forward"].items()}
 _BACKWARD = {Assertion(status): Cue(phrases) for status, phrases in _CUES["backward"].items()}
 _NOT_CONTRACTED = re.compile(r"n't\b")
 _NOT_DOING = re.compile(r"(?:not|n't)\s+(?!having|complaining|reporting|experiencing|showing|endorsing)\w+ing\b")
-_END = any_of(_CUES["end"], extra=r";|；|。|\.\s+(?=\S)|\s{4,}")
+_END = Phrases(_CUES["end"], extra=r";|；|。|\.\s+(?=\S)|\s{4,}")
 # A condition ends where its consequence begins; a relative's story where the patient's does.
 _END_OF = {
     Assertion.HYPOTHETICAL: re.compile(r", (?:he|she|they|you|then|please|call|go)\b|，"),
@@ -91,17 +57,20 @@ _WINDOW = {Assertion.HISTORICAL: 90}  # characters a cue reaches, where the sent
 _DEFAULT_WINDOW = 400
 _ORDER = (Assertion.NEGATED, Assertion.FAMILY, Assertion.HYPOTHETICAL, Assertion.HISTORICAL)
 
-_KNOWLEDGE = any_of(_CUES["knowledge"], english=r"^\W*(?:please\s+)?(?:{})\b")
+_KNOWLEDGE = Phrases(_CUES["knowledge"], english=r"^\W*(?:please\s+)?(?:{})\b")
 _QUESTION = re.compile(
     r"^\W*(?:(?:and|so|but|please|hi|hello)\W+)*(?:what(?:'s)?|how|which|when|why|where|who|is|are|do|does|did|was|were|has|"
     r"have|had|can|could|should|would|will|may)\b[^?]*\?\W*$"
+    # "This first or that first in suspected appendicitis?", "Torsion in children: is oophorectomy necessary?"
+    r"|^[^,.;:?]{,200} or [^,.;:?]{,200} (?:in|for|after|with|during) [^,.;:?]{,200}\?\W*$"
+    r"|^[^.?]{,300}: (?:is|are|can|does|an?|cause)\b(?![^?]*\b(?:i|we|next|now)\b)[^?]*\?\W*$"
 )
-_IMMEDIATE = any_of(_CUES["immediate"])
+_IMMEDIATE = Phrases(_CUES["immediate"])
 _PAST = Cue(_CUES["past"], extra=r"[(,–-]\s?(?:19|20)\d\d\b|\b(?:19|20)\d\d\W*$")
-_PRESENT = any_of(_CUES["present"])
+_PRESENT = Phrases(_CUES["present"])
 _OPTIONS = r"\ba[).] .{1,80}\bb[).] |\(a\) .{1,80}\(b\) |(?m:^)\s*q\d*[.:]"
 MAX_EXAM = 4000  # characters; a longer text is a record, whatever words stand in it
-_EXAM = any_of(_CUES["exam"], extra=_OPTIONS)
+_EXAM = Phrases(_CUES["exam"], extra=_OPTIONS)
 
 
 def assess(sentence: str, start: int, end: int) -> Assertion:
@@ -128,6 +97,11 @@ def scopes(sentence: str, is_literal: bool = False) -> tuple[Scope, ...]:
     return _scopes(lower(sentence), is_literal)
 
 
+def is_now(sentence: str) -> bool:
+    """Whether a sentence in lower case says of something that it is so now, whatever else it says."""
+    return bool(_PRESENT.search(sentence))
+
+
 def is_exam_question(text: str) -> bool:
     return len(text) <= MAX_EXAM and bool(_EXAM.search(lower(text)))
 
@@ -143,8 +117,8 @@ def _scopes(sentence: str, is_literal: bool = False) -> tuple[Scope, ...]:
     backward = {status: spans for status, cue in _BACKWARD.items() if (spans := cue.spans(sentence))}
     if not forward and not backward:
         return ()
-    pseudo = [] if is_literal else _spans(_PSEUDO, sentence)
-    ends = _spans(_END, sentence)
+    pseudo = [] if is_literal else _PSEUDO.spans(sentence)
+    ends = _END.spans(sentence)
     found = []
     for status, places in forward.items():
         limits = ends + _spans(_END_OF.get(status), sentence)
@@ -172,7 +146,7 @@ def _is_general_question(sentence: str) -> bool:
 @lru_cache(maxsize=512)
 def _is_past(sentence: str) -> bool:
     """Dates what it says to the past, and says of nothing that it is so now."""
-    return _PAST.is_in(sentence) and not _PRESENT.search(sentence)
+    return _PAST.is_in(sentence) and not is_now(sentence)
 
 
 def _outside(taken: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:

@@ -92,7 +92,7 @@ def _step(begun: set[_Lead], kind: str, value: Any) -> set[_Lead]:
     if kind == "BRANCH":
         return {lead for branch in value[1] for lead in _lead(begun, list(branch))}
     if kind == "IN" and all(str(item[0]) in ("LITERAL", "RANGE") for item in value):
-        return {lead.grown(chr(code).lower()) for lead in begun for item in value for code in _codes(item)}
+        return {lead.grown(chr(code).lower()) for lead in begun for item in value for code in codes(item)}
     if kind == "IN" and "DIGIT" in str(value):
         return {lead.grown(digit) for lead in begun for digit in "0123456789"}
     if kind in ("ASSERT", "ASSERT_NOT"):
@@ -101,5 +101,6 @@ def _step(begun: set[_Lead], kind: str, value: Any) -> set[_Lead]:
     return {lead.closed(_End.WORD if is_word else _End.ANY) for lead in begun}
 
 
-def _codes(item: tuple[Any, Any]) -> range:
+def codes(item: tuple[Any, Any]) -> range:
+    """Characters of a literal or a range in a set of a parsed pattern."""
     return range(item[1], item[1] + 1) if str(item[0]) == "LITERAL" else range(item[1][0], item[1][1] + 1)

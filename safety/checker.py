@@ -16,8 +16,8 @@ from time import perf_counter
 from typing import Any
 
 from contracts import CheckResult, ClaimCheck, Direction, Finding, Message, Passage, Patient, Role, Verdict
-from safety.assertion import any_of
 from safety.claims import strip_citations
+from safety.cues import Phrases
 from safety.knowledge_files import Knowledge, load_knowledge
 from safety.lexicon import cues
 from safety.matcher import Matcher
@@ -29,7 +29,7 @@ from safety.rule_files import load_rules
 from safety.support import SUPPORT_SOURCE, Support, abstention_object, check_support, is_abstention
 
 _LOG = logging.getLogger(__name__)
-_ESCALATES = any_of(cues()["escalation"])
+_ESCALATES = Phrases(cues()["escalation"])
 VAGUE_EMERGENCY = "emergency.possible"
 MAX_CLAIM = 4000  # characters; nothing a person would call one claim is longer
 

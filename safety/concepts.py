@@ -1,22 +1,29 @@
 """How people say that somebody is in danger: phrases of `lexicon/concepts.yaml` found in a text, with their status.
 
-Each phrase is tried only where a word begins as it does, and only from there, so that a text costs time by its words
-and not by the number of phrases. A phrase that could backtrack without end is refused as it is read, and a text on
-which they take too long all together raises. Knows nothing of rules or verdicts.
+Each phrase is tried only in a sentence that holds letters it cannot do without, and there only where a word begins as
+it does, so that a text costs time by its words and not by the number of phrases. A phrase that could backtrack without
+end is refused as it is read, and a text on which they take too long all together raises. Knows nothing of rules.
 """
 
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from operator import itemgetter
 from time import perf_counter
+from typing import Any
+
+import ahocorasick
 
 from safety.assertion import Assertion, assess
 from safety.beginnings import WORD, beginnings, keys_of
+from safety.calm import ALWAYS, Calm, reasons
 from safety.lexicon import concepts
+from safety.required import required
 
 PAGE = 2000  # characters; a page needs a few milliseconds
 _NO_DENIAL = r"(?!(?:no|not|nor|denies|denied|denying|without|never)\b)"
@@ -37,25 +44,29 @@ class Hit:
     sentence: tuple[int, int]
 
 
-def is_present(lowered: str, hit: Hit) -> bool:
-    """Whether the text says that it is so now."""
+def is_alarm(lowered: str, hit: Hit, not_when: Collection[Calm] = ()) -> bool:
+    """Whether the text says that it is so now, of a person and in earnest; and nothing of not_when."""
     start, end = hit.sentence
-    return assess(lowered[start:end], hit.start - start, hit.end - start) is Assertion.PRESENT
+    sentence, place = lowered[start:end], (hit.start - start, hit.end - start)
+    return assess(sentence, *place) is Assertion.PRESENT and reasons(sentence, *place).isdisjoint((*ALWAYS, *not_when))
 
 
 @dataclass(frozen=True, slots=True)
 class _Phrase:
+    """required: parts of words of which a sentence must hold one."""
+
     concept: str
     pattern: re.Pattern[str]
+    required: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
-class _Phrases:
-    """Those that may begin with one word. any_of matches where one of them does: mostly none does, and then it alone is
-    tried."""
+class _Word:
+    """What a word may begin, what of that needs, and which parts the word itself holds."""
 
     phrases: tuple[_Phrase, ...]
-    any_of: re.Pattern[str]
+    required: frozenset[str]
+    parts: frozenset[str]
 
 
 def find_concepts(lowered: str, sentences: Sequence[tuple[int, int]], timeout_s: float) -> Iterator[Hit]:
@@ -63,17 +74,17 @@ def find_concepts(lowered: str, sentences: Sequence[tuple[int, int]], timeout_s:
 
     Raises TimeoutError once timeout_s are over for every PAGE characters."""
     deadline = perf_counter() + timeout_s * (1 + len(lowered) // PAGE)
-    begun = {word: found for word in set(WORD.findall(lowered)) if (found := _phrases_from(word))}
-    for span in sentences:
+    words = [(match.start(), _word(match.group())) for match in WORD.finditer(lowered)]
+    for start, end in sentences:
         if perf_counter() > deadline:
             raise TimeoutError
-        sentence = lowered[span[0] : span[1]]
-        for word in WORD.finditer(sentence):
-            found = begun.get(word.group())
-            if found and found.any_of.match(sentence, word.start()):
-                for phrase in found.phrases:
-                    if match := phrase.pattern.match(sentence, word.start()):
-                        yield Hit(phrase.concept, span[0] + match.start(), span[0] + match.end(), span)
+        here = words[bisect_left(words, start, key=_place) : bisect_left(words, end, key=_place)]
+        parts = frozenset[str]().union(*(word.parts for _, word in here))
+        for place, word in here:
+            if not word.required.isdisjoint(parts):
+                for phrase in word.phrases:
+                    if not phrase.required.isdisjoint(parts) and (match := phrase.pattern.match(lowered, place, end)):
+                        yield Hit(phrase.concept, place, match.end(), (start, end))
 
 
 def known_concepts() -> frozenset[str]:
@@ -84,16 +95,24 @@ def known_concepts() -> frozenset[str]:
 # --- the phrases ------------------------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=2**14)
-def _phrases_from(word: str) -> _Phrases | None:
-    """The phrases that may begin with this word."""
+_place = itemgetter(0)
+
+
+@lru_cache(maxsize=2**16)
+def _word(word: str) -> _Word:
     phrases = tuple(phrase for key in keys_of(word) for phrase in _phrases().get(key, ()))
-    return _Phrases(phrases, _joined(tuple(phrase.pattern.pattern for phrase in phrases))) if phrases else None
+    needed = frozenset[str]().union(*(phrase.required for phrase in phrases))
+    return _Word(phrases, needed, frozenset(part for _, part in _parts().iter(word)))
 
 
-@lru_cache(maxsize=2**14)
-def _joined(patterns: tuple[str, ...]) -> re.Pattern[str]:
-    return re.compile("|".join(f"(?:{pattern})" for pattern in patterns))
+@cache
+def _parts() -> Any:
+    """Finds the required parts of all phrases in a word (Aho and Corasick, CACM 1975)."""
+    automaton = ahocorasick.Automaton()
+    for part in {part for phrases in _phrases().values() for phrase in phrases for part in phrase.required}:
+        automaton.add_word(part, part)
+    automaton.make_automaton()
+    return automaton
 
 
 @cache
@@ -104,7 +123,7 @@ def _phrases() -> dict[str, list[_Phrase]]:
     for name, languages in data["concepts"].items():
         for written in (phrase for phrases in languages.values() for phrase in phrases):
             expanded = _expand(written, data["words"])
-            phrase = _Phrase(name, re.compile(expanded))
+            phrase = _Phrase(name, re.compile(expanded), required(expanded))
             for key in beginnings(expanded):
                 found[key].append(phrase)
     return dict(found)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import regex
 
 from safety.identifiers_names import name_spans
-from safety.lexicon import chinese_family_names
+from safety.lexicon import chinese_family_names, common_words, eponyms, is_clinical
 
 TIMEOUT_S = 1.0
 
@@ -100,19 +100,28 @@ def _is_called(value: str) -> bool:
     return sum(character.isdigit() for character in value) >= 6
 
 
+def _is_initials(value: str) -> bool:
+    """ "J. Farquharson", not "E. Coli"."""
+    last = value.split()[-1].rpartition(".")[2].lower()
+    return not (last in common_words() or last in eponyms() or is_clinical(last) or last in _BACTERIA)
+
+
 def _is_no_place(value: str) -> bool:
     """ "患者江苏人" says where the patient is from."""
     return not value.endswith(("人", "族", "籍"))
 
 
+_BACTERIA = ("coli", "difficile", "aureus", "albicans", "pylori", "pneumoniae", "faecalis", "faecium", "falciparum")
 _PERSON = "|".join(
     (
-        "患者(?:姓名)?|病人|患儿|产妇|姓名|家属|联系人|其[夫妻子女父母]",
-        "手术者|术者|记录者|报告者|(?:主管|主治|住院|麻醉|报告)?医[师生]|护士长?|主任",
+        "患者(?:姓名)?|病人|患儿|产妇|姓名|家属|联系人|(?:其|患者之)[夫妻子女父母]|陪护|护工",
+        "手术者|术者|助手|记录者|报告者|审核者|核对者|检验者|签名|签字|(?:主管|主治|住院|麻醉|报告)?医[师生]|护士长?|主任",
     )
 )
 _FAMILY = "|".join(chinese_family_names())
-_GOES_ON = "查房|[于今昨因诉在已陪要顺自及和]"
+_GOES_ON = (
+    "查房|执行|完成|核对|负责|接[听诊收]|拒绝|同意|发[热烧]|突发|反复|咳|呕吐|入院|[于今昨因诉在已陪要顺自及和被]"
+)
 _NO_NAME = "谢谢|高(?:血?压|龄|热)|许多|康复|马上|祝"  # words that begin as family names do
 _TITLE = "女士|先生|小姐|主任|医[师生]|大夫|护士|教授|同志"
 _NUMBER = r"(?:\s*(?:number|no\.?|nr\.?|id|code))?\s*(?:is|was|:|：|#|=)*\s*"
@@ -168,6 +177,14 @@ _TABLE: tuple[_Row, ...] = (
         r"(?<![\w.-])(?P<value>[+(]?\d[\d ().\-/]{4,18}\d(?:x\d{1,6})?)[ -]*(?:office|fax|mobile|home)\b",
         _is_called,
     ),
+    (
+        "name",
+        r"(?<![\w.-])(?:mrs?|ms|mx|miss|dr|prof|professor)\.?[ \t]+"
+        r"(?-i:(?P<value>\p{Lu}[\p{L}'’-]+(?:[ \t]\p{Lu}[\p{L}'’-]+){0,2}))",
+        _always,
+    ),
+    ("name", r"(?<![\w.-])(?-i:(?P<value>(?:\p{Lu}\. ?){1,2}\p{Lu}[\p{L}'’-]*\p{Ll}[\p{L}'’-]*))(?!\w)", _is_initials),
+    ("name", rf"(?<=由)(?!{_NO_NAME})(?P<value>(?:{_FAMILY})\p{{Han}}{{1,2}}?)(?={_GOES_ON})", _is_no_place),
     ("name", r"(?:患者姓名|姓名|患者)\s*[:：]\s*(?P<value>\p{Han}{2,4})(?!\p{Han})", _always),
     # A family name behind what somebody is, or before a title; what follows must not go on as a word would.
     (
@@ -177,7 +194,7 @@ _TABLE: tuple[_Row, ...] = (
     ),
     (
         "name",
-        rf"(?:(?<!\p{{Han}})|(?<=[请由经和与找给向让日]))(?!{_NO_NAME})(?P<value>(?:{_FAMILY})\p{{Han}}{{0,2}}?)(?={_TITLE})",
+        rf"(?:(?<!\p{{Han}})|(?<=[请由经和与找给向让日知]))(?!{_NO_NAME})(?P<value>(?:{_FAMILY})\p{{Han}}{{0,2}}?)(?={_TITLE})",
         _always,
     ),
 )

@@ -46,8 +46,13 @@ def name_spans(text: str) -> list[tuple[int, int]]:
     spans = []
     for tokens in pieces(text):
         labels = decode(weights, tokens)
-        spans += [(a, b) for kind, a, b in entities(tokens, labels) if kind == "person"]
+        spans += [(a, b) for kind, a, b in entities(tokens, labels) if kind == "person" and is_name(text[a:b])]
     return spans
+
+
+def is_name(value: str) -> bool:
+    """A title or a mark that stands alone is none."""
+    return any(c.isalpha() for c in value) and value.casefold().rstrip(".") not in _TITLES
 
 
 def pieces(text: str) -> list[list[Token]]:
@@ -116,6 +121,9 @@ def features(tokens: Sequence[Token], place: int) -> list[int]:
         f"w-2w-1={folded[-2]} {folded[-1]}",
         f"w1w2={folded[1]} {folded[2]}",
         f"c={folded[-1]},{kind},{shape},{folded[1]}",
+        f"w-1ks={folded[-1]},{kind},{shape}",
+        f"w1ks={folded[1]},{kind},{shape}",
+        f"w-2w-1s={folded[-2]} {folded[-1]},{shape}",
         f"sss={_shape(near[-1])},{shape},{_shape(near[1])}",
         f"kkk={_kind(folded[-1])},{kind},{_kind(folded[1])}",
         f"first={place == 0 or near[-1] in '.!?:' + chr(10)},{shape}",

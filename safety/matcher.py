@@ -6,6 +6,7 @@ scope, and no pattern ever meets more than MAX_SEGMENT characters at once. Knows
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,8 +19,10 @@ import regex
 
 from contracts import Direction, Finding, Verdict
 from safety.assertion import Assertion, assess, is_exam_question
-from safety.concepts import Hit, find_concepts, is_present
+from safety.calm import Calm
+from safety.concepts import Hit, find_concepts, is_alarm
 from safety.normalise import NormalisedText, lower, normalise
+from safety.required import required
 from safety.rule import Rule
 from safety.sentences import sentence_spans
 
@@ -29,13 +32,16 @@ REACH = 300  # characters within which the concepts of a condition must stand
 _CJK = regex.compile(r"\p{Han}")
 # " … " in a pattern: up to ten words of the same clause, none of them a negation.
 _GAP = r"(?:(?![\s,/(]+(?:no|not|nor|denies|denied|denying|without|never)\b)[\s,/(]+[\w'’.:%°+/)-]+){0,10}?[\s,/(]+"
+_IsSo = Callable[[Hit, tuple[Calm, ...]], bool]
 _FLAGS = regex.IGNORECASE | regex.VERSION1
 
 
 @dataclass(frozen=True, slots=True)
 class _Compiled:
+    """patterns: each with the parts of words of which a sentence in lower case must hold one."""
+
     rule: Rule
-    patterns: tuple[regex.Pattern[str], ...]
+    patterns: tuple[tuple[regex.Pattern[str], frozenset[str]], ...]
     unless: tuple[regex.Pattern[str], ...]
 
 
@@ -44,7 +50,7 @@ class Matcher:
 
     def __init__(self, rules: Iterable[Rule], timeout_s: float = TIMEOUT_S) -> None:
         self._timeout_s = timeout_s
-        self._compiled = [_Compiled(rule, _compile(rule.patterns), _compile(rule.unless)) for rule in rules]
+        self._compiled = [_Compiled(rule, _with_required(rule.patterns), _compile(rule.unless)) for rule in rules]
         self._keywords = _automaton({word for compiled in self._compiled for word in compiled.rule.keywords})
 
     def find(self, text: str, direction: Direction) -> list[Finding]:
@@ -80,7 +86,7 @@ class Matcher:
         by_concept: dict[str, list[Hit]] = {}
         for hit in hits:
             by_concept.setdefault(hit.concept, []).append(hit)
-        is_so = cache(partial(is_present, lowered))  # asked of few hits only: it costs more than finding them
+        is_so: _IsSo = cache(partial(is_alarm, lowered))  # asked of few hits only: it costs more than finding them
         met = ((rule, _meet(rule, by_concept, is_so)) for rule in rules)
         found = [_finding(rule, source, (h.start, h.end), h.sentence, direction) for rule, h in met if h is not None]
         return [] if found and is_exam_question(source.text) else found
@@ -100,13 +106,28 @@ class Matcher:
 
     def _match(self, compiled: _Compiled, sentence: str) -> tuple[int, int] | None:
         """The first match in one sentence that counts."""
-        for pattern in compiled.patterns:
+        lowered = lower(sentence)
+        for pattern, parts in compiled.patterns:
+            if parts and not any(part in lowered for part in parts):
+                continue
             for match in pattern.finditer(sentence, timeout=self._timeout_s):
                 if any(unless.search(sentence, timeout=self._timeout_s) for unless in compiled.unless):
                     return None
                 if not compiled.rule.is_asserted or assess(sentence, *match.span()) is Assertion.PRESENT:
                     return match.span()
         return None
+
+
+def _with_required(patterns: Iterable[str]) -> tuple[tuple[regex.Pattern[str], frozenset[str]], ...]:
+    return tuple(zip(_compile(patterns), (_required(_expand(pattern)) for pattern in patterns), strict=True))
+
+
+def _required(pattern: str) -> frozenset[str]:
+    """Empty if nothing is."""
+    try:
+        return required(pattern)
+    except (ValueError, re.error):  # the standard library reads less than regex does
+        return frozenset()
 
 
 def _compile(patterns: Iterable[str]) -> tuple[regex.Pattern[str], ...]:
@@ -141,7 +162,8 @@ def _segments(text: str) -> list[tuple[int, int]]:
     pieces = []
     for start, end in sentence_spans(text):
         while end - start > MAX_SEGMENT:
-            pieces.append((start, start + MAX_SEGMENT))
+            cut = text.rfind(" ", start + MAX_SEGMENT - OVERLAP // 2, start + MAX_SEGMENT)  # not within a word
+            pieces.append((start, cut if cut > 0 else start + MAX_SEGMENT))
             start += MAX_SEGMENT - OVERLAP
         pieces.append((start, end))
     return pieces
@@ -157,21 +179,22 @@ def _touched(segments: list[tuple[int, int]], places: Iterable[int]) -> list[tup
     return [segments[index] for index in sorted(touched)]
 
 
-def _meet(rule: Rule, hits: Mapping[str, list[Hit]], is_so: Callable[[Hit], bool]) -> Hit | None:
+def _meet(rule: Rule, hits: Mapping[str, list[Hit]], is_so: _IsSo) -> Hit | None:
     """The first concept of the first condition whose concepts all stand near it; None if there is no such place."""
     for first, *others in rule.conditions:
         if all(name in hits for name in (first, *others)):
             for hit in hits[first]:
-                near = [_near(hits[name], hit.start) for name in others]
-                if all(near) and is_so(hit) and all(any(map(is_so, found)) for found in near):
+                near = [_near(hits[name], hit) for name in others]
+                if all(near) and all(any(is_so(h, rule.not_when) for h in found) for found in ([hit], *near)):
                     return hit
     return None
 
 
-def _near(hits: list[Hit], place: int) -> list[Hit]:
-    """Those within REACH of a place; hits come in order."""
-    first = bisect_left(hits, place - REACH, key=lambda hit: hit.start)
-    return hits[first : bisect_right(hits, place + REACH, key=lambda hit: hit.start)]
+def _near(hits: list[Hit], hit: Hit) -> list[Hit]:
+    """Those within REACH of another hit, which come in order; the same words do not count twice."""
+    first = bisect_left(hits, hit.start - REACH, key=lambda other: other.start)
+    last = bisect_right(hits, hit.start + REACH, key=lambda other: other.start)
+    return [other for other in hits[first:last] if other.end <= hit.start or hit.end <= other.start]
 
 
 def _out_of_time(rule: Rule, source: NormalisedText, span: tuple[int, int]) -> Finding:

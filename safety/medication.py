@@ -6,10 +6,12 @@ Knows nothing of rules, and of medicine only the names that it is handed.
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from safety.assertion import Assertion, Cue, assess
+from safety.assertion import Assertion, assess
+from safety.cues import Cue
 from safety.lexicon import cues
 from safety.normalise import lower
 from safety.quantities import Quantity, find_frequencies, find_quantities
@@ -67,9 +69,16 @@ class Dose:
 def find_mentions(text: str, names: DrugNames) -> list[Mention]:
     """Drugs in order of their place."""
     lowered = lower(text).translate(_APOSTROPHE)
-    if lowered.isascii() and names.first.isdisjoint(_TOKEN.findall(lowered)):  # mostly so, and told in one step
+    first = names.first.intersection(_TOKEN.findall(lowered))  # mostly none, and told in one step
+    places = [match.start() for word in first for match in re.finditer(re.escape(word), lowered)]
+    if not lowered.isascii():
+        places += [match.start() for match in names.chinese.finditer(lowered)]
+    if not places:
         return []
-    return [mention for span in sentence_spans(text) for mention in _mentions_in(lowered, span, names)]
+    spans = sentence_spans(text)
+    starts = [start for start, _ in spans]
+    touched = sorted({max(bisect_right(starts, place) - 1, 0) for place in places})
+    return [mention for index in touched for mention in _mentions_in(lowered, spans[index], names)]
 
 
 def find_doses(text: str, mentions: Sequence[Mention]) -> Iterator[Dose]:
@@ -118,8 +127,6 @@ def _mentions_in(lowered: str, span: tuple[int, int], names: DrugNames) -> Itera
 
 
 def _latin(lowered: str, span: tuple[int, int], names: DrugNames) -> Iterator[tuple[int, int, str]]:
-    if names.first.isdisjoint(_TOKEN.findall(lowered, *span)):
-        return
     tokens = [match.span() for match in _TOKEN.finditer(lowered, *span)]
     taken = span[0]
     for index, (start, end) in enumerate(tokens):
@@ -134,10 +141,10 @@ def _latin(lowered: str, span: tuple[int, int], names: DrugNames) -> Iterator[tu
 
 def _not_given(sentence: str) -> Iterator[tuple[int, int]]:
     for _, end in _NOT_GIVEN.spans(sentence):
-        gives = _GIVES.pattern.search(sentence, end)
+        gives = _GIVES.search(sentence, end)
         yield end, gives.start() if gives else len(sentence)
     for start, _ in _WAS_NOT_GIVEN.spans(sentence):
-        turns = [turn.end() for turn in _GIVES.pattern.finditer(sentence, 0, start)]
+        turns = [turn.end() for turn in _GIVES.finditer(sentence, 0, start)]
         yield max(turns, default=0), start
 
 

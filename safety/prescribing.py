@@ -81,8 +81,9 @@ _HINTS = {  # without one of these its pattern, which reads slowly, has nothing 
     "lactating": ("feed", "lactati", "nursing", "哺乳"),
     "hepatic": ("cirrhosis", "hepatic", "liver", "child-pugh", "肝"),
 }
-_EGFR = re.compile(r"\begfr (?:is |of |was |= ?|: ?){0,3}(\d{1,3})", re.IGNORECASE)
-_AGE = re.compile(r"\b(\d{1,3})[- ]year[- ]old\b", re.IGNORECASE)
+# Of a text in lower case: without regard to case they are searched at less than half the speed.
+_EGFR = re.compile(r"\begfr (?:is |of |was |= ?|: ?){0,3}(\d{1,3})")
+_AGE = re.compile(r"\b(\d{1,3})[- ]year[- ]old\b")
 
 
 def check_prescribing(text: str, patient: Patient | None, known: Knowledge) -> list[Finding]:
@@ -289,7 +290,7 @@ class _Prescription:
         return any(hint in self._lowered for hint in _HINTS[name]) and bool(_SAYS[name].search(self.text))
 
     def _value(self, given: float | None, pattern: re.Pattern[str]) -> float | None:
-        match = None if given is not None else pattern.search(self.text)
+        match = None if given is not None else pattern.search(self._lowered)
         return float(match.group(1)) if match else given
 
     def _routes(self, active: Sequence[Mention]) -> Iterator[Finding]:

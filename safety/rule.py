@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import date
 
 from contracts import Direction, Verdict
+from safety.calm import Calm
 
 
 class RuleError(ValueError):
@@ -45,6 +46,7 @@ class Rule:
     patterns: tuple[str, ...] = ()
     when: tuple[str, ...] = ()  # conditions; one is enough
     unless: tuple[str, ...] = ()  # a sentence that matches one of these does not fire
+    not_when: tuple[Calm, ...] = ()  # conditions: nor what is said to be so: over, lasting, slight
     is_asserted: bool = (
         False  # patterns fire only on what is present: not negated, past, hypothetical, a relative's, general
     )
@@ -62,7 +64,8 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class RuleSet:
-    """The loaded rules. version is the date of the latest review and a hash over all files' bytes."""
+    """The loaded rules. version is the date of the latest review and a hash over the bytes of
+    all rule files and all word lists."""
 
     rules: tuple[Rule, ...]
     version: str

@@ -17,8 +17,9 @@ import regex
 import yaml
 
 from contracts import Direction, Verdict
+from safety.calm import BY_RULE, Calm
 from safety.concepts import known_concepts
-from safety.lexicon import CONCEPTS
+from safety.lexicon import data_files
 from safety.matcher import Matcher
 from safety.rule import Examples, Rule, RuleError, RuleSet
 from safety.strict_yaml import load_strict
@@ -35,11 +36,11 @@ def load_rules(folder: Path | None = None) -> RuleSet:
     if not paths:
         raise RuleError(f"There is no rule file (*.yaml) in {folder}; correct the path.")
     rules: dict[str, Rule] = {}
-    digest = hashlib.sha256(CONCEPTS.read_bytes())
+    digest = hashlib.sha256()
+    for path in (*data_files(), *paths):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     for path in paths:
-        data = path.read_bytes()
-        digest.update(path.name.encode() + b"\0" + data + b"\0")
-        for rule in _read_file(path, data):
+        for rule in _read_file(path, path.read_bytes()):
             if rule.id in rules:
                 raise RuleError(f"{path.name}: the id {rule.id!r} is used twice; give one rule another id.")
             rules[rule.id] = rule
@@ -74,6 +75,7 @@ def _read_rule(file: str, number: int, entry: Any) -> Rule:
     if "input_severity" in entry:
         values["input_severity"] = _severity(where, entry["input_severity"])
     values["direction"] = _directions(where, entry["direction"])
+    values["not_when"] = _reasons(where, entry.get("not_when", []))
     values["examples"] = Examples(*(_texts(f"{where}: {f.name}", entry["examples"][f.name]) for f in fields(Examples)))
     if type(entry["reviewed"]) is not date:
         raise RuleError(f"{where}: reviewed must be a date like 2026-11-01.")
@@ -119,6 +121,13 @@ def _directions(where: str, values: Any) -> tuple[Direction, ...]:
     if not isinstance(values, list) or not values or any(value not in known for value in values):
         raise RuleError(f"{where}: direction is {values!r}; use a list of {', '.join(known)}.")
     return tuple(Direction(value) for value in values)
+
+
+def _reasons(where: str, values: Any) -> tuple[Calm, ...]:
+    known = sorted(reason.value for reason in BY_RULE)
+    if not isinstance(values, list) or any(value not in known for value in values):
+        raise RuleError(f"{where}: not_when is {values!r}; use a list of {', '.join(known)}.")
+    return tuple(Calm(value) for value in values)
 
 
 def _check_content(where: str, rule: Rule) -> None:

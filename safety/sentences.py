@@ -19,6 +19,7 @@ _LIST_ITEM = re.compile(
     r"[ \t]*(?:[-*•·▪◦‣|#]|\(?\d{1,3}[.)、]\s|\(?[a-zA-Z][.)]\s|[（(][一二三四五六七八九十\d]+[)）])"
 )
 _LAST_WORD = re.compile(r"(?:^|(?<=[\s(]))[\w.]+$")
+_NUMBER = re.compile(r"\s*\d{1,3}")  # of a list
 _CELL = " | "  # between the cells of a row, as the parsers write them
 _CJK = re.compile(r"[\u3400-\u9fff]")
 
@@ -56,7 +57,7 @@ def _ends_sentence(text: str, match: re.Match[str]) -> bool:
     if match.group()[0] == "!":
         return True
     line = text[text.rfind("\n", 0, match.start()) + 1 : match.start()]
-    return not (is_abbreviation(line) or re.fullmatch(r"\s*\d{1,3}", line))
+    return not (is_abbreviation(line) or _NUMBER.fullmatch(line))
 
 
 def _ends_line(text: str, start: int, newline: int) -> bool:

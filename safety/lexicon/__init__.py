@@ -15,13 +15,18 @@ import yaml
 
 from safety.strict_yaml import load_strict
 
-_FOLDER = Path(__file__).resolve().parent
-CONCEPTS = _FOLDER / "concepts.yaml"
+FOLDER = Path(__file__).resolve().parent
+CONCEPTS = FOLDER / "concepts.yaml"
 _MIN_DRUG_LETTERS = 7  # shorter words end like a drug stem too often
 _CLINICAL_ENDING = re.compile(
     r"(?:itis|osis|emia|oma|opathy|algia|ectomy|otomy|ostomy|plasty|oscopy|uria|phagia|plegia|paresis|megaly|rrhea|"
     r"rrhage|pnea|cardia|trophy|philia|penia|cytosis|graphy|gram|sclerosis|stenosis)s?$"
 )
+
+
+def data_files() -> list[Path]:
+    """Every list that a verdict may hang on, in order of name."""
+    return sorted(path for path in FOLDER.iterdir() if path.suffix in (".yaml", ".txt"))
 
 
 @cache
@@ -109,7 +114,7 @@ def abbreviations() -> frozenset[str]:
 @cache
 def cues() -> dict[str, Any]:
     """Cue phrases of assertion status, as cues.yaml holds them."""
-    data: dict[str, Any] = yaml.safe_load((_FOLDER / "cues.yaml").read_text(encoding="utf-8"))
+    data: dict[str, Any] = yaml.safe_load((FOLDER / "cues.yaml").read_text(encoding="utf-8"))
     return data
 
 
@@ -127,6 +132,6 @@ def chinese_drugs() -> re.Pattern[str]:
 
 
 def _lines(name: str) -> Iterator[str]:
-    for line in (_FOLDER / name).read_text(encoding="utf-8").splitlines():
+    for line in (FOLDER / name).read_text(encoding="utf-8").splitlines():
         if line.strip() and not line.startswith("#"):
             yield line

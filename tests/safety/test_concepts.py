@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from contracts import Direction, Message, Role, Verdict
 from safety.beginnings import beginnings
 from safety.checker import RuleSafetyChecker
-from safety.concepts import _expand, find_concepts, is_present, known_concepts
+from safety.concepts import _expand, find_concepts, is_alarm, known_concepts
 from safety.lexicon import concepts
 from safety.matcher import Matcher
 from safety.rule import Rule
@@ -29,7 +29,7 @@ RULES = load_rules().rules
 
 
 def found(text: str) -> set[str]:
-    return {hit.concept for hit in find_concepts(text, sentence_spans(text), 5.0) if is_present(text, hit)}
+    return {hit.concept for hit in find_concepts(text, sentence_spans(text), 5.0) if is_alarm(text, hit)}
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 import yaml
 
 from contracts import Direction, Verdict
+from safety import lexicon
 from safety.matcher import Matcher
 from safety.rule import Rule, RuleError
 from safety.rule_files import RULES_DIR, load_rules
@@ -99,6 +101,7 @@ def test_a_good_rule_loads(tmp_path: Path) -> None:
         (lambda r: r.update(message=" "), "not empty"),
         (lambda r: r.update(reviewed="soon"), "must be a date"),
         (lambda r: r.update(is_asserted="yes"), "true or false"),
+        (lambda r: r.update(not_when=["figure"]), "not_when is ['figure']; use a list of lasting, over, slight"),
     ],
 )
 def test_an_odd_rule_stops_the_start_and_is_named(
@@ -136,6 +139,19 @@ def test_the_version_changes_with_a_single_character(tmp_path: Path) -> None:
     first = load_rules(write(tmp_path / "rules", GOOD)).version
     assert first.startswith("2026-01-02+")
     assert load_rules(write(tmp_path / "rules", {**GOOD, "title": "A rule!"})).version != first
+
+
+@pytest.mark.parametrize("name", ["cues.yaml", "concepts.yaml", "drugs.txt"])
+def test_the_version_changes_with_the_words_that_verdicts_hang_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    first = load_rules(write(tmp_path / "rules", GOOD)).version
+    shutil.copytree(lexicon.FOLDER, tmp_path / "lexicon")
+    monkeypatch.setattr(lexicon, "FOLDER", tmp_path / "lexicon")
+    assert load_rules(tmp_path / "rules").version == first
+    with (tmp_path / "lexicon" / name).open("a", encoding="utf-8") as file:
+        file.write("# one more word\n")
+    assert load_rules(tmp_path / "rules").version != first
 
 
 def test_the_rules_of_the_product_cover_what_they_must() -> None:

@@ -1,0 +1,75 @@
+"""What makes alarming words no alarm, though nothing denies them: a figure of speech, a story, a lesson, an animal or a
+thing; and, for the rules that say so, what is over, long-standing or slight.
+
+Cue phrases are in lexicon/cues.yaml under "calm". Knows nothing of rules; which reasons silence a rule is the rule's to
+say, since a stroke that passed is still urgent and a cramp that passed is not.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+from functools import lru_cache
+
+from safety.assertion import is_now
+from safety.cues import Cue
+from safety.lexicon import cues
+
+
+class Calm(StrEnum):
+    FIGURE = "figure"  # "I nearly had a heart attack when I saw the bill"
+    STORY = "story"  # of a film, a lesson, a drill
+    THING = "thing"  # an animal or a thing does it
+    OVER = "over"  # what stands before the cue has passed
+    LASTING = "lasting"  # it has been so for long
+    SLIGHT = "slight"
+
+
+ALWAYS = frozenset({Calm.FIGURE, Calm.STORY, Calm.THING})
+BY_RULE = frozenset(Calm) - ALWAYS
+_CUES = {Calm(reason): Cue(phrases) for reason, phrases in cues()["calm"].items()}
+_CLAUSE_END = re.compile(r"[,;.，；。]|\b(?:but|and|now)\b|但|现在")
+_SLIGHT_REACH = 40  # characters behind the cue
+
+
+def reasons(sentence: str, start: int, end: int) -> frozenset[Calm]:
+    """Why sentence[start:end], of a sentence in lower case, is no alarm; empty if it may be one."""
+    return frozenset(reason for reason, first, last in _spans(sentence) if first < end and start < last)
+
+
+@lru_cache(maxsize=512)
+def _spans(sentence: str) -> tuple[tuple[Calm, int, int], ...]:
+    """(reason, start, end) of what each cue reaches."""
+    return tuple(
+        (reason, *_reach(reason, sentence, *place))
+        for reason, cue in _CUES.items()
+        for place in cue.spans(sentence)
+        if reason is not Calm.LASTING or not is_now(sentence)
+    )
+
+
+def _reach(reason: Calm, sentence: str, start: int, end: int) -> tuple[int, int]:
+    match reason:
+        case Calm.FIGURE:
+            return start, end
+        case Calm.STORY:
+            return 0, len(sentence)
+        case Calm.THING:
+            return start, _clause_end(sentence, end)
+        case Calm.OVER:
+            return 0, start
+        case Calm.SLIGHT:
+            return start, min(_clause_end(sentence, end), end + _SLIGHT_REACH)
+    before = sentence[:start].rstrip(" ,，")
+    last = _clause_end(sentence, end)
+    is_own_clause = sentence[len(before) : start].strip() != "" and not sentence[end:last].strip()
+    return _clause_start(before, len(before) if is_own_clause else start), last
+
+
+def _clause_start(sentence: str, place: int) -> int:
+    return max((match.end() for match in _CLAUSE_END.finditer(sentence, 0, place)), default=0)
+
+
+def _clause_end(sentence: str, place: int) -> int:
+    match = _CLAUSE_END.search(sentence, place)
+    return match.start() if match else len(sentence)

@@ -1,0 +1,57 @@
+"""What takes the alarm out of alarming words, and for which rules."""
+
+from __future__ import annotations
+
+import pytest
+
+from contracts import Direction
+from safety.calm import Calm, reasons
+from safety.matcher import Matcher
+from safety.rule_files import load_rules
+
+MATCHER = Matcher(load_rules().rules)
+
+
+@pytest.mark.parametrize(
+    ("sentence", "words", "reason"),
+    [
+        ("i nearly had a heart attack when i saw the bill", "heart attack", Calm.FIGURE),
+        ("this spreadsheet is giving me a stroke", "stroke", Calm.FIGURE),
+        ("他笑得喘不过气", "喘不过气", Calm.FIGURE),
+        ("the novel's hero gets stabbed", "stabbed", Calm.STORY),
+        ("模拟演练里病人突然倒地", "倒地", Calm.STORY),
+        ("the printer choked on the labels", "choked", Calm.THING),
+        ("he choked on water at dinner, fine now", "choked", Calm.OVER),
+        ("the spot has been there for years, bit bigger maybe", "spot", Calm.LASTING),
+        ("a bit wheezy with the cat, as ever", "wheezy", Calm.LASTING),
+        ("she has a mild rash", "rash", Calm.SLIGHT),
+    ],
+)
+def test_reason(sentence: str, words: str, reason: Calm) -> None:
+    start = sentence.index(words)
+    assert reason in reasons(sentence, start, start + len(words))
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "he is having a heart attack",
+        "our dog mauled my son and the blood keeps pouring out",
+        "he has had asthma for years, now he can't breathe",
+        "my chest is tight and i can't breathe, it was fine before",
+        "她突然倒地没有呼吸",
+    ],
+)
+def test_nothing_calms_what_is_so(sentence: str) -> None:
+    assert not any(reasons(sentence, place, place + 1) & {Calm.FIGURE, Calm.STORY} for place in range(len(sentence)))
+    assert MATCHER.find(sentence, Direction.INPUT)
+
+
+def test_what_has_passed_silences_only_the_rules_that_say_so() -> None:
+    for text, rule in (
+        ("He choked on a crisp, fine now.", None),
+        ("Her face drooped for ten minutes, fine now.", "emergency.stroke"),
+        ("She took forty paracetamol tablets, feels fine.", "emergency.poisoning"),
+    ):
+        found = {finding.rule for finding in MATCHER.find(text, Direction.INPUT)}
+        assert (rule in found) if rule else not found
