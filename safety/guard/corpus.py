@@ -32,6 +32,7 @@ class Example:
     source: str
     split: str  # train, dev, held or fresh
     weight: float = 1.0
+    pair: str = ""  # the harmful side of the minimal pair that it belongs to
 
 
 def read_corpus(target: str, data: Path) -> list[Example]:
@@ -50,8 +51,10 @@ def read_corpus(target: str, data: Path) -> list[Example]:
 
 def _harm(data: Path) -> Iterator[Example]:
     for pair in read_pairs():
-        yield Example(pair.harmful, True, "pairs", pair.split, 5.0)
-        yield Example(pair.legitimate, False, "pairs", pair.split, 5.0)
+        yield Example(pair.harmful, True, "pairs", pair.split, 5.0, pair.harmful)
+        yield Example(pair.legitimate, False, "pairs", pair.split, 5.0, pair.harmful)
+    for sentence in read_sentences("despair"):  # an emergency, and no request to do harm
+        yield Example(sentence.text, False, sentence.kind, sentence.split, 5.0)
     for text, is_harmful in read_synthetic():
         yield Example(text, is_harmful, "synthetic", "train", 2.0)
     for text in _med_safety(data):
@@ -107,6 +110,8 @@ def _self_harm(data: Path) -> Iterator[Example]:
 def _in_danger(kinds: Collection[str], data: Path) -> Iterator[Example]:
     for sentence in read_emergencies():
         yield Example(sentence.text, sentence.kind in kinds, f"authored_{sentence.kind}", sentence.split, 4.0)
+    for sentence in read_sentences("despair"):
+        yield Example(sentence.text, sentence.kind == "despair", sentence.kind, sentence.split, 4.0)
     for sentence in read_sentences("benign"):
         if sentence.kind != "ask":  # clinicians ask about emergencies too
             yield Example(sentence.text, False, f"authored_{sentence.kind}", sentence.split, 2.0)

@@ -9,6 +9,7 @@ import yaml
 
 from app.evaluation.safety.figure import Bench, Error, Figure, Rate, alarms, recall
 from app.evaluation.safety.figures.emergencies import DATA, found
+from safety.guard.authored import read_sentences
 
 
 def run(bench: Bench) -> Sequence[Rate]:
@@ -17,8 +18,13 @@ def run(bench: Bench) -> Sequence[Rate]:
         "looked at": (data["present"][1::2], data["absent"][1::2]),
         "unseen": (data["present"][::2], data["absent"][::2]),
         "fresh": (data["fresh_present"], data["fresh_absent"]),
+        "despair": (_written("despair"), _written("denied")),
     }
     return [rate for name, (danger, calm) in splits.items() for rate in _rates(bench, name, danger, calm)]
+
+
+def _written(kind: str) -> list[str]:
+    return [s.text for s in read_sentences("despair") if (s.kind, s.split) == (kind, "fresh")]
 
 
 def _rates(bench: Bench, name: str, danger: Sequence[str], calm: Sequence[str]) -> Sequence[Rate]:
@@ -37,7 +43,8 @@ FIGURE = Figure(
         "Authored messages in English and Chinese; every second item of each list was not looked at until late "
         "(“unseen”). “Fresh”: three rounds, each written after the rules were last changed; at first sight 34 of 42 "
         "were recalled and 1 of 26 was a false alarm, then, of self-injury in other words, 11 of 26 and 3 of 16. "
-        "All are development data by now."
+        "All are development data by now. “Despair”: in the first person, and denials; the head was trained on others "
+        "of the kind, these were not looked at."
     ),
     peer="none published",
     run=run,
