@@ -1,64 +1,91 @@
 """The decoder's pass over packed branches: same parameters and mathematics as `model.modeling`, less attention work.
 
 What all branches share attends causally to itself, without a mask; only the rest needs one. Measured on one Zen 4 core
-at 700 tokens a sequence, attention was two fifths of a step. `tests/model/test_train.py` holds it against the decoder.
+at 700 tokens a sequence, attention was two fifths of a step. On a GPU every token passes every expert, and those that
+it did not choose count nothing: more arithmetic than sorting the tokens, but no waiting for their counts.
+`tests/model/test_train.py` holds both against the decoder.
 
 Shape suffixes as in `model.modeling`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.modeling import Attention, BailingMoeV2ForCausalLM, DecoderLayer, MoE, MTPLayer, RouterOutput, rotate
+from model.modeling import Attention, BailingMoeV2ForCausalLM, DecoderLayer, Experts, MoE, MTPLayer, rotate
 from model.train.packing import Batch
 
+Routers = list[tuple[MoE, Tensor]]
+"""Each MoE layer of a pass with the experts that it chose, [T,K] i64."""
+RunLayer = Callable[[DecoderLayer, Tensor, Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor | None]]
 
-def decode(model: BailingMoeV2ForCausalLM, batch: Batch) -> tuple[Tensor, list[tuple[MoE, RouterOutput]]]:
-    """The residual stream [B,S,D] before the final norm, and what each router chose."""
+
+def decode(model: BailingMoeV2ForCausalLM, batch: Batch, run_layer: RunLayer | None = None) -> tuple[Tensor, Routers]:
+    """The residual stream [B,S,D] before the final norm, and what each router chose. run_layer: `run_one`, if
+    compiled."""
     x_BSD = model.model.word_embeddings(batch.ids)
     cos, sin = (table.to(x_BSD.dtype) for table in model.rotary(batch.positions))
     num_shared = batch.num_shared
-    routers: list[tuple[MoE, RouterOutput]] = []
+    routers: Routers = []
     mask = batch.mask[:, :, num_shared:]
     for layer in model.model.layers[: model.config.num_hidden_layers]:
         assert isinstance(layer, DecoderLayer)
-        x_BSD, router = _run_layer(layer, x_BSD, cos, sin, mask, num_shared)
-        if router is not None:
-            routers.append(router)
+        x_BSD, chosen = (run_layer or run_one)(layer, x_BSD, cos, sin, mask, num_shared)
+        if chosen is not None:
+            assert isinstance(layer.mlp, MoE)
+            routers.append((layer.mlp, chosen))
     return x_BSD, routers
 
 
 def decode_mtp(
-    model: BailingMoeV2ForCausalLM, batch: Batch, hidden_BSD: Tensor
-) -> tuple[Tensor, tuple[MoE, RouterOutput]]:
+    model: BailingMoeV2ForCausalLM, batch: Batch, hidden_BSD: Tensor, run_layer: RunLayer | None = None
+) -> tuple[Tensor, Routers]:
     """The MTP layer's state [B,S,D] after its final norm, from the decoder's after its own, and what its router chose.
 
     Where a token has no one next token, as the last that all branches share, the padding's embedding stands for it."""
     layer = model.model.layers[model.config.num_hidden_layers]
     assert isinstance(layer, MTPLayer)
+    assert isinstance(layer.mlp, MoE)
     pad_id = model.config.pad_token_id or 0
     next_ids, next_branches = (F.pad(x[:, 1:], (0, 1), value=v) for x, v in ((batch.ids, pad_id), (batch.branches, -1)))
     next_ids = next_ids.masked_fill(next_branches != batch.branches, pad_id)
     joined = layer.join(model.model.word_embeddings(next_ids).to(hidden_BSD.dtype), hidden_BSD)
     cos, sin = (table.to(joined.dtype) for table in model.rotary(batch.positions))
     mask = batch.mask[:, :, batch.num_shared :]
-    x_BSD, router = _run_layer(layer, joined, cos, sin, mask, batch.num_shared)
-    assert router is not None
-    return layer.final_layernorm(x_BSD), router
+    x_BSD, chosen = (run_layer or run_one)(layer, joined, cos, sin, mask, batch.num_shared)
+    assert chosen is not None
+    return layer.final_layernorm(x_BSD), [(layer.mlp, chosen)]
 
 
-def _run_layer(
+def run_one(
     layer: DecoderLayer, x_BSD: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, num_shared: int
-) -> tuple[Tensor, tuple[MoE, RouterOutput] | None]:
+) -> tuple[Tensor, Tensor | None]:
+    """A layer's output, and the experts [T,K] that its router chose."""
     x_BSD = x_BSD + attend(layer.attention, layer.input_layernorm(x_BSD), cos, sin, mask, num_shared)
     h_BSD = layer.post_attention_layernorm(x_BSD)
-    if isinstance(layer.mlp, MoE):
-        y_BSD, router = layer.mlp(h_BSD)
-        return x_BSD + y_BSD, (layer.mlp, router)
-    return x_BSD + layer.mlp(h_BSD), None
+    if not isinstance(layer.mlp, MoE):
+        return x_BSD + layer.mlp(h_BSD), None
+    moe, h_TD = layer.mlp, h_BSD.reshape(-1, h_BSD.shape[-1])
+    router = moe.gate(h_TD)
+    mix = mix_densely if x_BSD.is_cuda else Experts.forward
+    y_BSD = mix(moe.experts, h_TD, router.topk_ids, router.topk_weights).view_as(h_BSD)
+    if moe.shared_experts is not None:
+        y_BSD = y_BSD + moe.shared_experts(h_BSD)
+    return x_BSD + y_BSD, router.topk_ids
+
+
+def mix_densely(experts: Experts, x_TD: Tensor, topk_ids_TK: Tensor, topk_weights_TK: Tensor) -> Tensor:
+    """What `Experts.forward` computes, [T,D], from all experts at once: those not chosen weigh 0."""
+    E, D, width = experts.down_proj.shape
+    weights_TE = torch.zeros(len(x_TD), E, dtype=topk_weights_TK.dtype, device=x_TD.device)
+    weights_TE = weights_TE.scatter(1, topk_ids_TK, topk_weights_TK)
+    gate_TEF, up_TEF = F.linear(x_TD, experts.gate_up_proj.flatten(0, 1)).view(-1, E, 2, width).unbind(2)
+    act_TEF = F.silu(gate_TEF) * up_TEF * weights_TE[..., None].to(gate_TEF.dtype)
+    return F.linear(act_TEF.flatten(1), experts.down_proj.transpose(0, 1).reshape(D, E * width))
 
 
 def attend(attention: Attention, x_BSD: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, num_shared: int) -> Tensor:
@@ -67,8 +94,11 @@ def attend(attention: Attention, x_BSD: Tensor, cos: Tensor, sin: Tensor, mask: 
     H, G, C = attention.num_heads, attention.num_kv_heads, attention.head_dim
     qkv_BNSC = attention.query_key_value(x_BSD).view(B, S, H + 2 * G, C).transpose(1, 2)
     q, k, v = qkv_BNSC.split((H, G, G), dim=1)
-    q = rotate(attention.query_layernorm(q).to(v.dtype), cos, sin)
-    k = rotate(attention.key_layernorm(k).to(v.dtype), cos, sin)
+    q = rotate(attention.query_layernorm(q).to(v.dtype), cos, sin).to(v.dtype)
+    k = rotate(attention.key_layernorm(k).to(v.dtype), cos, sin).to(v.dtype)
+    if x_BSD.is_cuda:  # no kernel there takes both a mask and fewer key heads than query heads
+        k, v = (part.repeat_interleave(H // G, dim=1) for part in (k, v))
+        G = H
     parts = []
     if num_shared:
         first_q, first_k, first_v = (part[:, :, :num_shared] for part in (q, k, v))

@@ -74,13 +74,11 @@ class GrpoRun(Run[Group]):
                 before, _ = self._log_probs(self.reference, batch, is_drawn)
             ratio = before - log_probs
             divergence = (ratio.exp() - ratio - 1).mean()
-        figures = {name: _mean([reward[name] for reward in rewards]) for name in REWARDS}
-        figures |= {
-            "reward": totals.mean().item(),
-            HELD: _mean([agreement(work, item, said) for item, said, _ in drawn]),
-            "kl": divergence.item(),
-            "answer_tokens": _mean([len(ids) for _, _, ids in drawn]),
-        }
+        means = {name: _mean([reward[name] for reward in rewards]) for name in REWARDS}
+        means[HELD] = _mean([agreement(work, item, said) for item, said, _ in drawn])
+        means["answer_tokens"] = _mean([len(ids) for _, _, ids in drawn])
+        figures = {name: torch.tensor(value) for name, value in means.items()}
+        figures |= {"reward": totals.mean(), "kl": divergence.detach()}
         num_tokens = int((batch.branches >= 0).sum())
         return Step(loss + self.config.kl_weight * divergence, routers, num_tokens, int(is_drawn.sum()), figures)
 

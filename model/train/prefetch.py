@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import pickle
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -20,13 +21,13 @@ def prefetch(make: Callable[[int], Sequence[Work]], pools: range, num_workers: i
         return
     context = multiprocessing.get_context("fork")  # what makes a pool is large and cannot be sent
     with ProcessPoolExecutor(num_workers, context, _remember, (make,)) as executor:
-        waiting: deque[Future[Sequence[Work]]] = deque()
+        waiting: deque[Future[bytes]] = deque()
         for pool in pools:
-            waiting.append(executor.submit(_run, pool))  # type: ignore[arg-type]
+            waiting.append(executor.submit(_run, pool))
             if len(waiting) > num_workers:
-                yield waiting.popleft().result()
+                yield pickle.loads(waiting.popleft().result())
         while waiting:
-            yield waiting.popleft().result()
+            yield pickle.loads(waiting.popleft().result())
 
 
 def _remember(make: Callable[[int], Sequence[object]]) -> None:
@@ -34,6 +35,7 @@ def _remember(make: Callable[[int], Sequence[object]]) -> None:
     _make = make
 
 
-def _run(pool: int) -> Sequence[object]:
+def _run(pool: int) -> bytes:
+    """Pickled here: torch would send every tensor as an open file of its own."""
     assert _make is not None
-    return _make(pool)
+    return pickle.dumps(_make(pool), pickle.HIGHEST_PROTOCOL)

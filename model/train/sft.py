@@ -41,10 +41,10 @@ class SftRun(Run[Batch]):
             group = self.maker.make(f"{config.seed}/{pool}/{index}", size, config.items_per_group)
             sequences.append(self.packer.pack(group, config.max_sequence_tokens))
         fitting = [s for s in sequences if s is not None]
-        return make_batches(fitting, config.tokens_per_batch, config.model.pad_token_id or 0, rng)
+        return make_batches(fitting, config.tokens_per_batch, config.model.pad_token_id or 0, rng, config.multiple)
 
     def step(self, work: Batch) -> Step:
-        return losses(self.model, work.to(self.device), self.config, self.progress.steps)
+        return losses(self.model, work, self.config, self.progress.steps, self.run_layer)
 
     def samples(self) -> list[dict[str, Any]]:
         found = []

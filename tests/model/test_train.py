@@ -11,8 +11,10 @@ import pytest
 import torch
 
 from contracts import Passage
-from model.modeling import BailingMoeV2ForCausalLM
-from model.train.branches import decode
+from model.modeling import BailingMoeV2ForCausalLM, Experts
+from model.quantization import dequantize_int4
+from model.quantize.rtn import quantize_rtn
+from model.train.branches import decode, mix_densely
 from model.train.card import write_card
 from model.train.circuits import init_circuits
 from model.train.citing import CITING_DIMS, HEARD_AT_START, init_citing
@@ -23,6 +25,7 @@ from model.train.export import EMBEDDED, FILES, MAX_BYTES, ExportError, export
 from model.train.losses import losses
 from model.train.optimizer import orthogonalize
 from model.train.packing import ANSWER, DECISION, Packer, make_batches
+from model.train.rounding import GROUP_SIZE, rounded
 from model.train.score import score, split_claims
 from model.train.sft import SftRun
 from tests.model.training import TEXTS, TINY, make_config, render
@@ -167,6 +170,31 @@ def test_a_branch_is_computed_as_if_it_stood_alone(run: SftRun) -> None:
     torch.testing.assert_close(run.model.model.norm(x)[row, kept[-5:]], expected, atol=1e-5, rtol=1e-4)
 
 
+def test_all_experts_at_once_compute_what_the_chosen_ones_do(run: SftRun) -> None:
+    torch.manual_seed(0)
+    moe = run.model.model.layers[1].mlp
+    x = torch.randn(40, 64)
+    router = moe.gate(x)
+    arguments = (moe.experts, x, router.topk_ids, router.topk_weights)
+    torch.testing.assert_close(mix_densely(*arguments), Experts.forward(*arguments), atol=1e-5, rtol=1e-4)
+
+
+def test_rounded_weights_are_those_of_int4_and_the_update_is_of_whole_ones(run: SftRun) -> None:
+    """Inside, what `bedside quantize` would leave; outside, the weights as they were, with a gradient."""
+    mlp = run.model.model.layers[1].mlp
+    weight = mlp.experts.gate_up_proj
+    whole = weight.detach().clone()
+    with rounded(run.model):
+        packed = quantize_rtn(whole[2], GROUP_SIZE, torch.bfloat16)
+        expected = dequantize_int4(packed.packed, packed.scales, whole.shape[-1])
+        torch.testing.assert_close(weight[2].detach(), expected)
+        assert not torch.equal(weight, whole)
+        losses(run.model, run.work(0)[0], run.config, 0).loss.backward()
+    assert torch.equal(weight, whole)
+    assert bool(mlp.experts.down_proj.grad.any())
+    run.model.zero_grad()
+
+
 def test_a_group_too_long_is_left_out_and_a_branch_too_long_is_cut_off(run: SftRun) -> None:
     group = run.maker.make("long one", 0.3, 4)
     packed = run.packer.pack(group, 900)
@@ -212,7 +240,7 @@ def test_the_finished_folder_is_a_checkpoint_that_the_product_reads(
     folder = run.go()
     model, packer = load_model(folder, torch.float32), Packer(folder, render)
     batch = run.work(0)[0]
-    ours, stored = (losses(m, batch, run.config, 0).figures["answer_loss"] for m in (run.model, model))
+    ours, stored = (float(losses(m, batch, run.config, 0).figures["answer_loss"]) for m in (run.model, model))
     assert stored == pytest.approx(ours, abs=0.05)  # stored in bfloat16
     assert packer.tokenizer.stop_ids == (1, 4)
 
@@ -241,10 +269,10 @@ def test_the_start_looks_up_and_copies_before_any_training(run: SftRun) -> None:
     model = BailingMoeV2ForCausalLM(replace(load_config(NANO).model, vocab_size=512))
     tokens = [run.packer.tokenizer.get_bytes(i).decode("utf-8", "replace") for i in range(512)]
     with torch.no_grad():
-        at_random = losses(model, batch, run.config, 0).figures["answer_loss"]
+        at_random = float(losses(model, batch, run.config, 0).figures["answer_loss"])
         init_circuits(model, tokens, CITING_DIMS)
         init_citing(model, tokens, HEARD_AT_START)
-        started = losses(model, batch, run.config, 0).figures["answer_loss"]
+        started = float(losses(model, batch, run.config, 0).figures["answer_loss"])
     assert started < at_random - 0.4
 
 
