@@ -1,9 +1,7 @@
 """The decoder's pass over packed branches: same parameters and mathematics as `model.modeling`, less attention work.
 
 What all branches share attends causally to itself, without a mask; only the rest needs one. Measured on one Zen 4 core
-at 700 tokens a sequence, attention was two fifths of a step. On a GPU every token passes every expert, and those that
-it did not choose count nothing: more arithmetic than sorting the tokens, but no waiting for their counts.
-`tests/model/test_train.py` holds both against the decoder.
+at 700 tokens a sequence, attention was two fifths of a step. `tests/model/test_train.py` holds it against the decoder.
 
 Shape suffixes as in `model.modeling`.
 """
@@ -16,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.modeling import Attention, BailingMoeV2ForCausalLM, DecoderLayer, Experts, MoE, MTPLayer, rotate
+from model.modeling import Attention, BailingMoeV2ForCausalLM, DecoderLayer, MoE, MTPLayer, rotate
 from model.train.packing import Batch
 
 Routers = list[tuple[MoE, Tensor]]
@@ -67,25 +65,10 @@ def run_one(
     """A layer's output, and the experts [T,K] that its router chose."""
     x_BSD = x_BSD + attend(layer.attention, layer.input_layernorm(x_BSD), cos, sin, mask, num_shared)
     h_BSD = layer.post_attention_layernorm(x_BSD)
-    if not isinstance(layer.mlp, MoE):
-        return x_BSD + layer.mlp(h_BSD), None
-    moe, h_TD = layer.mlp, h_BSD.reshape(-1, h_BSD.shape[-1])
-    router = moe.gate(h_TD)
-    mix = mix_densely if x_BSD.is_cuda else Experts.forward
-    y_BSD = mix(moe.experts, h_TD, router.topk_ids, router.topk_weights).view_as(h_BSD)
-    if moe.shared_experts is not None:
-        y_BSD = y_BSD + moe.shared_experts(h_BSD)
-    return x_BSD + y_BSD, router.topk_ids
-
-
-def mix_densely(experts: Experts, x_TD: Tensor, topk_ids_TK: Tensor, topk_weights_TK: Tensor) -> Tensor:
-    """What `Experts.forward` computes, [T,D], from all experts at once: those not chosen weigh 0."""
-    E, D, width = experts.down_proj.shape
-    weights_TE = torch.zeros(len(x_TD), E, dtype=topk_weights_TK.dtype, device=x_TD.device)
-    weights_TE = weights_TE.scatter(1, topk_ids_TK, topk_weights_TK)
-    gate_TEF, up_TEF = F.linear(x_TD, experts.gate_up_proj.flatten(0, 1)).view(-1, E, 2, width).unbind(2)
-    act_TEF = F.silu(gate_TEF) * up_TEF * weights_TE[..., None].to(gate_TEF.dtype)
-    return F.linear(act_TEF.flatten(1), experts.down_proj.transpose(0, 1).reshape(D, E * width))
+    if isinstance(layer.mlp, MoE):
+        y_BSD, router = layer.mlp(h_BSD)
+        return x_BSD + y_BSD, router.topk_ids
+    return x_BSD + layer.mlp(h_BSD), None
 
 
 def attend(attention: Attention, x_BSD: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, num_shared: int) -> Tensor:

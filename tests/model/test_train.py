@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from contracts import Passage
-from model.modeling import BailingMoeV2ForCausalLM, Experts
+from model.modeling import BailingMoeV2ForCausalLM
 from model.quantization import dequantize_int4
 from model.quantize.rtn import quantize_rtn
-from model.train.branches import decode, mix_densely
+from model.train.branches import decode
 from model.train.card import write_card
 from model.train.circuits import init_circuits
 from model.train.citing import CITING_DIMS, HEARD_AT_START, init_citing
@@ -172,11 +173,13 @@ def test_a_branch_is_computed_as_if_it_stood_alone(run: SftRun) -> None:
 
 def test_all_experts_at_once_compute_what_the_chosen_ones_do(run: SftRun) -> None:
     torch.manual_seed(0)
-    moe = run.model.model.layers[1].mlp
-    x = torch.randn(40, 64)
-    router = moe.gate(x)
-    arguments = (moe.experts, x, router.topk_ids, router.topk_weights)
-    torch.testing.assert_close(mix_densely(*arguments), Experts.forward(*arguments), atol=1e-5, rtol=1e-4)
+    moe, x = run.model.model.layers[1].mlp, torch.randn(2, 20, 64)
+    nn.init.normal_(moe.experts.down_proj)
+    expected, _ = moe(x)
+    moe.experts.all_at_once = True
+    torch.testing.assert_close(moe(x)[0], expected, atol=1e-5, rtol=1e-4)
+    moe.experts.all_at_once = False
+    nn.init.zeros_(moe.experts.down_proj)
 
 
 def test_rounded_weights_are_those_of_int4_and_the_update_is_of_whole_ones(run: SftRun) -> None:

@@ -73,7 +73,8 @@ def tuned(tmp_path_factory: pytest.TempPathFactory, pretrained: CptRun) -> SftRu
 def make_grpo(tuned: SftRun, folder: Path, **changes: Any) -> GrpoRun:
     settings: dict[str, Any] = {
         "num_pools": 7, "groups_per_pool": 4, "items_per_group": 2, "samples_per_item": 6, "max_answer_tokens": 48,
-        "rewards": {"length": 1.0, "structure": 0.5}, "matrix_lr": 0.02, "kl_weight": 0.001, "warmup": 0.0,
+        "temperature": 1.5, "rewards": {"length": 1.0, "structure": 0.5}, "matrix_lr": 0.02, "kl_weight": 0.001,
+        "warmup": 0.0,
     }  # fmt: skip
     config = replace(tuned.config, output_dir=folder, init_from=tuned.folder, **(settings | changes))
     return GrpoRun(config, render, TEXTS)
@@ -158,16 +159,24 @@ def test_yarn_holds_from_its_moment_on(tuned: SftRun) -> None:
     assert isinstance(model.config.rope_scaling, YarnScaling)
 
 
-def test_a_drawn_answer_ends_at_its_stop_token_and_the_same_seed_draws_the_same(tuned: SftRun) -> None:
-    prompt = tuned.packer.encode("<role>HUMAN</role>Question: Why?<|role_end|><role>ASSISTANT</role>")
-    runs = [
-        draw(tuned.model, prompt, 3, 12, 1.0, tuned.packer.tokenizer.stop_ids, torch.Generator().manual_seed(5))
-        for _ in range(2)
-    ]
+def test_drawn_answers_end_at_their_stop_token_and_the_same_seed_draws_the_same(tuned: SftRun) -> None:
+    texts = ("Question: Why?", "Question: And why does the shorter prompt stand behind padding?")
+    prompts = [tuned.packer.encode(f"<role>HUMAN</role>{text}<|role_end|><role>ASSISTANT</role>") for text in texts]
+    stops = tuned.packer.tokenizer.stop_ids
+    runs = [draw(tuned.model, prompts, 3, 12, 1.0, stops, torch.Generator().manual_seed(5)) for _ in range(2)]
     assert runs[0] == runs[1]
-    for ids in runs[0]:
-        assert all(id_ not in tuned.packer.tokenizer.stop_ids for id_ in ids[:-1])
-        assert len(ids) == 12 or ids[-1] in tuned.packer.tokenizer.stop_ids
+    assert [len(answers) for answers in runs[0]] == [3, 3]
+    for ids in (ids for answers in runs[0] for ids in answers):
+        assert all(id_ not in stops for id_ in ids[:-1])
+        assert len(ids) == 12 or ids[-1] in stops
+
+
+def test_answers_drawn_together_are_those_drawn_alone(tuned: SftRun) -> None:
+    """At a temperature near 0, where chance has no say: padding must not change what is said."""
+    prompts = [list(range(20, 60)), list(range(100, 112))]
+    together = draw(tuned.model, prompts, 1, 8, 1e-4, (), torch.Generator().manual_seed(0))
+    alone = [draw(tuned.model, [prompt], 1, 8, 1e-4, (), torch.Generator().manual_seed(0))[0] for prompt in prompts]
+    assert together == alone
 
 
 def test_advantages_are_relative_to_the_questions_own_mean() -> None:
