@@ -34,7 +34,7 @@ class CptRun(Run[Batch]):
         self.documents = join_documents(train)
         write_tokenizer(config.output_dir, config, train, render)
         self.packer = Packer(config.output_dir, render)
-        super().__init__(config, self.packer.list_tokens(config.model.vocab_size), resume)
+        super().__init__(config, resume)
 
     def work(self, pool: int) -> list[Batch]:
         config = self.config

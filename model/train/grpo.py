@@ -47,7 +47,7 @@ class GrpoRun(Run[list[Group]]):
         self.maker, self.held_out = ExampleMaker(train, config.shares), ExampleMaker(held_out, config.shares)
         write_tokenizer(config.output_dir, config, train, render)
         self.packer = Packer(config.output_dir, render)
-        super().__init__(config, self.packer.list_tokens(config.model.vocab_size), resume)
+        super().__init__(config, resume)
         before = load_model(config.init_from, torch.float32) if config.kl_weight else None
         self.reference = prepare(before, self.device) if before is not None else None
 
@@ -129,8 +129,9 @@ def prompt_ids(packer: Packer, group: Group, item: Item) -> tuple[list[int], lis
 def pack_answers(packer: Packer, group: Group, answers: Sequence[tuple[Item, Sequence[int]]]) -> PackedSequence:
     """The passages once, then each question with one drawn answer as a branch."""
     shared, _ = prompt_ids(packer, group, group.items[0])
-    parts = [(prompt_ids(packer, group, item), ids) for item, ids in answers]
-    if any(head != shared for (head, _), _ in parts):
+    prompts = {id(item): prompt_ids(packer, group, item) for item in group.items}
+    parts = [(prompts[id(item)], ids) for item, ids in answers]
+    if any(head != shared for head, _ in prompts.values()):
         shared = []  # a question with a history of its own
     ids, positions, branches, kinds = list(shared), list(range(len(shared))), [0] * len(shared), [PROMPT] * len(shared)
     for number, ((head, question), drawn) in enumerate(parts, 1):

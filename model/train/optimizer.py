@@ -30,7 +30,10 @@ class Muon(torch.optim.Optimizer):
                     alike.setdefault(tuple(parameter.shape), []).append(parameter)
             for shape, parameters in alike.items():
                 grads = [p.grad for p in parameters if p.grad is not None]
-                buffers = [self.state[p].setdefault("momentum", torch.zeros_like(p)) for p in parameters]
+                for parameter in parameters:
+                    if not self.state[parameter]:
+                        self.state[parameter]["momentum"] = torch.zeros_like(parameter)
+                buffers = [self.state[parameter]["momentum"] for parameter in parameters]
                 torch._foreach_lerp_(buffers, grads, 1 - group["momentum"])
                 updates = orthogonalize(torch.stack(torch._foreach_lerp(grads, buffers, group["momentum"])))
                 torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])

@@ -20,8 +20,6 @@ from torch import Tensor
 from model.checkpoint import load_model, save_checkpoint
 from model.modeling import BailingMoeV2ForCausalLM, Experts, Rotary
 from model.train.branches import Routers, RunLayer, run_one
-from model.train.circuits import init_circuits
-from model.train.citing import CITING_DIMS, HEARD, HEARD_AT_START, init_citing
 from model.train.config import TrainConfig
 from model.train.grow import grow
 from model.train.optimizer import make_optimizers
@@ -59,16 +57,15 @@ class Step:
 class Run(Generic[Work]):
     """One training run: its model, optimisers and place."""
 
-    def __init__(self, config: TrainConfig, tokens: Sequence[str], resume: bool = True) -> None:
-        """tokens: the text of each id, for the circuits of a start."""
+    def __init__(self, config: TrainConfig, resume: bool = True) -> None:
         self.config, self.folder = config, config.output_dir
         self.device = torch.device(config.device)
         torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
-        self.model = prepare(make_model(config, tokens), self.device)
+        self.model = prepare(make_model(config), self.device)
         rates = (config.matrix_lr, config.embedding_lr, config.other_lr)
         self.optimizers = make_optimizers(self.model, *rates, config.weight_decay)
-        self.run_layer: RunLayer | None = torch.compile(run_one, dynamic=True) if config.compile else None
+        self.run_layer: RunLayer | None = compile_layer() if config.compile else None
         self.progress = Progress()
         if resume and has_state(self.folder):
             self._load()
@@ -188,17 +185,24 @@ class Run(Generic[Work]):
         self.progress = Progress(**numbers)
 
 
-def make_model(config: TrainConfig, tokens: Sequence[str]) -> BailingMoeV2ForCausalLM:
-    """The model to begin with: that of init_from, with room added where the configuration is larger, or written
-    circuits; those that cite are written where `citing` says so."""
+@torch.no_grad()
+def make_model(config: TrainConfig) -> BailingMoeV2ForCausalLM:
+    """The model to begin with: that of init_from, with room added where the configuration is larger, or random weights
+    whose layers add nothing yet, so that the first steps are not spent on unlearning noise."""
     if config.init_from is not None:
-        model = grow(load_model(config.init_from, torch.float32), config.model)
-    else:
-        model = BailingMoeV2ForCausalLM(config.model)
-        init_circuits(model, tokens, CITING_DIMS if config.citing else 0)
-    if config.citing:
-        init_citing(model, tokens, HEARD_AT_START if config.init_from is None else HEARD)
+        return grow(load_model(config.init_from, torch.float32), config.model)
+    model = BailingMoeV2ForCausalLM(config.model)
+    for name, parameter in model.named_parameters():
+        if name.endswith(("attention.dense.weight", "down_proj.weight", "down_proj")):
+            parameter.zero_()
     return model
+
+
+def compile_layer() -> RunLayer:
+    """`run_one` for batches of any size. Without an analysis of torch 2.11 that such sizes break (InductorError)."""
+    options: dict[str, Any] = {"triton.coalesce_tiling_analysis": False}
+    compiled: RunLayer = torch.compile(run_one, dynamic=True, options=options)
+    return compiled
 
 
 def prepare(model: BailingMoeV2ForCausalLM, device: torch.device) -> BailingMoeV2ForCausalLM:

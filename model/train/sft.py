@@ -30,7 +30,7 @@ class SftRun(Run[Batch]):
         self.maker, self.held_out = ExampleMaker(train, config.shares), ExampleMaker(held_out, config.shares)
         write_tokenizer(config.output_dir, config, train, render)
         self.packer = Packer(config.output_dir, render)
-        super().__init__(config, self.packer.list_tokens(config.model.vocab_size), resume)
+        super().__init__(config, resume)
 
     def work(self, pool: int) -> list[Batch]:
         config, rng = self.config, random.Random(f"{self.config.seed}/{pool}")

@@ -17,8 +17,6 @@ from model.quantization import dequantize_int4
 from model.quantize.rtn import quantize_rtn
 from model.train.branches import decode
 from model.train.card import write_card
-from model.train.circuits import init_circuits
-from model.train.citing import CITING_DIMS, HEARD_AT_START, init_citing
 from model.train.config import ConfigError, load_config, parse_config
 from model.train.corpora import Text, split_held_out, split_sentences
 from model.train.examples import ABSTENTION, Claim, ExampleMaker, Group, Item, cite
@@ -29,9 +27,10 @@ from model.train.packing import ANSWER, DECISION, Packer, make_batches
 from model.train.rounding import GROUP_SIZE, rounded
 from model.train.score import score, split_claims
 from model.train.sft import SftRun
+from model.train.wording import INJECTIONS
 from tests.model.training import TEXTS, TINY, make_config, render
 
-NANO = Path(__file__).resolve().parents[2] / "model" / "train" / "configs" / "nano.yaml"
+CONFIGS = Path(__file__).resolve().parents[2] / "model" / "train" / "configs"
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +87,7 @@ def test_some_questions_follow_others_and_some_patients_are_described(groups: li
 
 def test_an_instruction_inside_a_passage_is_never_the_answer(maker: ExampleMaker) -> None:
     groups = [maker.make(f"inject/{i}", 0.8, 6) for i in range(300)]
-    assert any("Ignore all previous instructions" in p.text for g in groups for p in g.passages)
+    assert any(forged in p.text for forged in INJECTIONS for g in groups for p in g.passages)
     for group in groups:
         for item in group.items:
             if "instruction" not in item.question.casefold():
@@ -262,23 +261,6 @@ def test_a_prompt_token_cannot_see_the_answer(run: SftRun) -> None:
     torch.testing.assert_close(outs[0], outs[1], atol=1e-5, rtol=1e-4)
 
 
-def test_the_start_looks_up_and_copies_before_any_training(run: SftRun) -> None:
-    """What random weights cannot: a word of the question finds its line, and a line begun is gone on with."""
-    group = run.maker.make("start", 0.3, 8, "record")
-    packed = run.packer.pack(group, 4000)
-    assert packed is not None
-    batch = make_batches([packed], 9999, 1, random.Random(0))[0]
-    torch.manual_seed(0)
-    model = BailingMoeV2ForCausalLM(replace(load_config(NANO).model, vocab_size=512))
-    tokens = [run.packer.tokenizer.get_bytes(i).decode("utf-8", "replace") for i in range(512)]
-    with torch.no_grad():
-        at_random = float(losses(model, batch, run.config, 0).figures["answer_loss"])
-        init_circuits(model, tokens, CITING_DIMS)
-        init_citing(model, tokens, HEARD_AT_START)
-        started = float(losses(model, batch, run.config, 0).figures["answer_loss"])
-    assert started < at_random - 0.4
-
-
 def test_muon_makes_every_direction_count_alike() -> None:
     torch.manual_seed(0)
     stretched = torch.randn(3, 24, 8) * torch.logspace(-2, 2, 8)
@@ -327,10 +309,10 @@ def test_the_card_holds_the_figures_and_the_length_of_all_starts(run: SftRun, tm
 
 
 def test_the_shipped_configuration_is_valid_and_fits_its_limit() -> None:
-    config = load_config(NANO)
+    config = load_config(CONFIGS / "sft.yaml")
     with torch.device("meta"):
         model = BailingMoeV2ForCausalLM(config.model)
-    assert 2 * sum(p.numel() for p in model.parameters()) < 23e6
+    assert 2 * sum(p.numel() for p in model.parameters()) < MAX_BYTES
     assert config.lr_factor_at(1.0) == 0.0
     assert config.size_at(1.0) >= config.size_at(0.5)
 
@@ -380,4 +362,4 @@ def test_the_shipped_checkpoint_fits_its_limit_and_is_what_the_configuration_des
     from model.checkpoint import load_model
 
     assert sum(path.stat().st_size for path in EMBEDDED.iterdir() if path.is_file()) <= MAX_BYTES
-    assert load_model(EMBEDDED).config == load_config(NANO.with_name("reader.yaml")).model
+    assert load_model(EMBEDDED).config == load_config(CONFIGS / "reader.yaml").model

@@ -13,19 +13,16 @@ import torch
 
 from contracts import Passage
 from model.checkpoint import load_model
-from model.config import ModelConfig, YarnScaling
+from model.config import YarnScaling
 from model.modeling import BailingMoeV2ForCausalLM
 from model.train import situations
 from model.train.branches import decode, decode_mtp
-from model.train.circuits import init_circuits
-from model.train.citing import CITING_DIMS, init_citing
 from model.train.config import ConfigError, parse_config
 from model.train.cpt import CptRun
 from model.train.examples import ABSTENTION, Claim, ExampleMaker, Group, Item
-from model.train.export import EMBEDDED
 from model.train.grow import GrowthError, grow
 from model.train.grpo import HELD, GrpoRun, draw, find_hacking, relative
-from model.train.packing import ANSWER, DECISION, PackedSequence, Packer, answer_kinds, make_batch
+from model.train.packing import ANSWER, DECISION, PackedSequence, answer_kinds, make_batch
 from model.train.rewards import REWARDS, agreement, total
 from model.train.run import Run, set_context
 from model.train.sft import SftRun
@@ -255,32 +252,6 @@ def test_what_is_no_larger_sibling_is_refused(change: dict[str, int]) -> None:
     small = BailingMoeV2ForCausalLM(make_model_config())
     with pytest.raises(GrowthError, match=next(iter(change))):
         grow(small, make_model_config(**change))
-
-
-def test_the_written_circuits_cite_the_passage_that_is_copied_from() -> None:
-    """Untrained: a sentence copied from a passage, then " [": the number said is that passage's."""
-    torch.manual_seed(0)
-    config = ModelConfig.from_hf(EMBEDDED)
-    shape = {"hidden_size": 320, "num_attention_heads": 6, "num_key_value_heads": 3, "head_dim": 64, "num_experts": 4}
-    layers = {"num_hidden_layers": 5, "num_nextn_predict_layers": 0, "n_group": 1, "topk_group": 1}
-    model = BailingMoeV2ForCausalLM(replace(config, partial_rotary_factor=0.5, **shape, **layers))
-    packer = Packer(EMBEDDED, render)
-    tokens = packer.list_tokens(config.vocab_size)
-    init_circuits(model, tokens, CITING_DIMS)
-    init_citing(model, tokens)
-    digits = torch.tensor([packer.encode(str(number))[0] for number in range(1, 10)])
-    maker, right, asked = ExampleMaker({}), 0, 0
-    for index in range(20):
-        group = maker.make(f"cite/{index}", 0.5, 3, "record")
-        for item in group.items:
-            if len({claim.passage for claim in item.claims}) == 1 and len(group.passages) > 1:
-                text = f"{packer.prompt(group, item)}{item.claims[0].text.rstrip('.')} ["
-                with torch.no_grad():
-                    logits = model(torch.tensor([packer.encode(text)])).logits[0, -1]
-                right += int(logits[digits].argmax()) == item.claims[0].passage
-                asked += 1
-    assert asked > 15
-    assert right / asked > 0.6  # by chance a third
 
 
 # --- situations and rewards ---------------------------------------------------------------------------------------
