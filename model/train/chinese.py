@@ -6,7 +6,7 @@ Everything is made up or common medical knowledge; wording is data, below. As `r
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from model.train import topics
 from model.train.records import Key, Line, Sheet
@@ -108,13 +108,25 @@ def write_sheet(rng: random.Random, max_lines: int) -> Sheet:
     """A stretch of an invented Chinese document."""
     draw, number = rng.random(), rng.randint(2, max(2, max_lines))
     makers = _MAKERS if draw < 0.7 else (_lab,) if draw < 0.85 else (_drug, _drug, _drug, _changed)
-    lines = [rng.choice(makers)(rng) for _ in range(number)]
+    lines = _join_some(rng, [rng.choice(makers)(rng) for _ in range(number)])
     joiner = rng.choice(("", "\n"))
     if makers is not _MAKERS or (joiner and rng.random() < 0.4):
         joiner = "\n"
         lines.insert(rng.randrange(len(lines)) if makers is _MAKERS else 0, Line(rng.choice(_HEADINGS)))
     name = rng.choice(DOCUMENTS) + rng.choice((".pdf", ".docx", ".txt", "", ".json", ".html"))
     return Sheet(name, rng.choice((1, 1, 2, 3)), tuple(lines), joiner)
+
+
+def _join_some(rng: random.Random, lines: Sequence[Line]) -> list[Line]:
+    """Some neighbours made one sentence, as people write."""
+    joined: list[Line] = []
+    for line in lines:
+        if joined and line.keys and joined[-1].text.endswith("。") and rng.random() < 0.2:
+            last = joined[-1]
+            joined[-1] = Line(last.text[:-1] + rng.choice("，；") + line.text, (*last.keys, *line.keys))
+        else:
+            joined.append(line)
+    return joined
 
 
 def ask(rng: random.Random, key: Key) -> str:

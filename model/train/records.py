@@ -675,7 +675,20 @@ def _letter(person: Person, max_lines: int) -> tuple[list[Line], str]:
             lines.append(topic_line(person))
         else:
             lines.append(rng.choice(PROSE)(person))
-    return lines[: max_lines + 2], " "
+    return join_some(rng, lines[: max_lines + 2], 0.12), " "
+
+
+def join_some(rng: random.Random, lines: Sequence[Line], share: float) -> list[Line]:
+    """Some neighbours made one sentence that states what both did, as people write."""
+    joined: list[Line] = []
+    for line in lines:
+        last = joined[-1] if joined else None
+        if last is not None and line.keys and last.text.endswith(".") and len(last.text) < 90 and rng.random() < share:
+            link = rng.choice(("; ", ", and ", ", "))
+            joined[-1] = Line(last.text[:-1] + link + name_in_sentence(line.text), (*last.keys, *line.keys))
+        else:
+            joined.append(line)
+    return joined
 
 
 def _note(person: Person, max_lines: int) -> tuple[list[Line], str]:
