@@ -11,12 +11,10 @@ import pytest
 import torch
 from torch import nn
 
-from contracts import Passage
 from model.modeling import BailingMoeV2ForCausalLM
 from model.quantization import dequantize_int4
 from model.quantize.rtn import quantize_rtn
 from model.train.branches import decode
-from model.train.card import write_card
 from model.train.config import ConfigError, load_config, parse_config
 from model.train.corpora import Text, split_held_out, split_sentences
 from model.train.examples import ABSTENTION, Claim, ExampleMaker, Group, Item, cite
@@ -25,7 +23,7 @@ from model.train.losses import losses
 from model.train.optimizer import orthogonalize
 from model.train.packing import ANSWER, DECISION, Packer, make_batches
 from model.train.rounding import GROUP_SIZE, rounded
-from model.train.score import score, split_claims
+from model.train.score import split_claims
 from model.train.sft import SftRun
 from model.train.wording import INJECTIONS
 from tests.model.training import TEXTS, TINY, make_config, render
@@ -273,36 +271,8 @@ def test_muon_makes_every_direction_count_alike() -> None:
 # --- figures ----------------------------------------------------------------------------------------------------
 
 
-def test_figures_tell_a_right_answer_from_a_wrong_citation_and_from_an_invention() -> None:
-    text = "Sodium was 131 mmol/L. Potassium was 4.6 mmol/L."
-    passage = Passage("p", "d", "labs.pdf", 1, 0, len(text), text)
-    other = replace(passage, text="No findings.", end=12)
-    item = Item("What was the sodium?", (Claim("Sodium was 131 mmol/L.", 0),))
-    group = Group((passage, other), (item,))
-    right = score([(group, item, "Sodium was 131 mmol/L [1].")])
-    wrong_key = score([(group, item, "Sodium was 131 mmol/L [2].")])
-    invented = score([(group, item, "Sodium was 151 mmol/L [1].")])
-    silent = score([(group, item, ABSTENTION), (group, Item("Age?", ()), ABSTENTION)])
-    assert (right.exact, right.verbatim, right.cited_right) == (1, 1, 1)
-    assert (wrong_key.verbatim, wrong_key.cited_right) == (0, 0)
-    assert (invented.exact, invented.verbatim, invented.cited_right) == (0, 0, 1)
-    assert (silent.false_abstention, silent.abstention) == (1, 1)
-
-
 def test_words_without_a_citation_count_as_cited_to_nothing() -> None:
     assert split_claims("Sodium was low [3]. It rose.") == [("Sodium was low", 3), ("It rose.", 0)]
-
-
-def test_the_card_holds_the_figures_and_the_length_of_all_starts(run: SftRun, tmp_path: Path) -> None:
-    run.go(max_steps=1)
-    log = [{"step": i + 1, "tokens": 1000 * i, "answer_loss": 0.5, "seconds": 60.0 * (i % 2 + 1)} for i in range(4)]
-    (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, log)))
-    figures = score([])
-    weights = run.folder / "model.safetensors"
-    card = write_card(tmp_path / "log.jsonl", weights, {"record": figures, "text": figures}, 30, 0.7)
-    assert "about 4 minutes" in card
-    assert "4 steps, 3,000 tokens" in card
-    assert "{" not in card
 
 
 # --- configuration ----------------------------------------------------------------------------------------------
