@@ -8,8 +8,6 @@ Shape suffixes as in `model.modeling`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -19,12 +17,10 @@ from model.train.packing import Batch
 
 Routers = list[tuple[MoE, Tensor]]
 """Each MoE layer of a pass with the experts that it chose, [T,K] i64."""
-RunLayer = Callable[[DecoderLayer, Tensor, Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor | None]]
 
 
-def decode(model: BailingMoeV2ForCausalLM, batch: Batch, run_layer: RunLayer | None = None) -> tuple[Tensor, Routers]:
-    """The residual stream [B,S,D] before the final norm, and what each router chose. run_layer: `run_one`, if
-    compiled."""
+def decode(model: BailingMoeV2ForCausalLM, batch: Batch) -> tuple[Tensor, Routers]:
+    """The residual stream [B,S,D] before the final norm, and what each router chose."""
     x_BSD = model.model.word_embeddings(batch.ids)
     cos, sin = (table.to(x_BSD.dtype) for table in model.rotary(batch.positions))
     num_shared = batch.num_shared
@@ -32,16 +28,14 @@ def decode(model: BailingMoeV2ForCausalLM, batch: Batch, run_layer: RunLayer | N
     mask = batch.mask[:, :, num_shared:]
     for layer in model.model.layers[: model.config.num_hidden_layers]:
         assert isinstance(layer, DecoderLayer)
-        x_BSD, chosen = (run_layer or run_one)(layer, x_BSD, cos, sin, mask, num_shared)
+        x_BSD, chosen = _run_layer(layer, x_BSD, cos, sin, mask, num_shared)
         if chosen is not None:
             assert isinstance(layer.mlp, MoE)
             routers.append((layer.mlp, chosen))
     return x_BSD, routers
 
 
-def decode_mtp(
-    model: BailingMoeV2ForCausalLM, batch: Batch, hidden_BSD: Tensor, run_layer: RunLayer | None = None
-) -> tuple[Tensor, Routers]:
+def decode_mtp(model: BailingMoeV2ForCausalLM, batch: Batch, hidden_BSD: Tensor) -> tuple[Tensor, Routers]:
     """The MTP layer's state [B,S,D] after its final norm, from the decoder's after its own, and what its router chose.
 
     Where a token has no one next token, as the last that all branches share, the padding's embedding stands for it."""
@@ -54,12 +48,12 @@ def decode_mtp(
     joined = layer.join(model.model.word_embeddings(next_ids).to(hidden_BSD.dtype), hidden_BSD)
     cos, sin = (table.to(joined.dtype) for table in model.rotary(batch.positions))
     mask = batch.mask[:, :, batch.num_shared :]
-    x_BSD, chosen = (run_layer or run_one)(layer, joined, cos, sin, mask, batch.num_shared)
+    x_BSD, chosen = _run_layer(layer, joined, cos, sin, mask, batch.num_shared)
     assert chosen is not None
     return layer.final_layernorm(x_BSD), [(layer.mlp, chosen)]
 
 
-def run_one(
+def _run_layer(
     layer: DecoderLayer, x_BSD: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, num_shared: int
 ) -> tuple[Tensor, Tensor | None]:
     """A layer's output, and the experts [T,K] that its router chose."""

@@ -51,7 +51,6 @@ class TrainConfig:
     sizes: tuple[tuple[float, float], ...] = field(default=((0.0, 0.1), (1.0, 1.0)))  # (progress, longest passages)
     shares: dict[str, float] = field(default_factory=dict)  # of situations, see examples.SHARES
     device: str = "cpu"  # or "cuda"
-    compile: bool = False  # layers by torch.compile: on a GPU worth the half minute that it takes
     workers: int = 0  # processes that make examples ahead; 0: this one makes them
     mtp_weight: float = 0.3  # of the MTP layer's loss (DeepSeek-V3, arXiv 2412.19437, section 4.2)
     round_from: float = 1.0  # progress from which it learns with its weights rounded to INT4

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model.modeling import BailingMoeV2ForCausalLM
-from model.train.branches import RunLayer, decode, decode_mtp
+from model.train.branches import decode, decode_mtp
 from model.train.config import TrainConfig
 from model.train.packing import ANSWER, DECISION, PROMPT, Batch
 from model.train.run import Step
@@ -31,9 +31,7 @@ class Scored:
         return Scored(*(x.to(device, non_blocking=True) for x in (self.rows, self.ids, self.weights)))
 
 
-def losses(
-    model: BailingMoeV2ForCausalLM, batch: Batch, config: TrainConfig, seed: int, run_layer: RunLayer | None = None
-) -> Step:
+def losses(model: BailingMoeV2ForCausalLM, batch: Batch, config: TrainConfig, seed: int) -> Step:
     """Mean cross-entropy of answer tokens, of a random share of prompt tokens, and of the MTP layer on answer tokens.
 
     Only the rows that are scored pass the head: it is two fifths of the work otherwise.
@@ -42,14 +40,14 @@ def losses(
     num_tokens = int((batch.branches >= 0).sum())
     num_answer_tokens = int(((batch.kinds == ANSWER) | (batch.kinds == DECISION)).sum())
     batch = batch.to(model.device)
-    x_BSD, routers = decode(model, batch, run_layer)
+    x_BSD, routers = decode(model, batch)
     hidden_BSD = model.model.norm(x_BSD)
     answer = mean_loss(model, hidden_BSD, scored["answer"])
     language = mean_loss(model, hidden_BSD, scored["language"])
     total = answer + config.language_weight * language
     figures = {"answer_loss": answer.detach(), "language_loss": language.detach()}
     if model.config.num_nextn_predict_layers:
-        mtp_BSD, of_mtp = decode_mtp(model, batch, hidden_BSD, run_layer)
+        mtp_BSD, of_mtp = decode_mtp(model, batch, hidden_BSD)
         mtp = mean_loss(model, mtp_BSD, scored["mtp"])
         total = total + config.mtp_weight * mtp
         figures["mtp_loss"] = mtp.detach()

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from typing import TypeVar
 
+import torch
+
 Work = TypeVar("Work")
 _make: Callable[[int], Sequence[object]] | None = None  # in a worker: what makes a pool
 
@@ -33,6 +35,8 @@ def prefetch(make: Callable[[int], Sequence[Work]], pools: range, num_workers: i
 def _remember(make: Callable[[int], Sequence[object]]) -> None:
     global _make
     _make = make
+    # A child that inherits torch's threads waits for ever in the first operation that it would share among them.
+    torch.set_num_threads(1)
 
 
 def _run(pool: int) -> bytes:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from model.checkpoint import load_model, save_checkpoint
 from model.modeling import BailingMoeV2ForCausalLM, Experts, Rotary
-from model.train.branches import Routers, RunLayer, run_one
+from model.train.branches import Routers
 from model.train.config import TrainConfig
 from model.train.grow import grow
 from model.train.optimizer import make_optimizers
@@ -65,7 +65,6 @@ class Run(Generic[Work]):
         self.model = prepare(make_model(config), self.device)
         rates = (config.matrix_lr, config.embedding_lr, config.other_lr)
         self.optimizers = make_optimizers(self.model, *rates, config.weight_decay)
-        self.run_layer: RunLayer | None = compile_layer() if config.compile else None
         self.progress = Progress()
         if resume and has_state(self.folder):
             self._load()
@@ -196,13 +195,6 @@ def make_model(config: TrainConfig) -> BailingMoeV2ForCausalLM:
         if name.endswith(("attention.dense.weight", "down_proj.weight", "down_proj")):
             parameter.zero_()
     return model
-
-
-def compile_layer() -> RunLayer:
-    """`run_one` for batches of any size. Without an analysis of torch 2.11 that such sizes break (InductorError)."""
-    options: dict[str, Any] = {"triton.coalesce_tiling_analysis": False}
-    compiled: RunLayer = torch.compile(run_one, dynamic=True, options=options)
-    return compiled
 
 
 def prepare(model: BailingMoeV2ForCausalLM, device: torch.device) -> BailingMoeV2ForCausalLM:

@@ -44,7 +44,7 @@ class SftRun(Run[Batch]):
         return make_batches(fitting, config.tokens_per_batch, config.model.pad_token_id or 0, rng, config.multiple)
 
     def step(self, work: Batch) -> Step:
-        return losses(self.model, work, self.config, self.progress.steps, self.run_layer)
+        return losses(self.model, work, self.config, self.progress.steps)
 
     def samples(self) -> list[dict[str, Any]]:
         found = []
