@@ -245,7 +245,11 @@ class Experts(nn.Module):
     """The routed experts, stacked: gate_up_proj [E,2F,D] (gate rows, then up rows) and down_proj [E,D,F].
 
     A checkpoint holds them one by one as `experts.{e}.gate_proj|up_proj|down_proj.weight`; `model.checkpoint` maps.
+    all_at_once: every token passes every expert, and those it did not choose weigh 0. E/K times the arithmetic, but a
+    GPU need not be waited for: the faster way there to train few small experts.
     """
+
+    all_at_once = False
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -255,6 +259,8 @@ class Experts(nn.Module):
 
     def forward(self, x_TD: Tensor, topk_ids_TK: Tensor, topk_weights_TK: Tensor) -> Tensor:
         """Weighted sum of each token's experts, [T,D]."""
+        if self.all_at_once:
+            return self._run_all(x_TD, topk_ids_TK, topk_weights_TK)
         # unbind, not indexing: its backward is one stack instead of a full-size gradient per expert.
         gate_up, down = self.gate_up_proj.unbind(0), self.down_proj.unbind(0)
 
@@ -263,6 +269,13 @@ class Experts(nn.Module):
             return F.linear(F.silu(gate) * up, down[expert])
 
         return mix_experts(x_TD, topk_ids_TK, topk_weights_TK, len(down), run_expert)
+
+    def _run_all(self, x_TD: Tensor, topk_ids_TK: Tensor, topk_weights_TK: Tensor) -> Tensor:
+        E, D, width = self.down_proj.shape
+        weights_TE = topk_weights_TK.new_zeros(len(x_TD), E).scatter(1, topk_ids_TK, topk_weights_TK)
+        gate_TEF, up_TEF = F.linear(x_TD, self.gate_up_proj.flatten(0, 1)).view(-1, E, 2, width).unbind(2)
+        act_TEF = F.silu(gate_TEF) * up_TEF * weights_TE[..., None].to(gate_TEF.dtype)
+        return F.linear(act_TEF.flatten(1), self.down_proj.transpose(0, 1).reshape(D, E * width)).to(x_TD.dtype)
 
 
 def mix_experts(

@@ -19,17 +19,20 @@ def grounded(
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Ask this many items only, spread evenly.")] = None,
     answers: Annotated[Path | None, typer.Option(help="Where to write each answer, a JSON line each.")] = None,
+    items_folder: Annotated[
+        Path | None, typer.Option("--items", help="Folder of questions; by default those that ship.")
+    ] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")] = False,
 ) -> None:
     """Asks the held-out questions and prints how many claims stand, are rightly cited and rightly left unsaid."""
     from app.evaluation.grounded import answer_items, as_json_line, describe, judge, summarise
-    from app.evaluation.grounded_items import load_items
+    from app.evaluation.grounded_items import GROUNDED, load_items
     from model.generator import LocalGenerator
     from safety.checker import RuleSafetyChecker
 
     settings = read_settings()
     folder = checkpoint or settings.checkpoint
-    items = load_items()
+    items = load_items(items_folder or GROUNDED)
     number = min(limit or len(items), len(items))
     items = tuple(items[index * len(items) // number] for index in range(number))
     options = settings.load_options | {"draft_head": None}

@@ -19,6 +19,7 @@ from contracts import Passage
 from safety.strict_yaml import load_strict
 
 GROUNDED = Path(__file__).resolve().parent / "grounded"
+SECOND = GROUNDED.with_name("grounded_second")  # a smaller set, kept out of the making of the model
 KINDS = ("fact", "follow_up", "conflict", "forged", "removed", "absent")
 _CHART = {"id": str, "passages": dict, "questions": list, "absent": list, "follow": dict}
 _QUESTION = {"ask": list, "gold": list, "must": list}

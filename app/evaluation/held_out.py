@@ -7,7 +7,7 @@ import lzma
 from collections.abc import Iterator
 from pathlib import Path
 
-from app.evaluation.grounded_items import load_items
+from app.evaluation.grounded_items import GROUNDED, SECOND, load_items
 from app.evaluation.probes import load_held_text, load_probes
 
 
@@ -17,7 +17,7 @@ def evaluation_texts(bench: Path) -> Iterator[str]:
     for probe in load_probes():
         yield from (probe.passage, probe.question, probe.answer)
     yield from load_held_text().values()
-    for item in load_items():
+    for item in (*load_items(GROUNDED), *load_items(SECOND)):
         yield item.question
         yield from (passage.text for passage in item.passages)
     for path in sorted(bench.glob("*/queries.jsonl.xz")):

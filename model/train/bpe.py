@@ -94,6 +94,6 @@ def _corpus(config: TrainConfig, texts: dict[str, list[Text]], render: Render) -
             )
             yield item.answer
     for name, part in texts.items():
-        # Chinese is a guest: its characters would otherwise take half of the vocabulary.
-        for text in rng.sample(part, min(len(part), 1500 if name == "zh" else 4000)):
+        # Chinese has fewer texts and many more characters: with all of them it would take half of the vocabulary.
+        for text in rng.sample(part, min(len(part), 3000 if name == "zh" else 4000)):
             yield " ".join(text.sentences)

@@ -12,52 +12,56 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.modeling import Attention, BailingMoeV2ForCausalLM, DecoderLayer, MoE, MTPLayer, RouterOutput, rotate
+from model.modeling import Attention, BailingMoeV2ForCausalLM, DecoderLayer, MoE, MTPLayer, rotate
 from model.train.packing import Batch
 
+Routers = list[tuple[MoE, Tensor]]
+"""Each MoE layer of a pass with the experts that it chose, [T,K] i64."""
 
-def decode(model: BailingMoeV2ForCausalLM, batch: Batch) -> tuple[Tensor, list[tuple[MoE, RouterOutput]]]:
+
+def decode(model: BailingMoeV2ForCausalLM, batch: Batch) -> tuple[Tensor, Routers]:
     """The residual stream [B,S,D] before the final norm, and what each router chose."""
     x_BSD = model.model.word_embeddings(batch.ids)
     cos, sin = (table.to(x_BSD.dtype) for table in model.rotary(batch.positions))
     num_shared = batch.num_shared
-    routers: list[tuple[MoE, RouterOutput]] = []
+    routers: Routers = []
     mask = batch.mask[:, :, num_shared:]
     for layer in model.model.layers[: model.config.num_hidden_layers]:
         assert isinstance(layer, DecoderLayer)
-        x_BSD, router = _run_layer(layer, x_BSD, cos, sin, mask, num_shared)
-        if router is not None:
-            routers.append(router)
+        x_BSD, chosen = _run_layer(layer, x_BSD, cos, sin, mask, num_shared)
+        if chosen is not None:
+            assert isinstance(layer.mlp, MoE)
+            routers.append((layer.mlp, chosen))
     return x_BSD, routers
 
 
-def decode_mtp(
-    model: BailingMoeV2ForCausalLM, batch: Batch, hidden_BSD: Tensor
-) -> tuple[Tensor, tuple[MoE, RouterOutput]]:
+def decode_mtp(model: BailingMoeV2ForCausalLM, batch: Batch, hidden_BSD: Tensor) -> tuple[Tensor, Routers]:
     """The MTP layer's state [B,S,D] after its final norm, from the decoder's after its own, and what its router chose.
 
     Where a token has no one next token, as the last that all branches share, the padding's embedding stands for it."""
     layer = model.model.layers[model.config.num_hidden_layers]
     assert isinstance(layer, MTPLayer)
+    assert isinstance(layer.mlp, MoE)
     pad_id = model.config.pad_token_id or 0
     next_ids, next_branches = (F.pad(x[:, 1:], (0, 1), value=v) for x, v in ((batch.ids, pad_id), (batch.branches, -1)))
     next_ids = next_ids.masked_fill(next_branches != batch.branches, pad_id)
     joined = layer.join(model.model.word_embeddings(next_ids).to(hidden_BSD.dtype), hidden_BSD)
     cos, sin = (table.to(joined.dtype) for table in model.rotary(batch.positions))
     mask = batch.mask[:, :, batch.num_shared :]
-    x_BSD, router = _run_layer(layer, joined, cos, sin, mask, batch.num_shared)
-    assert router is not None
-    return layer.final_layernorm(x_BSD), router
+    x_BSD, chosen = _run_layer(layer, joined, cos, sin, mask, batch.num_shared)
+    assert chosen is not None
+    return layer.final_layernorm(x_BSD), [(layer.mlp, chosen)]
 
 
 def _run_layer(
     layer: DecoderLayer, x_BSD: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, num_shared: int
-) -> tuple[Tensor, tuple[MoE, RouterOutput] | None]:
+) -> tuple[Tensor, Tensor | None]:
+    """A layer's output, and the experts [T,K] that its router chose."""
     x_BSD = x_BSD + attend(layer.attention, layer.input_layernorm(x_BSD), cos, sin, mask, num_shared)
     h_BSD = layer.post_attention_layernorm(x_BSD)
     if isinstance(layer.mlp, MoE):
         y_BSD, router = layer.mlp(h_BSD)
-        return x_BSD + y_BSD, (layer.mlp, router)
+        return x_BSD + y_BSD, router.topk_ids
     return x_BSD + layer.mlp(h_BSD), None
 
 
@@ -67,8 +71,11 @@ def attend(attention: Attention, x_BSD: Tensor, cos: Tensor, sin: Tensor, mask: 
     H, G, C = attention.num_heads, attention.num_kv_heads, attention.head_dim
     qkv_BNSC = attention.query_key_value(x_BSD).view(B, S, H + 2 * G, C).transpose(1, 2)
     q, k, v = qkv_BNSC.split((H, G, G), dim=1)
-    q = rotate(attention.query_layernorm(q).to(v.dtype), cos, sin)
-    k = rotate(attention.key_layernorm(k).to(v.dtype), cos, sin)
+    q = rotate(attention.query_layernorm(q).to(v.dtype), cos, sin).to(v.dtype)
+    k = rotate(attention.key_layernorm(k).to(v.dtype), cos, sin).to(v.dtype)
+    if x_BSD.is_cuda:  # no kernel there takes both a mask and fewer key heads than query heads
+        k, v = (part.repeat_interleave(H // G, dim=1) for part in (k, v))
+        G = H
     parts = []
     if num_shared:
         first_q, first_k, first_v = (part[:, :, :num_shared] for part in (q, k, v))

@@ -39,8 +39,7 @@ class TrainConfig:
     weight_decay: float = 0.01
     warmup: float = 0.01  # share of the run
     decay: float = 0.4  # share of the run over which the rate falls to zero
-    init_from: Path | None = None  # a checkpoint to grow from, with its tokenizer; None: written circuits
-    citing: bool = False  # whether the start is given the circuits that cite
+    init_from: Path | None = None  # a checkpoint to grow from, with its tokenizer; None: random weights
     decision_weight: float = 1.0  # of the loss where an answer could go another way; its other tokens weigh 1
     language_weight: float = 0.1  # of the loss on prompt tokens; the loss on answer tokens weighs 1
     language_share: float = 0.15  # of the prompt tokens on which it is taken
@@ -54,12 +53,16 @@ class TrainConfig:
     device: str = "cpu"  # or "cuda"
     workers: int = 0  # processes that make examples ahead; 0: this one makes them
     mtp_weight: float = 0.3  # of the MTP layer's loss (DeepSeek-V3, arXiv 2412.19437, section 4.2)
+    round_from: float = 1.0  # progress from which it learns with its weights rounded to INT4
+    log_every: int = 1  # steps; what is logged, a GPU must be waited for
+    max_seconds: float = 0.0  # of a call, after which it saves and stops; the schedule runs with it. 0: to the end
     yarn_from: float = 0.0  # progress from which model.rope_scaling holds
     long_sequence_tokens: int = 0  # cpt: of a sequence from yarn_from on; 0: max_sequence_tokens throughout
     rewards: dict[str, float] = field(default_factory=dict)  # grpo: weight of each, see rewards.REWARDS
     samples_per_item: int = 8  # grpo: answers drawn for a question
     temperature: float = 1.0  # grpo: at which they are drawn
     max_answer_tokens: int = 96  # grpo
+    groups_per_step: int = 1  # grpo: whose answers are drawn and learnt from together
     kl_weight: float = 0.02  # grpo: what holds the policy near the model it began with
 
     def __post_init__(self) -> None:
@@ -83,6 +86,11 @@ class TrainConfig:
             raise ConfigError(f"precision is {self.precision!r}; use bfloat16 or float32.")
         if list(self.sizes) != sorted(self.sizes) or not self.sizes:
             raise ConfigError("sizes must be [progress, size] pairs in order of progress.")
+
+    @property
+    def multiple(self) -> int:
+        """What sequences are padded to a multiple of."""
+        return 64 if self.device == "cuda" else 1
 
     def size_at(self, progress: float) -> float:
         """How long passages may be at this point of the run: linear between the pairs of `sizes`."""

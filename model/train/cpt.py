@@ -34,7 +34,7 @@ class CptRun(Run[Batch]):
         self.documents = join_documents(train)
         write_tokenizer(config.output_dir, config, train, render)
         self.packer = Packer(config.output_dir, render)
-        super().__init__(config, self.packer.list_tokens(config.model.vocab_size), resume)
+        super().__init__(config, resume)
 
     def work(self, pool: int) -> list[Batch]:
         config = self.config
@@ -46,11 +46,11 @@ class CptRun(Run[Batch]):
         for _ in range(max(1, config.groups_per_pool // rows)):
             table = torch.tensor([[next(ids) for _ in range(length)] for _ in range(rows)])
             zeros = torch.zeros_like(table)
-            batches.append(Batch(table, torch.arange(length).expand_as(table), zeros, zeros + ANSWER))
+            batches.append(Batch(table, torch.arange(length).expand_as(table), zeros, zeros + ANSWER, length))
         return batches
 
     def step(self, work: Batch) -> Step:
-        return losses(self.model, work.to(self.device), self.config, self.progress.steps)
+        return losses(self.model, work, self.config, self.progress.steps)
 
     def _stream(self, pool: int) -> Iterator[int]:
         """Tokens of documents drawn at random, without end."""

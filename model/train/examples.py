@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from contracts import Passage, Patient
-from model.train import chinese, situations, wording
+from model.train import chinese, situations, topics, wording
 from model.train.asks import ASKS, LOOKUPS, LOOKUPS_TWO, LOOKUPS_ZH
 from model.train.corpora import Text
-from model.train.records import Key, Line, Person, Sheet, invent_drug, synonyms, write_sheet
+from model.train.records import Key, Line, Person, Sheet, invent_drug, synonyms, write_sheet, write_topic
 
 ABSTENTION = "The passages do not say."
 MAX_CLAIMS = 5
@@ -86,7 +86,7 @@ def cite(text: str, key: int) -> str:
 # Of the invented records, how many hold two documents that disagree; of their questions, how many lean on the one
 # before, are no question about the record, or are the patient's own.
 SHARES: Mapping[str, float] = {"conflict": 0.08, "follow_up": 0.1, "no_question": 0.0, "to_patient": 0.0}
-CHINESE_RECORDS = 5  # weight among the sources below
+CHINESE_RECORDS = 42  # weight among the sources below
 
 
 class ExampleMaker:
@@ -103,9 +103,9 @@ class ExampleMaker:
         """A group of up to num_items questions (at least one); kind "record" or "text" restricts it to that."""
         rng = random.Random(seed)
         sources = [s for s in ("medquad", "pubmedqa", "openstax", "notes", "charts", "zh") if self.texts.get(s)]
-        weights = {"medquad": 8, "pubmedqa": 2, "openstax": 8, "notes": 9, "charts": 4, "zh": 3}
+        weights = {"medquad": 8, "pubmedqa": 2, "openstax": 8, "notes": 9, "charts": 4, "zh": 8}
         of_record = {"record": 1, "text": 0}.get(kind, 46)
-        of_chinese = {"record": 1 / 9, "text": 0}.get(kind, CHINESE_RECORDS)
+        of_chinese = {"record": 1 / 2, "text": 0}.get(kind, CHINESE_RECORDS)
         source = rng.choices(
             ["record", "zh_record", *sources],
             [of_record, of_chinese, *(kind != "record" and weights[s] for s in sources)],
@@ -124,6 +124,7 @@ class ExampleMaker:
         person = Person(rng)
         max_lines = max(2, round(2 + size * rng.uniform(2, 9)))
         sheets = [write_sheet(person, rng.randint(2, max_lines)) for _ in range(_num_passages(rng, size))]
+        gone = _facts([write_sheet(person, rng.randint(3, max(3, max_lines)))])  # of a sheet that is not shown
         if rng.random() < 0.06:
             sheets[0] = _inject(sheets[0], rng)
         disputed = None
@@ -144,7 +145,9 @@ class ExampleMaker:
                 item = Item(question, (), said=said)
             elif rng.random() < self.shares["follow_up"]:
                 item = _follow_up(rng, facts, person)
-            elif draw < 0.22 or not keys:
+            elif draw < 0.13:
+                item = _of_gone(gone, facts, whole, rng, lambda key: _ask(rng, key, person))
+            elif draw < 0.27 or not keys:
                 item = _unanswerable(rng, person, facts, whole)
             elif draw < 0.36 and lines:
                 _, line = rng.choice(lines)
@@ -154,7 +157,7 @@ class ExampleMaker:
                 item = Item(_ask(rng, key, person), tuple(_distinct(facts[key])[:MAX_CLAIMS]))
             if item is not None:
                 items.append(self._to_patient(rng, item))
-        return Group(_passages(sheets), _with_history(rng, items), _patient(rng, person))
+        return Group(_passages(sheets, rng), _with_history(rng, items), _patient(rng, person))
 
     def _to_patient(self, rng: random.Random, item: Item) -> Item:
         if item.said or not item.claims or rng.random() >= self.shares["to_patient"]:
@@ -163,20 +166,40 @@ class ExampleMaker:
         return replace(item, question=question, opening=situations.COMFORT)
 
     def _from_chinese_record(self, rng: random.Random, size: float, num_items: int) -> Group:
-        max_lines = max(2, round(2 + size * rng.uniform(1, 5)))
+        max_lines = max(2, round(2 + size * rng.uniform(1, 8)))
         sheets = [chinese.write_sheet(rng, max_lines) for _ in range(_num_passages(rng, size))]
+        gone = _facts([chinese.write_sheet(rng, max_lines)])
         if rng.random() < 0.06:
             sheets[0] = _inject(sheets[0], rng, chinese.INJECTIONS)
+        disputed = None
+        if len(sheets) > 1 and rng.random() < self.shares["conflict"]:
+            disputed = topics.key_of(rng.randrange(len(topics.load_topics("zh"))))
+            number = int(disputed[0].split()[1])
+            for index in rng.sample(range(len(sheets)), 2):
+                sheets[index] = _insert(sheets[index], chinese.write_topic(rng, number), rng)
         facts, whole = _facts(sheets), "".join(sheet.text for sheet in sheets)
         items: list[Item] = []
         for _ in range(num_items):
-            key = chinese.absent_key(rng, whole) if rng.random() < 0.25 or not facts else rng.choice(sorted(facts))
-            if rng.random() < self.shares["no_question"]:
+            draw = rng.random()
+            item: Item | None = None
+            if disputed in facts and not items:
+                item = Item(chinese.ask(rng, disputed), tuple(_distinct(facts[disputed])[:MAX_CLAIMS]))
+            elif rng.random() < self.shares["no_question"]:
                 question, said = situations.no_question(rng, is_chinese=True)
-                items.append(Item(question, (), said=said))
-            elif key is not None:
-                items.append(Item(chinese.ask(rng, key), tuple(_distinct(facts.get(key, ()))[:MAX_CLAIMS])))
-        return Group(_passages(sheets), _with_history(rng, items))
+                item = Item(question, (), said=said)
+            elif rng.random() < self.shares["follow_up"]:
+                item = _follow_up_chinese(rng, facts)
+            elif draw < 0.14:
+                item = _of_gone(gone, facts, whole, rng, lambda key: chinese.ask(rng, key))
+            elif draw < 0.28 or not facts:
+                key = chinese.absent_key(rng, whole)
+                item = Item(chinese.ask(rng, key), ()) if key is not None and key not in facts else None
+            else:
+                key = rng.choice(sorted(facts))
+                item = Item(chinese.ask(rng, key), tuple(_distinct(facts[key])[:MAX_CLAIMS]))
+            if item is not None:
+                items.append(item)
+        return Group(_passages(sheets, rng, "zh"), _with_history(rng, items))
 
     # --- public texts -------------------------------------------------------------------------------------------
 
@@ -219,7 +242,7 @@ class ExampleMaker:
                 item = _look_up(rng, rng.choice(lines)[1], lines) if lines else None
             if item is not None:
                 items.append(item)
-        return Group(_passages(sheets), _with_history(rng, items))
+        return Group(_passages(sheets, rng), _with_history(rng, items))
 
     def _foreign(self, rng: random.Random, source: str, whole: str) -> Item | None:
         """A question about another text, which these passages cannot answer."""
@@ -242,7 +265,7 @@ class ExampleMaker:
 
 
 def _num_passages(rng: random.Random, size: float) -> int:
-    return rng.randint(1, 3) if size < 0.2 else rng.choice((2, 3, 3, 4, 4, 5, 6))
+    return rng.randint(1, 3) if size < 0.2 else rng.choice((2, 3, 3, 4, 4, 5, 6, 7, 9))
 
 
 def _facts(sheets: Sequence[Sheet]) -> dict[Key, list[Claim]]:
@@ -266,7 +289,11 @@ def _inject(sheet: Sheet, rng: random.Random, forged: Sequence[str] = wording.IN
 
 def _disagree(rng: random.Random, person: Person, sheets: list[Sheet]) -> Key:
     """Puts two lines that disagree into two of the sheets; returns what they disagree about."""
-    key, *lines = situations.conflict(person)
+    if rng.random() < 0.5:
+        number = rng.randrange(len(topics.load_topics("en")))
+        key, lines = topics.key_of(number), [write_topic(person, number) for _ in (0, 1)]
+    else:
+        key, *lines = situations.conflict(person)
     for index, line in zip(rng.sample(range(len(sheets)), 2), lines, strict=True):
         sheets[index] = _insert(sheets[index], line, rng)
     return key
@@ -281,6 +308,17 @@ def _follow_up(rng: random.Random, facts: Mapping[Key, list[Claim]], person: Per
     before, asked = rng.sample(keys, 2)
     first = Item(_ask(rng, before, person), tuple(_distinct(facts[before])[:2]))
     question = rng.choice(situations.FOLLOW_UPS).format(x=rng.choice(synonyms(kind, asked[1])))
+    return Item(question, tuple(_distinct(facts[asked])[:MAX_CLAIMS]), ((first.question, first.answer),))
+
+
+def _follow_up_chinese(rng: random.Random, facts: Mapping[Key, list[Claim]]) -> Item | None:
+    kind = rng.choice(("lab", "dose", "imaging", "vital"))
+    keys = sorted(key for key in facts if key[0] == kind)
+    if len(keys) < 2:
+        return None
+    before, asked = rng.sample(keys, 2)
+    first = Item(chinese.ask(rng, before), tuple(_distinct(facts[before])[:2]))
+    question = rng.choice(situations.FOLLOW_UPS_ZH).format(x=asked[1])
     return Item(question, tuple(_distinct(facts[asked])[:MAX_CLAIMS]), ((first.question, first.answer),))
 
 
@@ -313,11 +351,31 @@ def _text_sheet(rng: random.Random, text: Text, max_chars: int) -> Sheet:
     )
 
 
-def _passages(sheets: Sequence[Sheet]) -> tuple[Passage, ...]:
+def _passages(sheets: Sequence[Sheet], rng: random.Random, language: str = "en") -> tuple[Passage, ...]:
+    """The sheets as passages; over some stands what the product writes there of a section, a date or columns."""
+
+    def context() -> str:
+        day = {"y": rng.randint(2015, 2027), "m": rng.randint(1, 12), "d": rng.randint(1, 28)}
+        return rng.choice(wording.CONTEXTS[language]).format(**day) if rng.random() < 0.3 else ""
+
     return tuple(
-        Passage(f"p{i}", f"d{i}", sheet.document, sheet.page, 0, len(sheet.text), sheet.text)
+        Passage(f"p{i}", f"d{i}", sheet.document, sheet.page, 0, len(sheet.text), sheet.text, context=context())
         for i, sheet in enumerate(sheets)
     )
+
+
+def _of_gone(
+    gone: Mapping[Key, list[Claim]],
+    facts: Mapping[Key, list[Claim]],
+    whole: str,
+    rng: random.Random,
+    ask: Callable[[Key], str],
+) -> Item | None:
+    """A question that a sheet which is not shown would have answered, and none of those shown does."""
+    folded = whole.casefold()
+    keys = [key for key in sorted(gone) if key not in facts and not (key[1] and key[1].casefold() in folded)]
+    keys = [key for key in keys if not key[0].startswith("lab_")]
+    return Item(ask(rng.choice(keys)), ()) if keys else None
 
 
 def _distinct(claims: Sequence[Claim]) -> list[Claim]:
@@ -327,7 +385,7 @@ def _distinct(claims: Sequence[Claim]) -> list[Claim]:
 def _ask(rng: random.Random, key: Key, person: Person) -> str:
     """A question for a key; ("lab_on 3 March 2026", "Potassium") carries its date in the kind."""
     kind, _, when = key[0].partition(" ")
-    template = rng.choice(ASKS[kind])
+    template = rng.choice(topics.load_topics("en")[int(when)].ask if kind == topics.KIND else ASKS[kind])
     named = rng.choice(synonyms(kind, key[1]))
     words = (
         dict(person.words)
@@ -339,12 +397,17 @@ def _ask(rng: random.Random, key: Key, person: Person) -> str:
 
 
 def _vary(rng: random.Random, question: str) -> str:
+    if rng.random() < 0.08:
+        return rng.choice(wording.LEADS).format(q=question[0].lower() + question[1:])
     question = question[0].upper() + question[1:] if rng.random() < 0.8 else question[0].lower() + question[1:]
     return question.rstrip("?.") if rng.random() < 0.08 else question
 
 
 def _unanswerable(rng: random.Random, person: Person, facts: dict[Key, list[Claim]], whole: str) -> Item | None:
     """A question whose fact is in none of the lines: another drug, test or date, or a fact not stated of this one."""
+    if rng.random() < 0.45:
+        topic = topics.key_of(rng.randrange(len(topics.load_topics("en"))))
+        return Item(_ask(rng, topic, person), ()) if topic not in facts else None
     kind = rng.choice([*ASKS, "lab", "lab", "lab_on", "dose", "dose", "stopped", "imaging", "reaction"])
     entity, suffix = "", ""
     if kind.startswith("lab"):

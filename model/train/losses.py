@@ -5,6 +5,8 @@ Shape suffixes as in `model.modeling`.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -16,46 +18,69 @@ from model.train.packing import ANSWER, DECISION, PROMPT, Batch
 from model.train.run import Step
 
 
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Which tokens of a batch are scored: rows [n] of the flattened positions from which they are predicted, the token
+    ids [n] and the weight [n] f32 of each. Found before the batch goes to a device, which need not be waited for."""
+
+    rows: Tensor
+    ids: Tensor
+    weights: Tensor
+
+    def to(self, device: torch.device) -> Scored:
+        return Scored(*(x.to(device, non_blocking=True) for x in (self.rows, self.ids, self.weights)))
+
+
 def losses(model: BailingMoeV2ForCausalLM, batch: Batch, config: TrainConfig, seed: int) -> Step:
     """Mean cross-entropy of answer tokens, of a random share of prompt tokens, and of the MTP layer on answer tokens.
 
     Only the rows that are scored pass the head: it is two fifths of the work otherwise.
     """
-    # 1. the decoder
+    scored = {name: found.to(model.device) for name, found in find_scored(batch, config, seed).items()}
+    num_tokens = int((batch.branches >= 0).sum())
+    num_answer_tokens = int(((batch.kinds == ANSWER) | (batch.kinds == DECISION)).sum())
+    batch = batch.to(model.device)
     x_BSD, routers = decode(model, batch)
     hidden_BSD = model.model.norm(x_BSD)
-    # 2. token t+1 is scored at t, if both stand in the same branch
+    answer = mean_loss(model, hidden_BSD, scored["answer"])
+    language = mean_loss(model, hidden_BSD, scored["language"])
+    total = answer + config.language_weight * language
+    figures = {"answer_loss": answer.detach(), "language_loss": language.detach()}
+    if model.config.num_nextn_predict_layers:
+        mtp_BSD, of_mtp = decode_mtp(model, batch, hidden_BSD)
+        mtp = mean_loss(model, mtp_BSD, scored["mtp"])
+        total = total + config.mtp_weight * mtp
+        figures["mtp_loss"] = mtp.detach()
+        routers = routers + of_mtp
+    return Step(total, routers, num_tokens, num_answer_tokens, figures)
+
+
+def find_scored(batch: Batch, config: TrainConfig, seed: int) -> dict[str, Scored]:
+    """What is scored as "answer" and "language", from the position before it in the same branch, and as "mtp", from two
+    positions before."""
     ids, branches, kinds = batch.ids[:, 1:], batch.branches, batch.kinds[:, 1:]
     is_next = branches[:, 1:] == branches[:, :-1]
-    chance = torch.rand(ids.shape, generator=torch.Generator().manual_seed(seed)).to(ids.device)
+    chance = torch.rand(ids.shape, generator=torch.Generator().manual_seed(seed))
     is_answer = is_next & ((kinds == ANSWER) | (kinds == DECISION))
     is_language = is_next & (kinds == PROMPT) & (chance < config.language_share)
-    is_scored = is_answer | is_language
-    loss = cross_entropy(model, hidden_BSD[:, :-1][is_scored], ids[is_scored])
-    of_answer = is_answer[is_scored]
-    weight = torch.where(kinds[is_scored] == DECISION, config.decision_weight, 1.0)[of_answer]
-    answer = weighted_mean(loss[of_answer], weight)
-    language = weighted_mean(loss[~of_answer], torch.ones_like(loss[~of_answer]))
-    total = answer + config.language_weight * language
-    figures = {"answer_loss": answer.item(), "language_loss": language.item()}
-    # 3. token t+2, from the MTP layer, where all three stand in the same branch
-    if model.config.num_nextn_predict_layers:
-        mtp_BSD, router = decode_mtp(model, batch, hidden_BSD)
-        is_after_next = is_answer[:, 1:] & is_next[:, :-1]
-        mtp_loss = cross_entropy(model, mtp_BSD[:, :-2][is_after_next], ids[:, 1:][is_after_next])
-        mtp = weighted_mean(mtp_loss, torch.ones_like(mtp_loss))
-        total = total + config.mtp_weight * mtp
-        figures["mtp_loss"] = mtp.item()
-        routers = [*routers, router]
-    num_answer_tokens = int(((batch.kinds == ANSWER) | (batch.kinds == DECISION)).sum())
-    return Step(total, routers, int((batch.branches >= 0).sum()), num_answer_tokens, figures)
+    is_after_next = F.pad(is_answer[:, 1:] & is_next[:, :-1], (1, 0))
+    weights = torch.where(kinds == DECISION, config.decision_weight, 1.0)
+    ones, found = torch.ones_like(weights), {}
+    for name, wanted, weight, back in (
+        ("answer", is_answer, weights, 1), ("language", is_language, ones, 1), ("mtp", is_after_next, ones, 2),
+    ):  # fmt: skip
+        row, column = wanted.nonzero(as_tuple=True)
+        rows = row * batch.ids.shape[1] + column + 1 - back
+        found[name] = Scored(rows, ids[row, column], weight[row, column])
+    return found
+
+
+def mean_loss(model: BailingMoeV2ForCausalLM, hidden_BSD: Tensor, scored: Scored) -> Tensor:
+    """The weighted mean of the cross-entropy; 0 where there is nothing."""
+    loss = cross_entropy(model, hidden_BSD.flatten(0, 1).index_select(0, scored.rows), scored.ids)
+    return (loss * scored.weights).sum() / scored.weights.sum().clamp(min=1e-9)
 
 
 def cross_entropy(model: BailingMoeV2ForCausalLM, hidden_nD: Tensor, ids_n: Tensor) -> Tensor:
     """Of each row, f32."""
     return F.cross_entropy(model.lm_head(hidden_nD).float(), ids_n, reduction="none")
-
-
-def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
-    """0 where there is nothing."""
-    return (values * weights).sum() / weights.sum().clamp(min=1e-9)

@@ -24,16 +24,21 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
+            alike: dict[tuple[int, ...], list[Tensor]] = {}  # one call for all of a shape: many are small
             for parameter in group["params"]:
-                if parameter.grad is None:
-                    continue
-                state = self.state[parameter]
-                buffer = state.setdefault("momentum", torch.zeros_like(parameter))
-                buffer.lerp_(parameter.grad, 1 - group["momentum"])
-                update = orthogonalize(parameter.grad.lerp(buffer, group["momentum"]))
-                rows, columns = parameter.shape[-2:]
-                parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                parameter.add_(update, alpha=-group["lr"] * max(1.0, rows / columns) ** 0.5)
+                if parameter.grad is not None:
+                    alike.setdefault(tuple(parameter.shape), []).append(parameter)
+            for shape, parameters in alike.items():
+                grads = [p.grad for p in parameters if p.grad is not None]
+                for parameter in parameters:
+                    if not self.state[parameter]:
+                        self.state[parameter]["momentum"] = torch.zeros_like(parameter)
+                buffers = [self.state[parameter]["momentum"] for parameter in parameters]
+                torch._foreach_lerp_(buffers, grads, 1 - group["momentum"])
+                updates = orthogonalize(torch.stack(torch._foreach_lerp(grads, buffers, group["momentum"])))
+                torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+                rate = group["lr"] * max(1.0, shape[-2] / shape[-1]) ** 0.5
+                torch._foreach_add_(parameters, updates.unbind(), alpha=-rate)
 
 
 def orthogonalize(matrix: Tensor) -> Tensor:
@@ -59,7 +64,7 @@ def make_optimizers(
     others = [p for name, p in named.items() if not _is_matrix(name, p) and not name.endswith("word_embeddings.weight")]
     muon = Muon(matrices, matrix_lr, weight_decay=weight_decay)
     groups = [{"params": embeddings, "lr": embedding_lr}, {"params": others, "lr": other_lr}]
-    adam = torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=0.0)
+    adam = torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=0.0, foreach=True)
     for optimizer in (muon, adam):
         for group in optimizer.param_groups:
             group["base_lr"] = group["lr"]

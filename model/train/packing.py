@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -40,20 +40,18 @@ class PackedSequence:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """ids, positions, branches, kinds: [B,S] i64 each."""
+    """ids, positions, branches, kinds: [B,S] i64 each. num_shared: how many leading positions every sequence shares
+    among its branches; counted before the batch goes to a device, which need not be waited for."""
 
     ids: Tensor
     positions: Tensor
     branches: Tensor
     kinds: Tensor
+    num_shared: int
 
     def to(self, device: torch.device) -> Batch:
-        return Batch(*(x.to(device) for x in (self.ids, self.positions, self.branches, self.kinds)))
-
-    @property
-    def num_shared(self) -> int:
-        """How many leading positions every sequence shares among its branches."""
-        return int((self.branches == 0).sum(1).min())
+        names = ("ids", "positions", "branches", "kinds")
+        return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in names})
 
     @property
     def mask(self) -> Tensor:
@@ -144,7 +142,7 @@ def shared_length(prompts: Sequence[str], num_passages: int) -> int:
 
 
 def make_batches(
-    sequences: Sequence[PackedSequence], tokens_per_batch: int, pad_id: int, rng: random.Random
+    sequences: Sequence[PackedSequence], tokens_per_batch: int, pad_id: int, rng: random.Random, multiple: int = 1
 ) -> list[Batch]:
     """Sequences of like length together, at most tokens_per_batch with padding (one sequence may exceed it)."""
     batches: list[list[PackedSequence]] = []
@@ -153,15 +151,16 @@ def make_batches(
             batches.append([])
         batches[-1].append(sequence)
     rng.shuffle(batches)
-    return [make_batch(batch, pad_id) for batch in batches]
+    return [make_batch(batch, pad_id, multiple) for batch in batches]
 
 
-def make_batch(sequences: Sequence[PackedSequence], pad_id: int) -> Batch:
-    """The sequences, padded to the longest."""
-    width = max(len(s.ids) for s in sequences)
+def make_batch(sequences: Sequence[PackedSequence], pad_id: int, multiple: int = 1) -> Batch:
+    """The sequences, padded to the longest, and to a multiple: a GPU's attention asks for whole blocks."""
+    width = -(-max(len(s.ids) for s in sequences) // multiple) * multiple
 
     def rows(name: str, filler: int) -> Tensor:
         values = [getattr(s, name) for s in sequences]
         return torch.tensor([[*row, *[filler] * (width - len(row))] for row in values], dtype=torch.int64)
 
-    return Batch(rows("ids", pad_id), rows("positions", 0), rows("branches", -1), rows("kinds", UNSCORED))
+    num_shared = min(s.branches.count(0) for s in sequences)
+    return Batch(rows("ids", pad_id), rows("positions", 0), rows("branches", -1), rows("kinds", UNSCORED), num_shared)

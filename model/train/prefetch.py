@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import multiprocessing
+import pickle
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from typing import TypeVar
+
+import torch
 
 Work = TypeVar("Work")
 _make: Callable[[int], Sequence[object]] | None = None  # in a worker: what makes a pool
@@ -20,20 +23,23 @@ def prefetch(make: Callable[[int], Sequence[Work]], pools: range, num_workers: i
         return
     context = multiprocessing.get_context("fork")  # what makes a pool is large and cannot be sent
     with ProcessPoolExecutor(num_workers, context, _remember, (make,)) as executor:
-        waiting: deque[Future[Sequence[Work]]] = deque()
+        waiting: deque[Future[bytes]] = deque()
         for pool in pools:
-            waiting.append(executor.submit(_run, pool))  # type: ignore[arg-type]
+            waiting.append(executor.submit(_run, pool))
             if len(waiting) > num_workers:
-                yield waiting.popleft().result()
+                yield pickle.loads(waiting.popleft().result())
         while waiting:
-            yield waiting.popleft().result()
+            yield pickle.loads(waiting.popleft().result())
 
 
 def _remember(make: Callable[[int], Sequence[object]]) -> None:
     global _make
     _make = make
+    # A child that inherits torch's threads waits for ever in the first operation that it would share among them.
+    torch.set_num_threads(1)
 
 
-def _run(pool: int) -> Sequence[object]:
+def _run(pool: int) -> bytes:
+    """Pickled here: torch would send every tensor as an open file of its own."""
     assert _make is not None
-    return _make(pool)
+    return pickle.dumps(_make(pool), pickle.HIGHEST_PROTOCOL)

@@ -110,8 +110,7 @@ def to_asked(packer: Packer, tokens: Sequence[str], group: Group) -> Asked | Non
     lines = split_lines([tokens[id_] for id_ in ids])
     starts, place = [], 0
     for key, passage in enumerate(group.passages, 1):
-        header = f"[{key}] {passage.document_name}, page {passage.page}\n"
-        place = prompt.index(header, place) + len(header)
+        place = prompt.index("\n", prompt.index(f"[{key}] {passage.document_name}, page {passage.page}", place)) + 1
         starts.append(place)
     questions = []
     for item in group.items:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from datetime import date, timedelta
 from typing import Any
 
+from model.train import topics
 from model.train import wording as w
 
 Key = tuple[str, str]
@@ -616,13 +617,24 @@ def status_line(person: Person) -> Line:
     ))  # fmt: skip
 
 
+def topic_line(person: Person) -> Line:
+    """A line on one of the topics."""
+    return write_topic(person, person.rng.randrange(len(topics.load_topics("en"))))
+
+
+def write_topic(person: Person, number: int) -> Line:
+    slots = topics.english_slots(person.rng, person.words, lambda: person.write(person.day()))
+    text = topics.fill(person.rng.choice(topics.load_topics("en")[number].say), person.rng, slots)
+    return Line(text[0].upper() + text[1:], (topics.key_of(number),))
+
+
 # --- stretches of documents -------------------------------------------------------------------------------------
 
 
 def write_sheet(person: Person, max_lines: int) -> Sheet:
     """A stretch of an invented document, of at most about max_lines lines."""
     rng = person.rng
-    kind = rng.choices(list(_LAYOUTS), weights=(4, 4, 3, 3, 2, 2, 2, 1))[0]
+    kind = rng.choices(list(_LAYOUTS), weights=(4, 4, 3, 3, 2, 2, 2, 3))[0]
     name = rng.choice(w.DOCUMENTS[kind]) + rng.choice(
         ("", "", f"-{person.today.year}", f" {person.write(person.today)}", "_2")
     )
@@ -659,9 +671,24 @@ def _letter(person: Person, max_lines: int) -> tuple[list[Line], str]:
             lines += allergy_lines(person, True)
         elif draw < 0.45:
             lines.append(Line(rng.choice(w.FILLERS)))
+        elif draw < 0.75:
+            lines.append(topic_line(person))
         else:
             lines.append(rng.choice(PROSE)(person))
-    return lines[: max_lines + 2], " "
+    return join_some(rng, lines[: max_lines + 2], 0.12), " "
+
+
+def join_some(rng: random.Random, lines: Sequence[Line], share: float) -> list[Line]:
+    """Some neighbours made one sentence that states what both did, as people write."""
+    joined: list[Line] = []
+    for line in lines:
+        last = joined[-1] if joined else None
+        if last is not None and line.keys and last.text.endswith(".") and len(last.text) < 90 and rng.random() < share:
+            link = rng.choice(("; ", ", and ", ", "))
+            joined[-1] = Line(last.text[:-1] + link + name_in_sentence(line.text), (*last.keys, *line.keys))
+        else:
+            joined.append(line)
+    return joined
 
 
 def _note(person: Person, max_lines: int) -> tuple[list[Line], str]:
@@ -742,7 +769,11 @@ def _fhir(person: Person, max_lines: int) -> tuple[list[Line], str]:
 def _summary(person: Person, max_lines: int) -> tuple[list[Line], str]:
     lines = [Line("Problems"), *problem_lines(person, False), Line("Allergies"), *allergy_lines(person, False)]
     while len(lines) < max_lines:
-        lines.append(person.rng.choice((vaccine_line, procedure_line, identity_line, background_line))(person))
+        lines.append(
+            person.rng.choice((vaccine_line, procedure_line, identity_line, background_line, topic_line, topic_line))(
+                person
+            )
+        )
     return lines, "\n"
 
 
@@ -753,6 +784,8 @@ def _imaging(person: Person, max_lines: int) -> tuple[list[Line], str]:
 
 def _nursing(person: Person, max_lines: int) -> tuple[list[Line], str]:
     lines = [vital_line(person, person.rng.random() < 0.5) for _ in range(person.rng.randint(2, 5))]
+    lines += [topic_line(person) for _ in range(person.rng.randint(1, max(1, min(6, max_lines))))]
+    person.rng.shuffle(lines)
     return [*lines, person.rng.choice((advice_line, status_line, background_line))(person)], "\n"
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -17,16 +18,15 @@ import torch
 from torch import Tensor
 
 from model.checkpoint import load_model, save_checkpoint
-from model.modeling import BailingMoeV2ForCausalLM, MoE, Rotary, RouterOutput
-from model.train.circuits import init_circuits
-from model.train.citing import CITING_DIMS, HEARD, HEARD_AT_START, init_citing
+from model.modeling import BailingMoeV2ForCausalLM, Experts, Rotary
+from model.train.branches import Routers
 from model.train.config import TrainConfig
 from model.train.grow import grow
 from model.train.optimizer import make_optimizers
 from model.train.prefetch import prefetch
+from model.train.rounding import rounded
 from model.train.state import has_state, load_state, save_state
 
-Routers = list[tuple[MoE, RouterOutput]]
 Work = TypeVar("Work")
 
 
@@ -39,29 +39,30 @@ class Progress:
     steps: int = 0
     tokens: int = 0
     answer_tokens: int = 0
+    seconds: float = 0.0  # counted only where max_seconds ends the run
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What a piece of work gave: the loss to descend, what each router chose, tokens seen and figures for the log."""
+    """What a piece of work gave: the loss to descend, what each router chose, tokens seen and figures (of no
+    dimension) for the log."""
 
     loss: Tensor
     routers: Routers
     num_tokens: int
     num_answer_tokens: int
-    figures: dict[str, float] = field(default_factory=dict)
+    figures: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Run(Generic[Work]):
     """One training run: its model, optimisers and place."""
 
-    def __init__(self, config: TrainConfig, tokens: Sequence[str], resume: bool = True) -> None:
-        """tokens: the text of each id, for the circuits of a start."""
+    def __init__(self, config: TrainConfig, resume: bool = True) -> None:
         self.config, self.folder = config, config.output_dir
         self.device = torch.device(config.device)
         torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
-        self.model = make_model(config, tokens).to(self.device)
+        self.model = prepare(make_model(config), self.device)
         rates = (config.matrix_lr, config.embedding_lr, config.other_lr)
         self.optimizers = make_optimizers(self.model, *rates, config.weight_decay)
         self.progress = Progress()
@@ -87,14 +88,20 @@ class Run(Generic[Work]):
     def go(self, max_steps: int | None = None) -> Path:
         """Trains to the end, or for max_steps more steps; saves either way."""
         started = saved = time.monotonic()
+        spent = self.progress.seconds
         num_steps = 0
         pools = range(self.progress.pool, self.config.num_pools)
         for work in prefetch(self.work, pools, self.config.workers):
             for piece in work[self.progress.batch :]:
-                record = self._update(piece, len(work))
+                is_logged = self.progress.steps % self.config.log_every == 0
+                record = self._update(piece, len(work), is_logged)
                 num_steps += 1
-                self.log({"seconds": round(time.monotonic() - started, 1), **record})
-                if num_steps == max_steps:
+                seconds = time.monotonic() - started
+                if is_logged:
+                    self.log({"seconds": round(seconds, 1), **record})
+                if self.config.max_seconds:
+                    self.progress.seconds = spent + seconds
+                if num_steps == max_steps or 0 < self.config.max_seconds <= self.progress.seconds:
                     return self.save()
                 if time.monotonic() - saved > self.config.save_every_s:
                     self.save()
@@ -107,20 +114,23 @@ class Run(Generic[Work]):
 
     @property
     def share(self) -> float:
-        """How much of the run is done, in whole pools."""
-        return self.progress.pool / self.config.num_pools
+        """How much of the run is done, in whole pools or, where it is the shorter way to the end, in time."""
+        of_time = self.progress.seconds / self.config.max_seconds if self.config.max_seconds else 0.0
+        return max(self.progress.pool / self.config.num_pools, of_time)
 
-    def _update(self, piece: Work, num_pieces: int) -> dict[str, Any]:
+    def _update(self, piece: Work, num_pieces: int, is_logged: bool) -> dict[str, Any]:
+        """One step; what it tells of itself is waited for only where it is logged."""
         # 1. forward and backward
         started = time.monotonic()
         self.model.train()
         set_context(self.model, self.config, self.share)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
-            step = self.step(piece)
-        step.loss.backward()
+        with rounded(self.model) if self.share >= self.config.round_from else nullcontext():
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
+                step = self.step(piece)
+            step.loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         # 2. the update, at this moment's rate
-        share = (self.progress.pool + self.progress.batch / num_pieces) / self.config.num_pools
+        share = max(self.share, (self.progress.pool + self.progress.batch / num_pieces) / self.config.num_pools)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["base_lr"] * self.config.lr_factor_at(min(share, 1.0))
@@ -132,12 +142,14 @@ class Run(Generic[Work]):
         self.progress.steps += 1
         self.progress.tokens += step.num_tokens
         self.progress.answer_tokens += step.num_answer_tokens
+        if not is_logged:
+            return {}
+        figures = {name: round(float(value), 4) for name, value in step.figures.items()}
         seconds = time.monotonic() - started
-        figures = {name: round(value, 4) for name, value in step.figures.items()}
         return {
             "pool": self.progress.pool, "step": self.progress.steps, "tokens": self.progress.tokens, **figures,
-            "grad_norm": round(norm.item(), 3), "tokens_per_s": round(step.num_tokens / seconds),
-            "max_load": round(load, 2),
+            "grad_norm": round(float(norm), 3), "tokens_per_s": round(step.num_tokens / seconds),
+            "max_load": round(float(load), 2),
         }  # fmt: skip
 
     def log(self, record: dict[str, Any]) -> None:
@@ -172,17 +184,25 @@ class Run(Generic[Work]):
         self.progress = Progress(**numbers)
 
 
-def make_model(config: TrainConfig, tokens: Sequence[str]) -> BailingMoeV2ForCausalLM:
-    """The model to begin with: that of init_from, with room added where the configuration is larger, or written
-    circuits; those that cite are written where `citing` says so."""
+@torch.no_grad()
+def make_model(config: TrainConfig) -> BailingMoeV2ForCausalLM:
+    """The model to begin with: that of init_from, with room added where the configuration is larger, or random weights
+    whose layers add nothing yet, so that the first steps are not spent on unlearning noise."""
     if config.init_from is not None:
-        model = grow(load_model(config.init_from, torch.float32), config.model)
-    else:
-        model = BailingMoeV2ForCausalLM(config.model)
-        init_circuits(model, tokens, CITING_DIMS if config.citing else 0)
-    if config.citing:
-        init_citing(model, tokens, HEARD_AT_START if config.init_from is None else HEARD)
+        return grow(load_model(config.init_from, torch.float32), config.model)
+    model = BailingMoeV2ForCausalLM(config.model)
+    for name, parameter in model.named_parameters():
+        if name.endswith(("attention.dense.weight", "down_proj.weight", "down_proj")):
+            parameter.zero_()
     return model
+
+
+def prepare(model: BailingMoeV2ForCausalLM, device: torch.device) -> BailingMoeV2ForCausalLM:
+    """The model on its device, its experts run in the way that is faster there."""
+    for module in model.modules():
+        if isinstance(module, Experts):
+            module.all_at_once = device.type == "cuda"
+    return model.to(device)
 
 
 def set_context(model: BailingMoeV2ForCausalLM, config: TrainConfig, share: float) -> None:
@@ -193,12 +213,14 @@ def set_context(model: BailingMoeV2ForCausalLM, config: TrainConfig, share: floa
 
 
 @torch.no_grad()
-def balance_experts(model: BailingMoeV2ForCausalLM, routers: Routers, rate: float) -> float:
+def balance_experts(model: BailingMoeV2ForCausalLM, routers: Routers, rate: float) -> Tensor:
     """Moves each expert's bias against its load, without a loss (Wang et al. 2024, arXiv 2408.15664). Returns the
     largest load of any expert, as a multiple of an even share."""
-    worst = 0.0
-    for moe, router in routers:
-        load = torch.bincount(router.topk_ids.flatten(), minlength=model.config.num_experts).float()
-        moe.gate.expert_bias += rate * torch.sign(load.mean() - load)
-        worst = max(worst, (load.max() / load.mean()).item())
-    return worst
+    worst = []
+    for moe, chosen in routers:
+        bias = moe.gate.expert_bias
+        ids = chosen.flatten()
+        load = torch.zeros_like(bias).index_add_(0, ids, torch.ones_like(ids, dtype=bias.dtype))
+        bias += rate * torch.sign(load.mean() - load)
+        worst.append(load.max() / load.mean())
+    return torch.stack(worst).max() if worst else torch.zeros(())

@@ -30,7 +30,7 @@ class SftRun(Run[Batch]):
         self.maker, self.held_out = ExampleMaker(train, config.shares), ExampleMaker(held_out, config.shares)
         write_tokenizer(config.output_dir, config, train, render)
         self.packer = Packer(config.output_dir, render)
-        super().__init__(config, self.packer.list_tokens(config.model.vocab_size), resume)
+        super().__init__(config, resume)
 
     def work(self, pool: int) -> list[Batch]:
         config, rng = self.config, random.Random(f"{self.config.seed}/{pool}")
@@ -41,10 +41,10 @@ class SftRun(Run[Batch]):
             group = self.maker.make(f"{config.seed}/{pool}/{index}", size, config.items_per_group)
             sequences.append(self.packer.pack(group, config.max_sequence_tokens))
         fitting = [s for s in sequences if s is not None]
-        return make_batches(fitting, config.tokens_per_batch, config.model.pad_token_id or 0, rng)
+        return make_batches(fitting, config.tokens_per_batch, config.model.pad_token_id or 0, rng, config.multiple)
 
     def step(self, work: Batch) -> Step:
-        return losses(self.model, work.to(self.device), self.config, self.progress.steps)
+        return losses(self.model, work, self.config, self.progress.steps)
 
     def samples(self) -> list[dict[str, Any]]:
         found = []

@@ -353,3 +353,20 @@ EXTENSIONS = {
     "medications": (".docx", ".pdf", ".txt"), "fhir": (".json",), "summary": (".html", ".pdf", ".xml"),
     "imaging": (".pdf", ".pdf", ".txt"), "nursing": (".pdf", ".txt", ".docx"),
 }  # fmt: skip
+
+LEADS = (
+    "Please tell me: {q}", "From the record: {q}", "Quick question: {q}", "I need to know: {q}", "For the letter: {q}",
+    "According to the notes, {q}", "Can you check: {q}", "Before I see the patient: {q}",
+)  # fmt: skip
+CONTEXTS = {
+    "en": (
+        "{y}-{m:02d}-{d:02d}", "Medications", "Results", "{y}-{m:02d}-{d:02d}, History", "Plan", "Allergies",
+        "columns: Medicine | Dose | Reason", "columns: Test | Result | Unit",
+        "Medications on discharge, columns: Drug | Dose",
+        "{y}-{m:02d}-{d:02d}, Examination", "Follow-up", "Social history", "columns: Date | Test | Result",
+    ),
+    "zh": (
+        "{y}-{m:02d}-{d:02d}", "现病史", "辅助检查", "出院医嘱", "{y}-{m:02d}-{d:02d}, 既往史",
+        "columns: 项目 | 结果 | 单位", "用药", "columns: 药名 | 剂量 | 用法",
+    ),
+}  # fmt: skip

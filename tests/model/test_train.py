@@ -9,13 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
-from contracts import Passage
 from model.modeling import BailingMoeV2ForCausalLM
+from model.quantization import dequantize_int4
+from model.quantize.rtn import quantize_rtn
 from model.train.branches import decode
-from model.train.card import write_card
-from model.train.circuits import init_circuits
-from model.train.citing import CITING_DIMS, HEARD_AT_START, init_citing
 from model.train.config import ConfigError, load_config, parse_config
 from model.train.corpora import Text, split_held_out, split_sentences
 from model.train.examples import ABSTENTION, Claim, ExampleMaker, Group, Item, cite
@@ -23,11 +22,13 @@ from model.train.export import EMBEDDED, FILES, MAX_BYTES, ExportError, export
 from model.train.losses import losses
 from model.train.optimizer import orthogonalize
 from model.train.packing import ANSWER, DECISION, Packer, make_batches
-from model.train.score import score, split_claims
+from model.train.rounding import GROUP_SIZE, rounded
+from model.train.score import split_claims
 from model.train.sft import SftRun
+from model.train.wording import INJECTIONS
 from tests.model.training import TEXTS, TINY, make_config, render
 
-NANO = Path(__file__).resolve().parents[2] / "model" / "train" / "configs" / "nano.yaml"
+CONFIGS = Path(__file__).resolve().parents[2] / "model" / "train" / "configs"
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +85,7 @@ def test_some_questions_follow_others_and_some_patients_are_described(groups: li
 
 def test_an_instruction_inside_a_passage_is_never_the_answer(maker: ExampleMaker) -> None:
     groups = [maker.make(f"inject/{i}", 0.8, 6) for i in range(300)]
-    assert any("Ignore all previous instructions" in p.text for g in groups for p in g.passages)
+    assert any(forged in p.text for forged in INJECTIONS for g in groups for p in g.passages)
     for group in groups:
         for item in group.items:
             if "instruction" not in item.question.casefold():
@@ -167,6 +168,33 @@ def test_a_branch_is_computed_as_if_it_stood_alone(run: SftRun) -> None:
     torch.testing.assert_close(run.model.model.norm(x)[row, kept[-5:]], expected, atol=1e-5, rtol=1e-4)
 
 
+def test_all_experts_at_once_compute_what_the_chosen_ones_do(run: SftRun) -> None:
+    torch.manual_seed(0)
+    moe, x = run.model.model.layers[1].mlp, torch.randn(2, 20, 64)
+    nn.init.normal_(moe.experts.down_proj)
+    expected, _ = moe(x)
+    moe.experts.all_at_once = True
+    torch.testing.assert_close(moe(x)[0], expected, atol=1e-5, rtol=1e-4)
+    moe.experts.all_at_once = False
+    nn.init.zeros_(moe.experts.down_proj)
+
+
+def test_rounded_weights_are_those_of_int4_and_the_update_is_of_whole_ones(run: SftRun) -> None:
+    """Inside, what `bedside quantize` would leave; outside, the weights as they were, with a gradient."""
+    mlp = run.model.model.layers[1].mlp
+    weight = mlp.experts.gate_up_proj
+    whole = weight.detach().clone()
+    with rounded(run.model):
+        packed = quantize_rtn(whole[2], GROUP_SIZE, torch.bfloat16)
+        expected = dequantize_int4(packed.packed, packed.scales, whole.shape[-1])
+        torch.testing.assert_close(weight[2].detach(), expected)
+        assert not torch.equal(weight, whole)
+        losses(run.model, run.work(0)[0], run.config, 0).loss.backward()
+    assert torch.equal(weight, whole)
+    assert bool(mlp.experts.down_proj.grad.any())
+    run.model.zero_grad()
+
+
 def test_a_group_too_long_is_left_out_and_a_branch_too_long_is_cut_off(run: SftRun) -> None:
     group = run.maker.make("long one", 0.3, 4)
     packed = run.packer.pack(group, 900)
@@ -212,7 +240,7 @@ def test_the_finished_folder_is_a_checkpoint_that_the_product_reads(
     folder = run.go()
     model, packer = load_model(folder, torch.float32), Packer(folder, render)
     batch = run.work(0)[0]
-    ours, stored = (losses(m, batch, run.config, 0).figures["answer_loss"] for m in (run.model, model))
+    ours, stored = (float(losses(m, batch, run.config, 0).figures["answer_loss"]) for m in (run.model, model))
     assert stored == pytest.approx(ours, abs=0.05)  # stored in bfloat16
     assert packer.tokenizer.stop_ids == (1, 4)
 
@@ -231,23 +259,6 @@ def test_a_prompt_token_cannot_see_the_answer(run: SftRun) -> None:
     torch.testing.assert_close(outs[0], outs[1], atol=1e-5, rtol=1e-4)
 
 
-def test_the_start_looks_up_and_copies_before_any_training(run: SftRun) -> None:
-    """What random weights cannot: a word of the question finds its line, and a line begun is gone on with."""
-    group = run.maker.make("start", 0.3, 8, "record")
-    packed = run.packer.pack(group, 4000)
-    assert packed is not None
-    batch = make_batches([packed], 9999, 1, random.Random(0))[0]
-    torch.manual_seed(0)
-    model = BailingMoeV2ForCausalLM(replace(load_config(NANO).model, vocab_size=512))
-    tokens = [run.packer.tokenizer.get_bytes(i).decode("utf-8", "replace") for i in range(512)]
-    with torch.no_grad():
-        at_random = losses(model, batch, run.config, 0).figures["answer_loss"]
-        init_circuits(model, tokens, CITING_DIMS)
-        init_citing(model, tokens, HEARD_AT_START)
-        started = losses(model, batch, run.config, 0).figures["answer_loss"]
-    assert started < at_random - 0.4
-
-
 def test_muon_makes_every_direction_count_alike() -> None:
     torch.manual_seed(0)
     stretched = torch.randn(3, 24, 8) * torch.logspace(-2, 2, 8)
@@ -260,46 +271,18 @@ def test_muon_makes_every_direction_count_alike() -> None:
 # --- figures ----------------------------------------------------------------------------------------------------
 
 
-def test_figures_tell_a_right_answer_from_a_wrong_citation_and_from_an_invention() -> None:
-    text = "Sodium was 131 mmol/L. Potassium was 4.6 mmol/L."
-    passage = Passage("p", "d", "labs.pdf", 1, 0, len(text), text)
-    other = replace(passage, text="No findings.", end=12)
-    item = Item("What was the sodium?", (Claim("Sodium was 131 mmol/L.", 0),))
-    group = Group((passage, other), (item,))
-    right = score([(group, item, "Sodium was 131 mmol/L [1].")])
-    wrong_key = score([(group, item, "Sodium was 131 mmol/L [2].")])
-    invented = score([(group, item, "Sodium was 151 mmol/L [1].")])
-    silent = score([(group, item, ABSTENTION), (group, Item("Age?", ()), ABSTENTION)])
-    assert (right.exact, right.verbatim, right.cited_right) == (1, 1, 1)
-    assert (wrong_key.verbatim, wrong_key.cited_right) == (0, 0)
-    assert (invented.exact, invented.verbatim, invented.cited_right) == (0, 0, 1)
-    assert (silent.false_abstention, silent.abstention) == (1, 1)
-
-
 def test_words_without_a_citation_count_as_cited_to_nothing() -> None:
     assert split_claims("Sodium was low [3]. It rose.") == [("Sodium was low", 3), ("It rose.", 0)]
-
-
-def test_the_card_holds_the_figures_and_the_length_of_all_starts(run: SftRun, tmp_path: Path) -> None:
-    run.go(max_steps=1)
-    log = [{"step": i + 1, "tokens": 1000 * i, "answer_loss": 0.5, "seconds": 60.0 * (i % 2 + 1)} for i in range(4)]
-    (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, log)))
-    figures = score([])
-    weights = run.folder / "model.safetensors"
-    card = write_card(tmp_path / "log.jsonl", weights, {"record": figures, "text": figures}, 30, 0.7)
-    assert "about 4 minutes" in card
-    assert "4 steps, 3,000 tokens" in card
-    assert "{" not in card
 
 
 # --- configuration ----------------------------------------------------------------------------------------------
 
 
 def test_the_shipped_configuration_is_valid_and_fits_its_limit() -> None:
-    config = load_config(NANO)
+    config = load_config(CONFIGS / "sft.yaml")
     with torch.device("meta"):
         model = BailingMoeV2ForCausalLM(config.model)
-    assert 2 * sum(p.numel() for p in model.parameters()) < 23e6
+    assert 2 * sum(p.numel() for p in model.parameters()) < MAX_BYTES
     assert config.lr_factor_at(1.0) == 0.0
     assert config.size_at(1.0) >= config.size_at(0.5)
 
@@ -349,4 +332,4 @@ def test_the_shipped_checkpoint_fits_its_limit_and_is_what_the_configuration_des
     from model.checkpoint import load_model
 
     assert sum(path.stat().st_size for path in EMBEDDED.iterdir() if path.is_file()) <= MAX_BYTES
-    assert load_model(EMBEDDED).config == load_config(NANO.with_name("reader.yaml")).model
+    assert load_model(EMBEDDED).config == load_config(CONFIGS / "reader.yaml").model

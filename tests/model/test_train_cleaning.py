@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+import torch
 
 from model.train.cleaning import Contamination, clean_sentence, clean_text, drop_near_duplicates, prepare, words
 from model.train.corpora import Text
@@ -82,3 +83,14 @@ def test_what_is_left_out_is_counted_by_reason() -> None:
 def test_pools_made_ahead_come_in_order(num_workers: int) -> None:
     made = prefetch(lambda pool: [pool, pool * pool], range(3, 9), num_workers)
     assert list(made) == [[pool, pool * pool] for pool in range(3, 9)]
+
+
+def test_a_pool_may_be_made_with_operations_that_torch_shares_among_threads() -> None:
+    """Large enough to be shared: a child that inherited the threads of its parent would wait for ever."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert (torch.zeros(100_000) + 1).sum() == 100_000
+        assert list(prefetch(lambda pool: [float((torch.zeros(100_000) + pool).sum())], range(2), 1)) == [[0.0], [1e5]]
+    finally:
+        torch.set_num_threads(threads)

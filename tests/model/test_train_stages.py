@@ -13,19 +13,16 @@ import torch
 
 from contracts import Passage
 from model.checkpoint import load_model
-from model.config import ModelConfig, YarnScaling
+from model.config import YarnScaling
 from model.modeling import BailingMoeV2ForCausalLM
 from model.train import situations
 from model.train.branches import decode, decode_mtp
-from model.train.circuits import init_circuits
-from model.train.citing import CITING_DIMS, init_citing
 from model.train.config import ConfigError, parse_config
 from model.train.cpt import CptRun
 from model.train.examples import ABSTENTION, Claim, ExampleMaker, Group, Item
-from model.train.export import EMBEDDED
 from model.train.grow import GrowthError, grow
 from model.train.grpo import HELD, GrpoRun, draw, find_hacking, relative
-from model.train.packing import ANSWER, DECISION, PackedSequence, Packer, answer_kinds, make_batch
+from model.train.packing import ANSWER, DECISION, PackedSequence, answer_kinds, make_batch
 from model.train.rewards import REWARDS, agreement, total
 from model.train.run import Run, set_context
 from model.train.sft import SftRun
@@ -73,7 +70,8 @@ def tuned(tmp_path_factory: pytest.TempPathFactory, pretrained: CptRun) -> SftRu
 def make_grpo(tuned: SftRun, folder: Path, **changes: Any) -> GrpoRun:
     settings: dict[str, Any] = {
         "num_pools": 7, "groups_per_pool": 4, "items_per_group": 2, "samples_per_item": 6, "max_answer_tokens": 48,
-        "rewards": {"length": 1.0, "structure": 0.5}, "matrix_lr": 0.02, "kl_weight": 0.001, "warmup": 0.0,
+        "temperature": 2.5, "rewards": {"length": 1.0, "structure": 0.5}, "matrix_lr": 0.02, "kl_weight": 0.001,
+        "warmup": 0.0,
     }  # fmt: skip
     config = replace(tuned.config, output_dir=folder, init_from=tuned.folder, **(settings | changes))
     return GrpoRun(config, render, TEXTS)
@@ -99,7 +97,7 @@ def test_grpo_raises_its_reward(tuned: SftRun, tmp_path: Path) -> None:
     run = make_grpo(tuned, tmp_path)
     run.go()
     rewards = read_log(run, "reward")
-    assert mean(rewards[-8:]) > mean(rewards[:8]) + 0.05
+    assert mean(rewards[-8:]) > mean(rewards[:4]) + 0.05, rewards
     assert len(read_log(run, HELD)) == len(rewards)
     assert mean(read_log(run, "kl")[-8:]) > 0
 
@@ -158,16 +156,24 @@ def test_yarn_holds_from_its_moment_on(tuned: SftRun) -> None:
     assert isinstance(model.config.rope_scaling, YarnScaling)
 
 
-def test_a_drawn_answer_ends_at_its_stop_token_and_the_same_seed_draws_the_same(tuned: SftRun) -> None:
-    prompt = tuned.packer.encode("<role>HUMAN</role>Question: Why?<|role_end|><role>ASSISTANT</role>")
-    runs = [
-        draw(tuned.model, prompt, 3, 12, 1.0, tuned.packer.tokenizer.stop_ids, torch.Generator().manual_seed(5))
-        for _ in range(2)
-    ]
+def test_drawn_answers_end_at_their_stop_token_and_the_same_seed_draws_the_same(tuned: SftRun) -> None:
+    texts = ("Question: Why?", "Question: And why does the shorter prompt stand behind padding?")
+    prompts = [tuned.packer.encode(f"<role>HUMAN</role>{text}<|role_end|><role>ASSISTANT</role>") for text in texts]
+    stops = tuned.packer.tokenizer.stop_ids
+    runs = [draw(tuned.model, prompts, 3, 12, 1.0, stops, torch.Generator().manual_seed(5)) for _ in range(2)]
     assert runs[0] == runs[1]
-    for ids in runs[0]:
-        assert all(id_ not in tuned.packer.tokenizer.stop_ids for id_ in ids[:-1])
-        assert len(ids) == 12 or ids[-1] in tuned.packer.tokenizer.stop_ids
+    assert [len(answers) for answers in runs[0]] == [3, 3]
+    for ids in (ids for answers in runs[0] for ids in answers):
+        assert all(id_ not in stops for id_ in ids[:-1])
+        assert len(ids) == 12 or ids[-1] in stops
+
+
+def test_answers_drawn_together_are_those_drawn_alone(tuned: SftRun) -> None:
+    """At a temperature near 0, where chance has no say: padding must not change what is said."""
+    prompts = [list(range(20, 60)), list(range(100, 112))]
+    together = draw(tuned.model, prompts, 1, 8, 1e-4, (), torch.Generator().manual_seed(0))
+    alone = [draw(tuned.model, [prompt], 1, 8, 1e-4, (), torch.Generator().manual_seed(0))[0] for prompt in prompts]
+    assert together == alone
 
 
 def test_advantages_are_relative_to_the_questions_own_mean() -> None:
@@ -246,32 +252,6 @@ def test_what_is_no_larger_sibling_is_refused(change: dict[str, int]) -> None:
     small = BailingMoeV2ForCausalLM(make_model_config())
     with pytest.raises(GrowthError, match=next(iter(change))):
         grow(small, make_model_config(**change))
-
-
-def test_the_written_circuits_cite_the_passage_that_is_copied_from() -> None:
-    """Untrained: a sentence copied from a passage, then " [": the number said is that passage's."""
-    torch.manual_seed(0)
-    config = ModelConfig.from_hf(EMBEDDED)
-    shape = {"hidden_size": 320, "num_attention_heads": 6, "num_key_value_heads": 3, "head_dim": 64, "num_experts": 4}
-    layers = {"num_hidden_layers": 5, "num_nextn_predict_layers": 0, "n_group": 1, "topk_group": 1}
-    model = BailingMoeV2ForCausalLM(replace(config, partial_rotary_factor=0.5, **shape, **layers))
-    packer = Packer(EMBEDDED, render)
-    tokens = packer.list_tokens(config.vocab_size)
-    init_circuits(model, tokens, CITING_DIMS)
-    init_citing(model, tokens)
-    digits = torch.tensor([packer.encode(str(number))[0] for number in range(1, 10)])
-    maker, right, asked = ExampleMaker({}), 0, 0
-    for index in range(20):
-        group = maker.make(f"cite/{index}", 0.5, 3, "record")
-        for item in group.items:
-            if len({claim.passage for claim in item.claims}) == 1 and len(group.passages) > 1:
-                text = f"{packer.prompt(group, item)}{item.claims[0].text.rstrip('.')} ["
-                with torch.no_grad():
-                    logits = model(torch.tensor([packer.encode(text)])).logits[0, -1]
-                right += int(logits[digits].argmax()) == item.claims[0].passage
-                asked += 1
-    assert asked > 15
-    assert right / asked > 0.6  # by chance a third
 
 
 # --- situations and rewards ---------------------------------------------------------------------------------------
