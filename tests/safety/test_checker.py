@@ -10,11 +10,11 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contracts import CheckResult, Direction, Message, Passage, Role, SafetyChecker, Verdict
+from contracts import CheckResult, Message, Passage, Role, SafetyChecker, Verdict
 from safety import checker as checker_module
 from safety.checker import MAX_CLAIM, RuleSafetyChecker
 from safety.matcher import Matcher
-from safety.rule import RuleError
+from safety.rule import Rule, RuleError
 
 CASES = yaml.safe_load(Path(__file__).with_name("emergency_cases.yaml").read_text(encoding="utf-8"))
 PAGE = "Apixaban 5 mg twice daily. CT rules out a bleed. She is allergic to penicillin. Warfarin 5.0 mg in 2019."
@@ -130,20 +130,25 @@ def test_without_rules_there_is_no_checker(tmp_path: Path) -> None:
         RuleSafetyChecker(tmp_path)
 
 
-RULES = RuleSafetyChecker().rules
-SENTENCES = [s for rule in RULES for s in (*rule.examples.fires, *rule.examples.must_not_fire)]
+ALL_RULES = RuleSafetyChecker()
+RULES = ALL_RULES.rules
+
+
+def verdicts(text: str, switched_on: set[str]) -> list[Verdict]:
+    """Of the text as a question, a document and an answer."""
+    ALL_RULES.switch_off({rule.id for rule in RULES} - switched_on)
+    asked = ALL_RULES.check_input([Message(Role.USER, text)])
+    return [result.verdict for result in (asked, ALL_RULES.check_document(text), ALL_RULES.check_output(text))]
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.sampled_from(SENTENCES), min_size=1, max_size=4), st.integers(0, len(RULES) - 1), st.data())
-def test_adding_a_rule_never_lowers_a_verdict(sentences: list[str], added: int, data: st.DataObject) -> None:
-    text = " ".join(sentences)
-    others = [rule for rule in RULES if rule is not RULES[added]]
-    fewer = data.draw(st.lists(st.sampled_from(others), max_size=8, unique_by=lambda rule: rule.id))
-    for direction in Direction:
-        before = Verdict.worst(f.severity for f in Matcher(fewer).find(text, direction))
-        after = Verdict.worst(f.severity for f in Matcher([*fewer, RULES[added]]).find(text, direction))
-        assert after.rank >= before.rank
+@given(st.lists(st.sampled_from(RULES), min_size=2, max_size=5, unique_by=lambda rule: rule.id), st.data())
+def test_adding_a_rule_never_lowers_a_verdict(rules: list[Rule], data: st.DataObject) -> None:
+    examples = [data.draw(st.sampled_from(rule.examples.fires)) for rule in rules]
+    text = "\n\n".join(data.draw(st.permutations(examples)))
+    added, *fewer = (rule.id for rule in rules)
+    before, after = verdicts(text, set(fewer)), verdicts(text, {added, *fewer})
+    assert all(more.rank >= less.rank for less, more in zip(before, after, strict=True))
 
 
 def test_a_rule_out_of_time_is_never_an_allow(safety: RuleSafetyChecker) -> None:

@@ -104,7 +104,8 @@ FIGURE = Figure(
         "(“unseen”). “Fresh”: four rounds, each written after the rules were last changed; at first sight 74, 80, 66 "
         "and 100 % were recalled, the first three in colloquial wording. All are development data by now. "
         "“Colloquial”: English, Chinese and Spanish, written before the head was trained, and read since; the rules "
-        "read no Spanish. “Colloquial, fresh”: English and Chinese, written before the rules were last changed."
+        "read no Spanish. “Colloquial, fresh”: English and Chinese, written before the rules were last changed; "
+        "at first sight 91.9 % were recalled and 16.7 % false alarms, 67.4 and 12.8 % by the rules alone; read since."
     ),
     peer="symptom checkers 49–90 % (Semigran, BMJ 2015)",
     run=run,
