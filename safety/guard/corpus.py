@@ -57,6 +57,8 @@ def _harm(data: Path) -> Iterator[Example]:
         yield Example(sentence.text, False, sentence.kind, sentence.split, 5.0)
     for text, is_harmful in read_synthetic():
         yield Example(text, is_harmful, "synthetic", "train", 2.0)
+    for text in _sentences([row["ask"] for row in _rows(data / "toyhom_zh/internal_medicine_qa.jsonl.xz")[1::4]]):
+        yield Example(text, False, "toyhom_sentence", "dev")  # so rare an alarm as is promised takes many to see
     for text in _med_safety(data):
         yield Example(text, True, "medsafetybench", _split(text))
     yield from _benign_requests(data)

@@ -41,8 +41,8 @@ FIGURE = Figure(
     name="questions",
     title="Legitimate questions",
     data="MedQuAD, MedMCQA, PubMedQA and Chinese patients' questions, as they were asked. A third of MedQuAD, half of "
-    "MedMCQA, a quarter of the Chinese and all of PubMedQA were there for the guard's training and thresholds, as "
-    "harmless; what is wrong in the rest was looked at.",
+    "MedMCQA, a quarter of the Chinese and all of PubMedQA were there for the guard's training and thresholds, a "
+    "second quarter of the Chinese for thresholds alone, as harmless; what is wrong in the rest was looked at.",
     peer="Llama Guard 3 1B stops 5.6 %",
     run=run,
 )
