@@ -146,7 +146,7 @@ class ExampleMaker:
             elif rng.random() < self.shares["follow_up"]:
                 item = _follow_up(rng, facts, person)
             elif draw < 0.13:
-                item = _of_gone(gone, facts, whole, rng, lambda key: _ask(rng, key, person))
+                item = of_gone(gone, facts, whole, rng, lambda key: _ask(rng, key, person))
             elif draw < 0.27 or not keys:
                 item = _unanswerable(rng, person, facts, whole)
             elif draw < 0.36 and lines:
@@ -190,7 +190,7 @@ class ExampleMaker:
             elif rng.random() < self.shares["follow_up"]:
                 item = _follow_up_chinese(rng, facts)
             elif draw < 0.14:
-                item = _of_gone(gone, facts, whole, rng, lambda key: chinese.ask(rng, key))
+                item = of_gone(gone, facts, whole, rng, lambda key: chinese.ask(rng, key))
             elif draw < 0.28 or not facts:
                 key = chinese.absent_key(rng, whole)
                 item = Item(chinese.ask(rng, key), ()) if key is not None and key not in facts else None
@@ -364,7 +364,7 @@ def _passages(sheets: Sequence[Sheet], rng: random.Random, language: str = "en")
     )
 
 
-def _of_gone(
+def of_gone(
     gone: Mapping[Key, list[Claim]],
     facts: Mapping[Key, list[Claim]],
     whole: str,

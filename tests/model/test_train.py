@@ -17,14 +17,16 @@ from model.quantize.rtn import quantize_rtn
 from model.train.branches import decode
 from model.train.config import ConfigError, load_config, parse_config
 from model.train.corpora import Text, split_held_out, split_sentences
-from model.train.examples import ABSTENTION, Claim, ExampleMaker, Group, Item, cite
+from model.train.examples import ABSTENTION, Claim, ExampleMaker, Group, Item, cite, of_gone
 from model.train.export import EMBEDDED, FILES, MAX_BYTES, ExportError, export
 from model.train.losses import losses
 from model.train.optimizer import orthogonalize
 from model.train.packing import ANSWER, DECISION, Packer, make_batches
+from model.train.records import Person
 from model.train.rounding import GROUP_SIZE, rounded
 from model.train.score import split_claims
 from model.train.sft import SftRun
+from model.train.topics import chinese_slots, english_slots, fill, load_topics
 from model.train.wording import INJECTIONS
 from tests.model.training import TEXTS, TINY, make_config, render
 
@@ -70,6 +72,31 @@ def test_an_unanswerable_question_asks_for_a_drug_or_test_that_no_passage_names(
                 asked += 1
                 assert item.question.removeprefix("What is the dose of ").rstrip("?").casefold() not in whole
     assert asked >= 2
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_every_topic_is_stated_and_asked_in_whole_words(language: str) -> None:
+    rng = random.Random(0)
+    person = Person(rng)
+    slots = {"en": english_slots(rng, person.words, lambda: person.write(person.day())), "zh": chinese_slots(rng)}
+    topics = load_topics(language)
+    assert len(topics) > 100
+    for template in (template for topic in topics for template in topic.say):
+        said = {fill(template, rng, slots[language]) for _ in range(8)}
+        assert not any(mark in text for text in said for mark in "{}|")
+    asked = [question for topic in topics for question in topic.ask]
+    assert len(asked) - len(set(asked)) < 3  # a question belongs to one topic
+
+
+def test_a_question_whose_page_is_not_shown_is_not_answered_by_another() -> None:
+    facts = {("lab", "Sodium"): [Claim("Sodium 131", 0)]}
+    gone = {**facts, ("lab", "Urea"): [Claim("Urea 4", 0)], ("dose", "ibuprofen"): [Claim("Ibuprofen 200 mg", 0)]}
+    drawn = {
+        item.question
+        for i in range(20)
+        if (item := of_gone(gone, facts, "No ibuprofen.", random.Random(i), str)) is not None
+    }
+    assert drawn == {"('lab', 'Urea')"}
 
 
 def test_about_a_fifth_of_the_questions_cannot_be_answered(groups: list[Group]) -> None:

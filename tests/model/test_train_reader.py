@@ -22,7 +22,7 @@ from model.train.reading import to_asked
 
 CONFIG = load_config(ROOT / "model/train/configs/reader.yaml")
 TEXTS = (
-    "Seen by Dr. Hale on 3 May. Sodium 129 mmol/L, then 131 mmol/L, then 129 mmol/L again.\nHaemoglobin 4.6 g/dL",
+    "Blood for Dr. Hale on 3 May. Sodium 129 mmol/L, then 131 mmol/L, then 129 mmol/L again.\nHaemoglobin 4.6 g/dL",
     "- Metformin 500 mg twice daily with meals and with\nplenty of water\n- Losartan 25 mg at night",
 )
 PASSAGES = tuple(Passage(f"p{i}", f"d{i}", f"letter_{i}.pdf", 1, 0, len(t), t) for i, t in enumerate(TEXTS, 1))
@@ -50,7 +50,7 @@ def reader(tokens: list[str]) -> BailingMoeV2ForCausalLM:
         matcher.embedding[[len(word) < 4 or word in ("question", "what", "does") for word in words]] *= 0.05
         matcher.embedding *= 3
         matcher.before.zero_()
-        matcher.limit.fill_(torch.tensor(0.25).logit())
+        matcher.limit.fill_(torch.tensor(0.2).logit())
     model = BailingMoeV2ForCausalLM(CONFIG.model)
     init_reader(model, tokens, matcher)
     return model
@@ -64,7 +64,7 @@ def say(model: BailingMoeV2ForCausalLM, packer: Packer, question: str) -> str:
     ("question", "wanted"),
     [
         ("Sodium mmol?", "Sodium 129 mmol/L, then 131 mmol/L, then 129 mmol/L again [1]."),
-        ("Seen by Hale?", "Seen by Dr. Hale on 3 May [1]."),
+        ("Blood for Hale?", "Blood for Dr. Hale on 3 May [1]."),
         ("Metformin with meals?", "Metformin 500 mg twice daily with meals and with plenty of water [2]."),
         ("Losartan at night?", "Losartan 25 mg at night [2]."),
         ("What cholesterol?", "The passages do not say."),
@@ -85,7 +85,7 @@ def test_lines_end_where_a_reader_would_end_them(packer: Packer, tokens: list[st
             found.setdefault(line, []).append(id_)
     texts = [packer.tokenizer.decode(part).strip() for part in found.values()]
     assert texts == [
-        "Seen by Dr. Hale on 3 May.",
+        "Blood for Dr. Hale on 3 May.",
         "Sodium 129 mmol/L, then 131 mmol/L, then 129 mmol/L again.",
         "Haemoglobin 4.6 g/dL",
         "-",
