@@ -25,6 +25,7 @@ from tests.app.conftest import LETTER
 
 DOSE, ALLERGY = "What is the apixaban dose?", "Which allergy is recorded?"
 NEVER = threading.Event()
+LATE = "Potassium 4.1 mmol/L, sodium 138 mmol/L and creatinine 88 umol/L on 4 March 2024."  # fills a block of its own
 
 
 class Program:
@@ -190,7 +191,7 @@ def test_a_changed_record_is_prepared_anew(program: Program, change: str) -> Non
         services.store.update_patient(patient_id, Patient(name="Margaret Ellis", age_years=75, sex="female"))
         services.jobs.prepare(patient_id)
     elif change == "added":
-        program.ingest(patient_id, "late.txt", "Potassium 4.1 mmol/L.")
+        program.ingest(patient_id, "late.txt", f"{LATE} " * 2)
     else:
         services.library.delete(services.store.list_documents(patient_id)[0].id)
         services.jobs.prepare(patient_id)
