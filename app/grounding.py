@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from contracts import Citation, Claim, ClaimCheck, ClaimKind, Finding, Passage, Patient, SafetyChecker, Verdict
-from retrieval.packing import quotes
+from retrieval.packing import only_repeats, quotes
 from safety.claims import ClaimSplitter, citations_of, strip_citations
 from safety.conflicts import Conflict, Place, find_conflicts
 from safety.denials import is_general_denial, is_said_outright
@@ -49,6 +49,7 @@ class Grounding:
         self._keys: dict[int, int] = {}  # passage index -> the n of [n], in order of first citation
         self._shown: set[str] = set()
         self._spans: list[tuple[int, int, int]] = []  # (passage index, start, end) of what stands in the answer
+        self._empty: list[tuple[int, int, int]] = []  # what was left out because it says nothing
         self._num_quotes = 0
         self._has_abstained = False
         self._is_on_topic = False
@@ -92,10 +93,22 @@ class Grounding:
         return not self.is_everything and is_general_denial(words) and not is_said_outright(words, evidence)
 
     def _answer(self, words: str, check: ClaimCheck) -> list[Claim]:
+        if check.evidence and all(self._says_nothing(index, *span) for index, span in check.evidence.items()):
+            self._empty += [(index, *span) for index, span in check.evidence.items()]
+            return []  # true, and no answer
         self._shown.add(words.casefold())
         citations = tuple(self._cite(index, start, end) for index, (start, end) in sorted(check.evidence.items()))
         self._is_on_topic |= any(self._bears_on_question(citation) for citation in citations)
         return [Claim(words, ClaimKind.ANSWER, citations, check.verdict, check.findings)]
+
+    def _says_nothing(self, index: int, start: int, end: int) -> bool:
+        """Whether a span of a passage is a title that repeats the question, or a line that runs from page to page."""
+        passage = self.passages[index]
+        line = passage.text[start:end].strip()
+        return only_repeats(self.question, passage.text, start, end) or any(
+            other.document_id == passage.document_id and other.page != passage.page and line in other.text.splitlines()
+            for other in self.passages
+        )
 
     def _abstain(self, words: str, check: ClaimCheck) -> list[Claim]:
         if self._has_abstained:
@@ -152,7 +165,7 @@ class Grounding:
         if limit <= 0:
             return []
         claims = []
-        for index, start, end in quotes(self.question, self.passages, limit, exclude=self._spans):
+        for index, start, end in quotes(self.question, self.passages, limit, exclude=[*self._spans, *self._empty]):
             citation = self._cite(index, start, end)
             claims.append(Claim(citation.quote, ClaimKind.QUOTE, (citation,)))
         self._num_quotes += len(claims)

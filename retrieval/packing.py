@@ -231,6 +231,17 @@ def _units(index: int, passages: Sequence[Passage], heading: str) -> list[_Unit]
     return units
 
 
+_DENIES = re.compile(r"\b(?:no|not|none|nil|never|without)\b|[无未不否没]", re.I)
+
+
+def only_repeats(query: str, text: str, start: int, end: int) -> bool:
+    """Whether text[start:end] is a title of what stands below it, and says no more than the query asks."""
+    line, below = text[start:end].strip(), text[end:]
+    spans = split_sentences(below)
+    is_title = is_heading(line) or (spans and _is_title(line, below[slice(*spans[0])]))
+    return bool(is_title) and not _DENIES.search(line) and frozenset(analyse(line)) <= frozenset(analyse(query))
+
+
 def _is_title(line: str, following: str) -> bool:
     """Whether a line without a mark of its own announces the prose below it: "Why she was admitted". A list of plain
     words ("Penicillin" above "Latex") is not one."""

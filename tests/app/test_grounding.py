@@ -90,6 +90,37 @@ def test_a_true_sentence_that_misses_the_question_is_followed_by_the_record(safe
     assert kinds == [ClaimKind.ANSWER, ClaimKind.QUOTE]
 
 
+LETTER = "Why she was admitted\nMrs Ellis was admitted with breathlessness after two weeks of swollen ankles."
+
+
+@pytest.mark.parametrize(
+    ("page", "line", "question"),
+    [
+        (LETTER, "Why she was admitted", "Why was she admitted?"),
+        (
+            "Northmoor Hospital · Chest pain clinic\nThe pain is tight.",
+            "Northmoor Hospital · Chest pain clinic",
+            "Pain?",
+        ),
+    ],
+)
+def test_a_title_or_a_running_line_is_no_answer(safety: RuleSafetyChecker, page: str, line: str, question: str) -> None:
+    texts = [page, "Northmoor Hospital · Chest pain clinic\nReview in May."]
+    passages = [Passage(f"d:{n}", "d", "Letter.pdf", n, 0, len(text), text) for n, text in enumerate(texts, 1)]
+    grounding = Grounding(question, passages, safety)
+    claims = [*grounding.feed(f"{line} [1]."), *grounding.finish("stop")]
+    assert line not in [claim.text.rstrip(".") for claim in claims]
+    assert any(claim.kind is ClaimKind.QUOTE for claim in claims)
+
+
+def test_a_denial_that_stands_alone_on_its_line_is_an_answer(safety: RuleSafetyChecker) -> None:
+    text = "No known drug allergies\nShe lives alone in a flat on the second floor and walks with a stick."
+    passage = Passage("d:1", "d", "Letter.pdf", 1, 0, len(text), text)
+    grounding = Grounding("Any known drug allergies?", [passage], safety, is_everything=True)
+    claims = [*grounding.feed("No known drug allergies [1]."), *grounding.finish("stop")]
+    assert claims[0].kind is ClaimKind.ANSWER
+
+
 def test_many_wrong_sentences_do_not_flood_the_answer_with_quotes(safety: RuleSafetyChecker) -> None:
     claims = answer(safety, " ".join(f"Warfarin {n} mg was given [1]." for n in range(11, 31)))
     assert sum(claim.kind is ClaimKind.QUOTE for claim in claims) <= MAX_QUOTES
