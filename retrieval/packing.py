@@ -217,7 +217,7 @@ def _units(index: int, passages: Sequence[Passage], heading: str) -> list[_Unit]
     units: list[_Unit] = []
     spans = split_sentences(text)
     for (start, end), (next_start, next_end) in zip(spans, [*spans[1:], (0, 0)], strict=True):
-        if is_heading(text[start:end]) or _is_title(text[start:end], text[next_start:next_end]):
+        if _is_title(text[start:end], text[next_start:next_end]):
             heading_span, heading_terms = (start, end), frozenset(analyse(text[start:end]))
             continue
         terms = frozenset(analyse(text[start:end]))
@@ -237,14 +237,16 @@ _DENIES = re.compile(r"\b(?:no|not|none|nil|never|without)\b|[无未不否没]",
 def only_repeats(query: str, text: str, start: int, end: int) -> bool:
     """Whether text[start:end] is a title of what stands below it, and says no more than the query asks."""
     line, below = text[start:end].strip(), text[end:]
-    spans = split_sentences(below)
-    is_title = is_heading(line) or (spans and _is_title(line, below[slice(*spans[0])]))
-    return bool(is_title) and not _DENIES.search(line) and frozenset(analyse(line)) <= frozenset(analyse(query))
+    following = next((below[first:last] for first, last in split_sentences(below)), "")
+    is_echo = frozenset(analyse(line)) <= frozenset(analyse(query)) and not _DENIES.search(line)
+    return is_echo and _is_title(line, following)
 
 
 def _is_title(line: str, following: str) -> bool:
-    """Whether a line without a mark of its own announces the prose below it: "Why she was admitted". A list of plain
-    words ("Penicillin" above "Latex") is not one."""
+    """Whether a line is a heading, or without a mark of its own announces the prose below it: "Why she was admitted". A
+    list of plain words ("Penicillin" above "Latex") is not one."""
+    if is_heading(line):
+        return True
     is_plain = line[:1].isupper() and len(line.split()) <= 6 and not re.search(r"[\d.,;:!?|]", line)
     return is_plain and following.endswith(".") and len(following) > 2 * len(line)
 

@@ -35,7 +35,7 @@ MULTIPROCESSORS = tl.constexpr(_MULTIPROCESSORS)
 # STEP_ROWS, so that a row's sums are added in one order.
 SPLIT = 4
 LARGE_SPLIT = 2  # of a matrix with so many rows that its programs fill the chip anyway: the head
-EXPERT_SPLIT = (4, 1)  # of gate and up, of down
+EXPERT_SPLIT = (4, 1)  # where a row is longer than there are rows, as in gate and up; where it is not, as in down
 LARGE = 256 * _MULTIPROCESSORS
 FEW = 16  # tokens of a tile up to which its rows are chosen to fill the chip
 _INT4_PLANES = tl.constexpr(INT4_PLANES)
