@@ -121,8 +121,8 @@ def _weight(precision: str, *shape: int) -> layout.Weight:
     if precision == "bf16":
         return _bf16(*shape)
     if precision == "int4":
-        words = torch.empty(*lead, rows // 16, columns // 128, 16 * 32 + 16, dtype=torch.int16, device=META)
-        return layout.Int4Weight(words, rows, columns, 128)
+        words = torch.empty(*lead, rows // 16, columns // 128, 16 * 32, dtype=torch.int16, device=META)
+        return layout.Int4Weight(words, _bf16(*lead, rows // 16, columns // 128 * 16), rows, columns, 128)
     words = torch.empty(*lead, rows // 16, columns // 128, 16 * 64, dtype=torch.int16, device=META)
     return layout.Fp8Weight(words, _f32(*lead, rows // 128, columns // 128), rows, columns)
 
