@@ -146,7 +146,7 @@ def test_a_row_attends_alike_among_others() -> None:
     pages, table, q = make_pages("bf16", 11, G, C), torch.randperm(11).int(), make_x(3, H, C)
     scratch, results = buffers.make_attention_scratch(3, H, G, C, DEVICE), []
     for rows in (1, 3):
-        out, lengths = torch.empty(rows, H * C).bfloat16(), torch.arange(length, length + rows, dtype=torch.int32)
+        lengths, out = torch.arange(length, length + rows).int(), torch.full((rows, H * C), torch.nan).bfloat16()
         ops.attend_decode(q[:rows], pages, table.expand(rows, -1), lengths, out, scratch)
         results.append(out[0])
     assert torch.equal(*results)

@@ -33,6 +33,15 @@ def wait_for_inputs():
 
 
 @triton.jit
+def prefetch(ptrs):
+    """Asks for the lines of 128 bytes that ptrs point into to come to the L2 cache. Safe before wait_for_inputs: should
+    somebody write them yet, that is where it happens."""
+    if not INTERPRETED:
+        asm: tl.constexpr = "prefetch.global.L2 [$1]; mov.u32 $0, 0;"
+        tl.inline_asm_elementwise(asm, "=r,l", [ptrs.to(tl.int64)], dtype=tl.int32, is_pure=False, pack=1)
+
+
+@triton.jit
 def dot(a, b, acc):
     """acc + a b of bf16, accumulated in float32."""
     if INTERPRETED:

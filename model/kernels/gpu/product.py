@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from model.kernels.gpu.arithmetic import INTERPRETED, dot, find_arch, launch_options, scale_bf16
+from model.kernels.gpu.arithmetic import INTERPRETED, dot, find_arch, launch_options, prefetch, scale_bf16
 from model.kernels.gpu.buffers import MULTIPROCESSORS as _MULTIPROCESSORS
 from model.kernels.gpu.buffers import STEP_ROWS
 from model.kernels.gpu.layout import FP8_BLOCK, SLAB_ROWS, Int4Weight, Weight, shape_of
@@ -158,18 +158,16 @@ def unpack(words, plane: tl.constexpr, PLANES: tl.constexpr):
 
 
 @triton.jit
-def prefetch(w_ptr, first_row, W: tl.constexpr, TILE: tl.constexpr):
+def prefetch_weights(w_ptr, first_row, W: tl.constexpr, TILE: tl.constexpr):
     """Asks for a program's packed weights to come to the L2 cache. Called before wait_for_inputs: no kernel writes
     them, so they come while what the program waits for still runs. Only where all programs run at once."""
     IS_ONE_WAVE: tl.constexpr = W.rows <= TILE.rows * 4 * MULTIPROCESSORS
-    if not INTERPRETED and TILE.split and W.planes > 1 and IS_ONE_WAVE:
+    if TILE.split and W.planes > 1 and IS_ONE_WAVE:
         LINE: tl.constexpr = 64  # words: 128 bytes
         LINES: tl.constexpr = (TILE.rows // 16 * W.slab + LINE - 1) // LINE
         i = tl.minimum(tl.arange(0, triton.next_power_of_2(LINES)), LINES - 1)
         word = tl.minimum(first_row // 16 * W.slab + i * LINE, (W.rows + 15) // 16 * W.slab - 1)
-        addresses = (w_ptr + word).to(tl.int64)
-        asm: tl.constexpr = "prefetch.global.L2 [$1]; mov.u32 $0, 0;"
-        tl.inline_asm_elementwise(asm, "=r,l", [addresses], dtype=tl.int32, is_pure=False, pack=1)
+        prefetch(w_ptr + word)
 
 
 @triton.jit

@@ -101,7 +101,8 @@ def attend_decode(
 ) -> None:
     """Attention of single rows over their blocks. tables i32 [T, M]: a row's blocks in order; lengths i32 [T]: how many
     keys it sees, itself included, or 0 for a row that is only filling: its result is 0. out bf16 [T, H C]. Rows of the
-    same sequence repeat its table, each with its own length."""
+    same sequence repeat its table, each with its own length. Tables and lengths may be read while the kernel launched
+    just ahead still runs."""
     C = q_THC.shape[2]
     for t, length in enumerate(lengths_T.tolist()):
         k, v = (_gather(pages[which], tables_TM[t], length, C) for which in (0, 1))
