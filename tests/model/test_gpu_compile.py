@@ -259,7 +259,7 @@ def test_decode_reads_weights_by_16_bytes_and_unpacks_them_in_pairs(name: str, c
 @pytest.mark.parametrize("name", ["linear int4 1", "experts int4 1"])
 def test_decode_is_bound_by_memory_not_by_instructions(name: str, compile_for: Compile) -> None:
     """An H200's multiprocessor gets 18.6 bytes a clock (4.3 TB/s, 132 of them, 1.755 GHz) and issues an instruction of
-    four warps a clock: a round of the loop must take fewer clocks than the slabs that four read, 1,056 bytes each."""
+    four warps a clock: a round of the loop must take fewer clocks than what four read, of 16 rows 1,056 bytes each."""
     for kernel in compile_for(90, OPERATIONS[name]):
         num_bytes = kernel.tile.rows // 16 * 4 * 1056
         assert 100 < _find_longest_loop(kernel.binary) < 0.85 * num_bytes / 18.6
