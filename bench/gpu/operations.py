@@ -101,7 +101,7 @@ class Operations:
     # --- experts ------------------------------------------------------------------------------------------------
 
     def _moe(self, num_tokens: int, case: Case) -> Figures:
-        """Router, experts, and their sum with the next norm."""
+        """Norm and router, experts, and their sum with the next norm."""
         checked = min(num_tokens, 64)
         error = self._check_moe(checked)
         layers = [self._draw.draw_moe() for _ in range(2)]
@@ -111,17 +111,18 @@ class Operations:
         return error, self._clock.time(calls)
 
     def _prepare_moe(self, moe: MoeWeights, num_tokens: int, ops: Any = None) -> Callable[[], None]:
-        ops, config, x = ops or self._ops, self._config, self._draw_x(num_tokens, self._config.hidden_size)
+        ops, config, y = ops or self._ops, self._config, self._draw_x(num_tokens, self._config.hidden_size)
         routing = Routing.from_config(config, moe.num_shared)
         logits, ids, factors, arrivals = self._make_choice(num_tokens, routing)
         out = self._poison(num_tokens, routing.num_slots, config.hidden_size)
-        residual, normed, norm = self._draw_x(*x.shape), torch.empty_like(x), torch.ones_like(x[0])
+        residual, normed, norm = self._draw_x(*y.shape), torch.empty_like(y), torch.ones_like(y[0])
+        eps, choice = config.rms_norm_eps, (routing, None, logits, ids, factors, arrivals)
         scratch = self._make_scratch(num_tokens, routing)
 
         def run() -> None:
-            ops.route(x, moe.router, moe.bias, routing, None, logits, ids, factors, arrivals)
-            ops.experts(x, ids, moe.gate_up, moe.down, out, scratch)
-            ops.add_norm(residual, out, factors, norm, config.rms_norm_eps, normed)
+            ops.add_norm_route(residual, y, norm, eps, normed, moe.router, moe.bias, *choice)
+            ops.experts(normed, ids, moe.gate_up, moe.down, out, scratch)
+            ops.add_norm(residual, out, factors, norm, eps, normed)
 
         return run
 
@@ -142,13 +143,14 @@ class Operations:
         """Of the choice and of what a few experts compute."""
         config = replace(self._config, num_experts=min(self._config.num_experts, CHECKED_EXPERTS))
         draw = RandomWeights(config, self._device, seed=2)
-        moe, x = draw.draw_moe(), self._draw_x(num_tokens, config.hidden_size)
+        moe, residual, y, x = draw.draw_moe(), *self._draw_x(3, num_tokens, config.hidden_size)
         routing = Routing.from_config(config, moe.num_shared)
         logits, ids, factors, arrivals = self._make_choice(num_tokens, routing)
         wide = [torch.empty_like(t, dtype=torch.float64) for t in (logits, factors)]
         wanted_ids = torch.empty_like(ids)
-        self._ops.route(x, moe.router, moe.bias, routing, None, logits, ids, factors, arrivals)
-        reference.route(x, moe.router, moe.bias, routing, None, wide[0], wanted_ids, wide[1], arrivals)
+        norm, router, choice = torch.ones_like(x[0]), (moe.router, moe.bias, routing, None), (logits, ids, factors)
+        self._ops.add_norm_route(residual, y, norm, config.rms_norm_eps, x, *router, *choice, arrivals)
+        reference.route(x, *router, wide[0], wanted_ids, wide[1])
         alike = (ids == wanted_ids).all(-1)  # float32 may turn a near tie; more than a few are a fault
         if alike.double().mean() < 0.95:
             return float("inf")

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from model.config import ModelConfig
-from model.kernels.gpu.layout import SLAB_ROWS, Int4Weight
+from model.kernels.gpu.layout import SCALE_RUN, SLAB_ROWS, Int4Weight
 from model.kernels.gpu.weights import DecoderWeights, LayerWeights, MlpWeights, MoeWeights, MtpWeights, make_rotary
 
 GROUP = 128
@@ -53,14 +53,14 @@ class RandomWeights:
         *lead, rows, columns = shape
         group = GROUP if columns % GROUP == 0 else GROUP // 2
         slabs, groups, words = -(-rows // SLAB_ROWS), -(-columns // group), SLAB_ROWS * group // 4
-        held = torch.empty(*lead, slabs, groups, words + SLAB_ROWS, dtype=torch.int16, device=self._device)
+        held = torch.empty(*lead, slabs, groups, words, dtype=torch.int16, device=self._device)
         for part in held if lead else [held]:  # an expert at a time: scratch stays small
             low, high = (self._draw_nibbles((slabs, groups, 2 * words)) for _ in range(2))
-            part[..., :words] = (low | (high << 4)).view(torch.int16)
-            scale = self._config.initializer_range / NIBBLE_STD
-            scales = torch.rand(slabs, groups, SLAB_ROWS, device=self._device, generator=self._generator)
-            part[..., words:] = ((scales + 0.5) * scale).to(torch.bfloat16).view(torch.int16)
-        return Int4Weight(held, rows, columns, group)
+            part.copy_((low | (high << 4)).view(torch.int16))
+        runs = -(-groups // SCALE_RUN) * SLAB_ROWS * SCALE_RUN
+        scales = torch.rand(*lead, slabs, runs, device=self._device, generator=self._generator)
+        scale = self._config.initializer_range / NIBBLE_STD
+        return Int4Weight(held, ((scales + 0.5) * scale).to(torch.bfloat16), rows, columns, group)
 
     def draw_plain(self, *shape: int) -> Tensor:
         drawn = torch.empty(shape, dtype=torch.bfloat16, device=self._device)

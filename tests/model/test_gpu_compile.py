@@ -121,8 +121,8 @@ def _weight(precision: str, *shape: int) -> layout.Weight:
     if precision == "bf16":
         return _bf16(*shape)
     if precision == "int4":
-        words = torch.empty(*lead, rows // 16, columns // 128, 16 * 32 + 16, dtype=torch.int16, device=META)
-        return layout.Int4Weight(words, rows, columns, 128)
+        words = torch.empty(*lead, rows // 16, columns // 128, 16 * 32, dtype=torch.int16, device=META)
+        return layout.Int4Weight(words, _bf16(*lead, rows // 16, columns // 128 * 16), rows, columns, 128)
     words = torch.empty(*lead, rows // 16, columns // 128, 16 * 64, dtype=torch.int16, device=META)
     return layout.Fp8Weight(words, _f32(*lead, rows // 128, columns // 128), rows, columns)
 
@@ -140,7 +140,8 @@ def _experts(T: int, precision: str) -> None:
 def _route(T: int) -> None:
     config = _config()
     routing = buffers.Routing.from_config(config, num_shared=1)
-    ops.route(_bf16(T, D), _bf16(E, D), _f32(E), routing, _i32(T), _f32(T, E), _i32(T, 9), _f32(T, 9), _i32(T))
+    rows, results = (_bf16(T, D), _bf16(T, D), _bf16(D), 1e-6, _bf16(T, D)), (_f32(T, E), _i32(T, 9), _f32(T, 9))
+    ops.add_norm_route(*rows, _bf16(E, D), _f32(E), routing, _i32(T), *results, _i32(T))
 
 
 def _config() -> ModelConfig:
@@ -162,6 +163,22 @@ def _rope(kind: str) -> None:
     ops.norm_rope_store(
         _bf16(1, (H + 2 * G) * C), _bf16(C), _bf16(C), 1e-6, *tables, _i32(1), _i32(1), _pages(kind), _bf16(1, H, C)
     )
+
+
+def _project(T: int, kind: str) -> None:
+    rows = (H + 2 * G) * C
+    heads = (
+        _bf16(C),
+        _bf16(C),
+        1e-6,
+        _bf16(131072, 32),
+        _bf16(131072, 32),
+        _i32(T),
+        _i32(T),
+        _pages(kind),
+        _bf16(T, H, C),
+    )
+    ops.project(_bf16(T, D), _weight("int4", rows, D), _bf16(T, rows), _i32(8 * (H + 2 * G)), *heads)
 
 
 def _decode(T: int, kind: str) -> None:
@@ -187,10 +204,13 @@ for _T in (1, 32, 512):
     OPERATIONS[f"linear int4 {_T}"] = partial(_linear, _T, "int4")
 for _T in (1, 32, 512, 8192):
     OPERATIONS[f"experts int4 {_T}"] = partial(_experts, _T, "int4")
-for _T in (1, 8192):
+for _T in (1, 32, 8192):
     OPERATIONS[f"route {_T}"] = partial(_route, _T)
+for _T in (1, 8192):
     for _kind in ("fp8", "bf16"):
         OPERATIONS[f"experts {_kind} {_T}"] = partial(_experts, _T, _kind)
+for _T in (1, 64):
+    OPERATIONS[f"project {_T}"] = partial(_project, _T, "bf16")
 for _kind in buffers.CACHE_KINDS:
     OPERATIONS[f"rope {_kind} cache"] = partial(_rope, _kind)
     OPERATIONS[f"decode {_kind} cache"] = partial(_decode, 1, _kind)
@@ -219,7 +239,9 @@ def test_kernel_compiles(name: str, arch: int, compile_for: Compile) -> None:
         assert kernel.shared <= SHARED_KIB[arch] * 1024
         assert kernel.stack <= (0 if arch == 90 else 64)
         if arch == 90:
-            access = re.search(r"(ld|st|red|atom)\.\S*global|cp\.async\.c", kernel.ptx)
+            # The router reads its weights and the norm's, attention lengths and tables: no kernel writes those.
+            load = "" if kernel.name in ("_route", "_attend_decode") else "ld|"
+            access = re.search(rf"({load}st|red|atom)\.\S*global|cp\.async\.c", kernel.ptx)
             assert access
             assert 0 < kernel.ptx.find("griddepcontrol.wait") < access.start()
 
@@ -237,7 +259,7 @@ def test_decode_reads_weights_by_16_bytes_and_unpacks_them_in_pairs(name: str, c
 @pytest.mark.parametrize("name", ["linear int4 1", "experts int4 1"])
 def test_decode_is_bound_by_memory_not_by_instructions(name: str, compile_for: Compile) -> None:
     """An H200's multiprocessor gets 18.6 bytes a clock (4.3 TB/s, 132 of them, 1.755 GHz) and issues an instruction of
-    four warps a clock: a round of the loop must take fewer clocks than the slabs that four read, 1,056 bytes each."""
+    four warps a clock: a round of the loop must take fewer clocks than what four read, of 16 rows 1,056 bytes each."""
     for kernel in compile_for(90, OPERATIONS[name]):
         num_bytes = kernel.tile.rows // 16 * 4 * 1056
         assert 100 < _find_longest_loop(kernel.binary) < 0.85 * num_bytes / 18.6

@@ -52,10 +52,12 @@ def test_a_group_that_the_kernels_cannot_read_is_refused() -> None:
         make_int4(16, 256, group=32)
 
 
-def test_a_slab_is_one_run_of_memory_with_its_scales_behind() -> None:
-    _, scales, weight = make_int4(32, 256)
-    assert weight.words.shape == (2, 2, 16 * 32 + 16)
-    assert torch.equal(weight.words[1, 0, -16:].view(torch.bfloat16), scales[16:, 0])
+def test_a_slab_is_one_run_of_memory_and_so_are_eight_scales_of_a_row() -> None:
+    _, scales, weight = make_int4(32, 9 * 128)
+    assert weight.words.shape == (2, 9, 16 * 32)
+    assert weight.scales.shape == (2, 2 * 16 * 8)
+    assert torch.equal(weight.scales[1, 3 * 8 : 4 * 8], scales[16 + 3, :8])
+    assert torch.equal(weight.scales[1, (16 + 3) * 8], scales[16 + 3, 8])
 
 
 @pytest.mark.parametrize("make", [make_int4, make_fp8])

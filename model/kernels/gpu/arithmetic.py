@@ -25,11 +25,21 @@ def launch_options() -> dict[str, bool]:
 
 @triton.jit
 def wait_for_inputs():
-    """To be called before a kernel's first access to memory: what was launched ahead has ended and is visible. What
-    follows may come as near already, so that its launch costs no time of its own."""
+    """To be called before a kernel's first access to what others write: what was launched ahead has ended and is
+    visible. Only then may what follows come as near, so that its launch costs no time of its own; called while this one
+    still waits, it made a step a tenth slower on an H200 (docs/gpu-kernels.md)."""
     if not INTERPRETED and tl.target_info.cuda_capability_geq(9, 0):
-        tl.extra.cuda.gdc_launch_dependents()
         tl.extra.cuda.gdc_wait()
+        tl.extra.cuda.gdc_launch_dependents()
+
+
+@triton.jit
+def prefetch(ptrs):
+    """Asks for the lines of 128 bytes that ptrs point into to come to the L2 cache. Safe before wait_for_inputs: should
+    somebody write them yet, that is where it happens."""
+    if not INTERPRETED:
+        asm: tl.constexpr = "prefetch.global.L2 [$1]; mov.u32 $0, 0;"
+        tl.inline_asm_elementwise(asm, "=r,l", [ptrs.to(tl.int64)], dtype=tl.int32, is_pure=False, pack=1)
 
 
 @triton.jit

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from model.kernels.gpu.arithmetic import dot, find_arch, launch_options, to_bf16, wait_for_inputs
 from model.kernels.gpu.buffers import AttentionScratch, count_splits
-from model.kernels.gpu.cache import load_vectors, view_cache
+from model.kernels.gpu.cache import load_vectors, prefetch_vectors, view_cache
 
 
 @triton.jit
@@ -51,40 +51,46 @@ def _attend_decode(
     table_stride, which_stride, block_stride, scale, ROWS: tl.constexpr, KEYS: tl.constexpr, SPLITS: tl.constexpr,
     S: tl.constexpr,
 ):  # fmt: skip
-    wait_for_inputs()
     GROUP: tl.constexpr = S.num_q // S.num_kv
     WIDTH: tl.constexpr = S.width
     BLOCK: tl.constexpr = S.block  # named: Triton 3.6 takes no attribute for a shape
     t, kv_head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    # 1. where this program's keys lie, which no kernel writes; they come while what it waits for still runs
+    table_ptr = tables_ptr + t * table_stride
+    length = tl.load(lengths_ptr + t)
+    share = tl.cdiv(tl.cdiv(length, KEYS), SPLITS) * KEYS
+    num_used = tl.cdiv(length, tl.maximum(share, 1))
+    if split > 0 and split >= num_used:
+        return
+    first_key, end_key = split * share, tl.minimum(split * share + share, length)
+    key = tl.minimum(first_key + tl.arange(0, KEYS), tl.maximum(end_key - 1, 0))
+    page = tl.load(table_ptr + key // S.block_tokens).to(tl.int64) * block_stride + kv_head * S.page
+    prefetch_vectors(vectors_ptr, page, key % S.block_tokens, S)
+    prefetch_vectors(vectors_ptr, page + which_stride, key % S.block_tokens, S)
+    wait_for_inputs()
+    # 2. its share
     member, column = tl.arange(0, ROWS), tl.arange(0, S.block)
     is_member = member < GROUP
     is_out = is_member[:, None] & (column < WIDTH)[None, :]
     vector = (t * S.num_q + kv_head * GROUP + member).to(tl.int64)
     places = vector[:, None] * WIDTH + column[None, :]
-    length = tl.load(lengths_ptr + t)
     if length == 0:
-        if split == 0:
-            tl.store(out_ptr + places, tl.zeros([ROWS, BLOCK], tl.bfloat16), mask=is_out)
+        tl.store(out_ptr + places, tl.zeros([ROWS, BLOCK], tl.bfloat16), mask=is_out)
         return
-    share = tl.cdiv(tl.cdiv(length, KEYS), SPLITS) * KEYS
-    num_used = tl.cdiv(length, share)
-    if split >= num_used:
-        return
-    # 1. this program's share of the keys
     q = tl.load(q_ptr + places, mask=is_out, other=0.0)
     best = tl.full([ROWS], float("-inf"), tl.float32)
     total = tl.zeros([ROWS], tl.float32)
     acc = tl.zeros([ROWS, BLOCK], tl.float32)
     last_key = member * 0 + (length - 1)
-    for first in range(split * share, tl.minimum(split * share + share, length), KEYS):
+    for first in range(first_key, end_key, KEYS):
         best, total, acc = _attend_tile(
-            q, best, total, acc, first, length, last_key, tables_ptr + t * table_stride, kv_head * S.page,
-            vectors_ptr, scales_ptr, which_stride, block_stride, scale, KEYS, S, True,
+            q, best, total, acc, first, length, last_key, table_ptr, kv_head * S.page, vectors_ptr, scales_ptr,
+            which_stride, block_stride, scale, KEYS, S, True,
         )  # fmt: skip
     if num_used == 1:
         tl.store(out_ptr + places, to_bf16(acc / total[:, None]), mask=is_out)
         return
-    # 2. whoever comes last joins all shares, in their order: the result does not depend on who that is
+    # 3. whoever comes last joins all shares, in their order: the result does not depend on who that is
     part = vector * SPLITS + split
     tl.store(parts_ptr + part[:, None] * WIDTH + column[None, :], acc, mask=is_out)
     tl.store(bounds_ptr + part * 2, best, mask=is_member)

@@ -50,6 +50,11 @@ def make_attention_scratch(
     )
 
 
+def make_head_arrivals(num_heads: int, device: str) -> Tensor:
+    """For `project`, i32 [8 n]: how much of each of the n heads of q, k and v is there, for each tile of tokens."""
+    return torch.zeros(num_heads * STEP_ROWS // 8, dtype=torch.int32, device=device)
+
+
 def count_splits(num_kv_heads: int) -> int:
     """Into how many parts a sequence is cut at most, so that one alone fills the chip. The same beside others: the sums
     of a row would not be the same to the bit otherwise."""

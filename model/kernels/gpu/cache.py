@@ -10,6 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from model.kernels.cpu_decoder import BLOCK_TOKENS
+from model.kernels.gpu.arithmetic import prefetch
 
 KINDS = {torch.bfloat16: 0, torch.int8: 1, torch.float8_e4m3fn: 2}
 
@@ -61,3 +62,12 @@ def load_vectors(vectors_ptr, scales_ptr, page, place, is_key, column, S: tl.con
         scales = tl.load(scales_ptr + places, mask=is_key, other=0.0)
         vectors = vectors.to(tl.float32).to(tl.bfloat16)
     return vectors, scales
+
+
+@triton.jit
+def prefetch_vectors(vectors_ptr, page, place, S: tl.constexpr):
+    """What load_vectors will read of the vectors, to the L2 cache."""
+    LINE: tl.constexpr = 64 if S.kind == 0 else 128  # elements of 128 bytes
+    LINES: tl.constexpr = triton.next_power_of_2((S.width + LINE - 1) // LINE)
+    column = tl.minimum(tl.arange(0, LINES) * LINE, S.width - 1)
+    prefetch(vectors_ptr + (page + place * S.width)[:, None] + column[None, :])

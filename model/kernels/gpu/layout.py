@@ -5,8 +5,9 @@ Knows nothing of Triton; pack and unpack are exact. Suffixes: O rows, I columns,
 A slab is 16 rows by one group, kept in one piece; slabs follow each other along the columns, then along the rows. Its
 words are int16 [16, Q/4] (INT4) or [16, Q/2] (FP8): word i of a row holds, from the lowest bits on, the columns i,
 i + Q/4, i + 2 Q/4, i + 3 Q/4 of the group. A plane, which is the same bits of neighbouring words, is thus a run of
-columns: unpacked two words at a time it is an operand of the tensor cores, and no value moves between threads. An INT4
-slab ends with the 16 scales of its rows. Rows and columns that a matrix lacks are zero. bf16 matrices lie as they are.
+columns: unpacked two words at a time it is an operand of the tensor cores, and no value moves between threads. INT4's
+scales lie by themselves, those of 16 rows together, of a row those of 8 consecutive groups: a thread fetches these at
+once. Rows and columns that a matrix lacks are zero. bf16 matrices lie as they are.
 """
 
 from __future__ import annotations
@@ -23,21 +24,23 @@ from model.quantization import INT4_MIN, unpack_int4
 SLAB_ROWS = 16
 FP8_BLOCK = 128
 INT4_GROUPS = (128, 64)  # columns that share a scale, as the kernels read them
+SCALE_RUN = 8  # groups whose scales lie side by side
 
 
 @dataclass(frozen=True, slots=True)
 class Int4Weight:
-    """A weight [O, I] or a stack [E, O, I]: words i16 [*, ceil(O/16), ceil(I/Q), 16 Q/4 + 16], the last 16 of which
-    are bf16 scales. W = (nibble - 8) scale."""
+    """A weight [O, I] or a stack [E, O, I]: words i16 [*, ceil(O/16), ceil(I/Q), 16 Q/4], and scales bf16
+    [*, ceil(O/16), ceil(N/8) 16 x 8]. W = (nibble - 8) scale."""
 
     words: Tensor
+    scales: Tensor
     num_rows: int
     num_columns: int
     group: int
 
     @property
     def nbytes(self) -> int:
-        return self.words.nbytes
+        return self.words.nbytes + self.scales.nbytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,19 +71,18 @@ def pack_int4_weight(packed_OW: Tensor, scales_ON: Tensor, num_columns: int, gro
     q_OI = unpack_int4(packed_OW, num_columns)
     rows, groups = q_OI.shape[-2], -(-num_columns // size)
     nibbles = F.pad(q_OI.short() - INT4_MIN, (0, groups * size - num_columns, 0, -rows % SLAB_ROWS), value=-INT4_MIN)
-    scales = F.pad(_spread(scales_ON, group, size, groups), (0, 0, 0, -rows % SLAB_ROWS))
-    words = _to_slabs(_join_planes(nibbles, size, 4))
-    tails = scales.to(torch.bfloat16).view(torch.int16).unflatten(-2, (-1, SLAB_ROWS)).transpose(-1, -2)
-    return Int4Weight(torch.cat((words, tails), -1).contiguous(), rows, num_columns, size)
+    scales = F.pad(_spread(scales_ON, group, size, groups), (0, -groups % SCALE_RUN, 0, -rows % SLAB_ROWS))
+    words = _to_slabs(_join_planes(nibbles, size, 4)).contiguous()
+    runs = _to_slabs(scales.to(torch.bfloat16).unflatten(-1, (-1, SCALE_RUN))).flatten(-2)
+    return Int4Weight(words, runs, rows, num_columns, size)
 
 
 def unpack_int4_weight(weight: Int4Weight) -> tuple[Tensor, Tensor]:
     """(q i8 [*, O, I] in [-8, 7], scales bf16 [*, O, ceil(I/Q)]): what was packed."""
-    words, tails = weight.words.split((SLAB_ROWS * weight.group // 4, SLAB_ROWS), -1)
-    nibbles = _split_planes(_from_slabs(words), 4)
-    scales = tails.contiguous().view(torch.bfloat16).transpose(-1, -2).flatten(-3, -2)
+    nibbles = _split_planes(_from_slabs(weight.words), 4)
+    scales = _from_slabs(weight.scales.unflatten(-1, (-1, SLAB_ROWS * SCALE_RUN))).flatten(-2)
     q = (nibbles[..., : weight.num_rows, : weight.num_columns] + INT4_MIN).to(torch.int8)
-    return q, scales[..., : weight.num_rows, :]
+    return q, scales[..., : weight.num_rows, : -(-weight.num_columns // weight.group)]
 
 
 def pack_fp8_weight(weight_OI: Tensor, scale_inv: Tensor) -> Fp8Weight:
@@ -117,7 +119,7 @@ def join_rows(weights: Sequence[Weight]) -> Weight:
     unit = SLAB_ROWS if isinstance(first, Int4Weight) else FP8_BLOCK
     if any(shape_of(weight)[0] % unit for weight in weights[:-1]):
         raise ValueError(f"Only parts of a multiple of {unit} rows can be joined.")
-    return _join(weights, -3, sum(shape_of(weight)[0] for weight in weights))
+    return _join(weights, (-3, -2), sum(shape_of(weight)[0] for weight in weights))
 
 
 def join_experts(weights: Sequence[Weight]) -> Weight:
@@ -125,18 +127,15 @@ def join_experts(weights: Sequence[Weight]) -> Weight:
     first = weights[0]
     if isinstance(first, Tensor):
         return torch.cat([weight for weight in weights if isinstance(weight, Tensor)])
-    return _join(weights, 0, first.num_rows)
+    return _join(weights, (0, 0), first.num_rows)
 
 
-def _join(weights: Sequence[Weight], dim: int, num_rows: int) -> Weight:
-    first = weights[0]
-    words = torch.cat([weight.words for weight in weights if not isinstance(weight, Tensor)], dim)
-    if isinstance(first, Fp8Weight):
-        scale_dim = dim + 1 if dim < 0 else dim  # scales have no dimension for the words of a slab
-        scales = torch.cat([weight.scales for weight in weights if isinstance(weight, Fp8Weight)], scale_dim)
-        return Fp8Weight(words, scales, num_rows, first.num_columns)
-    assert isinstance(first, Int4Weight)
-    return replace(first, words=words, num_rows=num_rows)
+def _join(weights: Sequence[Weight], dims: tuple[int, int], num_rows: int) -> Weight:
+    """dims: of the words and of the scales."""
+    packed = [weight for weight in weights if not isinstance(weight, Tensor)]
+    words = torch.cat([weight.words for weight in packed], dims[0])
+    scales = torch.cat([weight.scales for weight in packed], dims[1])
+    return replace(packed[0], words=words, scales=scales, num_rows=num_rows)
 
 
 def shape_of(weight: Weight) -> tuple[int, int]:

@@ -6,16 +6,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from model.kernels.gpu.arithmetic import launch_options, round_to, to_bf16, wait_for_inputs
+from model.kernels.gpu.arithmetic import launch_options, round_to, wait_for_inputs
 
 
 @triton.jit
-def _store_normed(x, weight_ptr, out_ptr, column, is_column, eps, WIDTH: tl.constexpr):
+def normalize(x, weight, out_ptr, eps, WIDTH: tl.constexpr):
+    """RMSNorm of a row f32, as what out_ptr points to: rounded before the weight and after."""
     normed = x * tl.rsqrt(tl.sum(x * x, 0) / WIDTH + eps)
-    if out_ptr.dtype.element_ty == tl.bfloat16:
-        normed = to_bf16(normed).to(tl.float32)
-    weight = tl.load(weight_ptr + column, mask=is_column, other=0.0).to(tl.float32)
-    tl.store(out_ptr + column, round_to(normed * weight, out_ptr), mask=is_column)
+    return round_to(round_to(normed, out_ptr).to(tl.float32) * weight.to(tl.float32), out_ptr)
 
 
 @triton.jit
@@ -29,7 +27,8 @@ def _rms_norm(
     column = tl.arange(0, BLOCK)
     is_column = column < WIDTH
     x = tl.load(x_ptr + row * x_stride + column, mask=is_column, other=0.0).to(tl.float32)
-    _store_normed(x, weight_ptr, out_ptr + n * out_stride, column, is_column, eps, WIDTH)
+    weight = tl.load(weight_ptr + column, mask=is_column, other=0.0)
+    tl.store(out_ptr + n * out_stride + column, normalize(x, weight, out_ptr, eps, WIDTH), mask=is_column)
 
 
 @triton.jit
@@ -52,7 +51,9 @@ def _add_norm(
             total += tl.load(y_ptrs, mask=is_column, other=0.0).to(tl.float32)
     rounded = round_to(total, residual_ptr)
     tl.store(residual_ptr + t * WIDTH + column, rounded, mask=is_column)
-    _store_normed(rounded.to(tl.float32), weight_ptr, out_ptr + t * WIDTH, column, is_column, eps, WIDTH)
+    weight = tl.load(weight_ptr + column, mask=is_column, other=0.0)
+    normed = normalize(rounded.to(tl.float32), weight, out_ptr, eps, WIDTH)
+    tl.store(out_ptr + t * WIDTH + column, normed, mask=is_column)
 
 
 def rms_norm(x_TD: Tensor, weight_D: Tensor, eps: float, out_ND: Tensor, rows_N: Tensor | None = None) -> None:
@@ -62,7 +63,7 @@ def rms_norm(x_TD: Tensor, weight_D: Tensor, eps: float, out_ND: Tensor, rows_N:
         _rms_norm[(num_rows,)](
             x_TD, x_TD if rows_N is None else rows_N, weight_D, out_ND, x_TD.stride(0), out_ND.stride(0), eps,
             WIDTH=width, BLOCK=triton.next_power_of_2(width), GATHERS=rows_N is not None,
-            num_warps=_count_warps(width), **launch_options(),
+            num_warps=count_warps(width), **launch_options(),
         )  # fmt: skip
 
 
@@ -75,10 +76,10 @@ def add_norm(
         _add_norm[(num_tokens,)](
             residual_TD, y_TSD, y_TSD if factors_TS is None else factors_TS, weight_D, out_TD, eps,
             WIDTH=width, BLOCK=triton.next_power_of_2(width), SLOTS=slots, HAS_FACTORS=factors_TS is not None,
-            num_warps=_count_warps(width), **launch_options(),
+            num_warps=count_warps(width), **launch_options(),
         )  # fmt: skip
 
 
-def _count_warps(width: int) -> int:
+def count_warps(width: int) -> int:
     """So that a thread holds 16 numbers: two loads of 16 bytes."""
     return min(max(width // (32 * 16), 1), 16)

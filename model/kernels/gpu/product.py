@@ -10,15 +10,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from model.kernels.gpu.arithmetic import INTERPRETED, dot, find_arch, launch_options, scale_bf16
+from model.kernels.gpu.arithmetic import INTERPRETED, dot, find_arch, launch_options, prefetch, scale_bf16
 from model.kernels.gpu.buffers import MULTIPROCESSORS as _MULTIPROCESSORS
 from model.kernels.gpu.buffers import STEP_ROWS
 from model.kernels.gpu.layout import FP8_BLOCK, SLAB_ROWS, Int4Weight, Weight, shape_of
+from model.kernels.gpu.layout import SCALE_RUN as _SCALE_RUN
 
 # Two words in a register -> two bf16, bits moved, times a scale, plus an offset. INT4: OR-ed into the last bits of 128,
 # a nibble n gives 128 + n; minus 136 it is n - 8. FP8: e4m3 goes to where bf16 has its exponent and mantissa; the
@@ -38,6 +38,7 @@ LARGE_SPLIT = 2  # of a matrix with so many rows that its programs fill the chip
 EXPERT_SPLIT = (4, 1)  # where a row is longer than there are rows, as in gate and up; where it is not, as in down
 LARGE = 256 * _MULTIPROCESSORS
 FEW = 16  # tokens of a tile up to which its rows are chosen to fill the chip
+SCALE_RUN = tl.constexpr(_SCALE_RUN)
 _INT4_PLANES = tl.constexpr(INT4_PLANES)
 _FP8_PLANES = tl.constexpr(FP8_PLANES)
 
@@ -70,7 +71,7 @@ class Tile:
 
 @dataclass(frozen=True, slots=True)
 class Operand:
-    """A weight as kernels take it. INT4's scales are its words, read as bf16."""
+    """A weight as kernels take it. A bf16 one has no scales; its values stand there."""
 
     words: Tensor
     scales: Tensor
@@ -83,11 +84,8 @@ def as_operand(weight: Weight) -> Operand:
         stride = weight.stride(0) if weight.dim() > 2 else 0
         layout = Layout(rows, columns, 1, FP8_BLOCK, SLAB_ROWS * columns, FP8_BLOCK, columns, stride, stride)
         return Operand(weight, weight, layout)
-    words = weight.words
-    if isinstance(weight, Int4Weight):
-        planes, group, scales = 4, weight.group, words.view(torch.bfloat16)
-    else:
-        planes, group, scales = 2, FP8_BLOCK, weight.scales
+    words, scales = weight.words, weight.scales
+    planes, group = (4, weight.group) if isinstance(weight, Int4Weight) else (2, FP8_BLOCK)
     is_stack = words.dim() > 3
     strides = (words.stride(0), scales.stride(0)) if is_stack else (0, 0)
     return Operand(
@@ -160,34 +158,37 @@ def unpack(words, plane: tl.constexpr, PLANES: tl.constexpr):
 
 
 @triton.jit
-def prefetch(w_ptr, first_row, W: tl.constexpr, TILE: tl.constexpr):
+def prefetch_weights(w_ptr, first_row, W: tl.constexpr, TILE: tl.constexpr):
     """Asks for a program's packed weights to come to the L2 cache. Called before wait_for_inputs: no kernel writes
     them, so they come while what the program waits for still runs. Only where all programs run at once."""
     IS_ONE_WAVE: tl.constexpr = W.rows <= TILE.rows * 4 * MULTIPROCESSORS
-    if not INTERPRETED and TILE.split and W.planes > 1 and IS_ONE_WAVE:
+    if TILE.split and W.planes > 1 and IS_ONE_WAVE:
         LINE: tl.constexpr = 64  # words: 128 bytes
         LINES: tl.constexpr = (TILE.rows // 16 * W.slab + LINE - 1) // LINE
         i = tl.minimum(tl.arange(0, triton.next_power_of_2(LINES)), LINES - 1)
         word = tl.minimum(first_row // 16 * W.slab + i * LINE, (W.rows + 15) // 16 * W.slab - 1)
-        addresses = (w_ptr + word).to(tl.int64)
-        asm: tl.constexpr = "prefetch.global.L2 [$1]; mov.u32 $0, 0;"
-        tl.inline_asm_elementwise(asm, "=r,l", [addresses], dtype=tl.int32, is_pure=False, pack=1)
+        prefetch(w_ptr + word)
 
 
 @triton.jit
 def load_scales(s_ptr, rows, g, is_there, W: tl.constexpr):
-    """f32, one a row and group: INT4's behind the words of a slab, FP8's one a block of 128 rows."""
+    """One a row and group: INT4's bf16 in runs of 8 groups, 16 rows together; FP8's f32 one a block of 128 rows."""
+    NUM_GROUPS: tl.constexpr = (W.columns + W.group - 1) // W.group
     if W.planes == 4:
-        places = (rows // 16) * W.slab + g * W.step + 4 * W.group + rows % 16
+        RUNS: tl.constexpr = (NUM_GROUPS + SCALE_RUN - 1) // SCALE_RUN
+        places = (rows // 16 * 16 * RUNS + rows % 16) * SCALE_RUN + g // SCALE_RUN * (15 * SCALE_RUN) + g
     else:
-        places = (rows // 128) * tl.cdiv(W.columns, 128) + g
-    return tl.load(s_ptr + places, mask=is_there, other=0.0).to(tl.float32)
+        places = (rows // 128) * NUM_GROUPS + g
+    return tl.load(s_ptr + places, mask=is_there, other=0.0)
 
 
 @triton.jit
 def multiply_few(x_ptrs_T, is_token_T, w_ptr, s_ptr, rows_N, is_row_N, W: tl.constexpr, TILE: tl.constexpr):
-    """y^T [rows, tokens] f32 of few tokens: each of `split` warps takes every split-th group, then all add up,
-    so that a program of few rows has enough warps. x_ptrs: where the tokens' rows begin."""
+    """y^T [rows, tokens] f32 of few tokens: each of `split` warps takes a run of the groups, then all add up, so that a
+    program of few rows has enough warps. x_ptrs: where the tokens' rows begin.
+
+    The scales of all rounds are asked for at once, ahead of the words: in the loop each would hold up its round by the
+    way to memory. Which one a round takes is chosen among registers."""
     PLANES: tl.constexpr = W.planes
     GROUP: tl.constexpr = W.group
     WORDS: tl.constexpr = GROUP // PLANES
@@ -195,16 +196,19 @@ def multiply_few(x_ptrs_T, is_token_T, w_ptr, s_ptr, rows_N, is_row_N, W: tl.con
     SPLIT: tl.constexpr = TILE.split
     ROWS: tl.constexpr = TILE.rows  # named: Triton 3.6 takes no attribute for a shape
     TOKENS: tl.constexpr = TILE.tokens
+    ROUNDS: tl.constexpr = (NUM_GROUPS + SPLIT - 1) // SPLIT
     split = tl.arange(0, SPLIT)
     word = tl.arange(0, WORDS)
     w_ptrs = w_ptr + ((rows_N // 16) * W.slab + (rows_N % 16) * W.row)[None, :, None] + word[None, None, :]
     x_ptrs = x_ptrs_T[None, None, :] + word[None, :, None]
     acc = tl.zeros([SPLIT, ROWS, TOKENS], tl.float32)
     if PLANES > 1:
-        is_scale = is_row_N[None, :] & (split < NUM_GROUPS)[:, None]
-        scale = load_scales(s_ptr, rows_N[None, :], split[:, None], is_scale, W)
-    for first in range(0, NUM_GROUPS, SPLIT):
-        g = first + split
+        of_round = tl.arange(0, triton.next_power_of_2(ROUNDS))
+        of_group = (split * ROUNDS)[:, None, None] + of_round[None, None, :]
+        is_scale = is_row_N[None, :, None] & (of_round < ROUNDS)[None, None, :] & (of_group < NUM_GROUPS)
+        scales = load_scales(s_ptr, rows_N[None, :, None], of_group, is_scale, W)
+    for number in range(ROUNDS):
+        g = split * ROUNDS + number
         is_word = is_row_N[None, :, None] & (g < NUM_GROUPS)[:, None, None]
         if PLANES == 1 and W.columns % GROUP:
             is_word &= (g[:, None] * GROUP + word[None, :] < W.columns)[:, None, :]
@@ -222,10 +226,8 @@ def multiply_few(x_ptrs_T, is_token_T, w_ptr, s_ptr, rows_N, is_row_N, W: tl.con
             else:
                 part = dot(unpack(words, plane, PLANES), x, part)
         if PLANES > 1:
+            scale = tl.sum(tl.where(of_round[None, None, :] == number, scales, 0.0).to(tl.float32), 2)
             acc += (part + odd) * scale[:, :, None]
-            after = g + SPLIT  # the next scales are asked for a round ahead, since nothing else hides their way
-            is_scale = is_row_N[None, :] & (after < NUM_GROUPS)[:, None]
-            scale = load_scales(s_ptr, rows_N[None, :], after[:, None], is_scale, W)
         else:
             acc += part
     return tl.sum(acc, 0)
@@ -251,7 +253,7 @@ def multiply_many(x_ptrs_T, is_token_T, w_ptr, s_ptr, rows_N, is_row_N, W: tl.co
             is_word &= (g * GROUP + word < W.columns)[None, :]
         words = tl.load(w_ptrs + g * W.step, mask=is_word, other=0)
         if PLANES > 1:
-            scale = load_scales(s_ptr, rows_N, g, is_row_N, W)
+            scale = load_scales(s_ptr, rows_N, g, is_row_N, W).to(tl.float32)
         if PLANES == 2:
             part = tl.zeros([ROWS, TOKENS], tl.float32)
         for plane in tl.static_range(PLANES):

@@ -44,6 +44,27 @@ def linear(x_TI: Tensor, weight: Weight, out_TO: Tensor) -> None:
     out_TO.copy_(x_TI.to(WIDE) @ dequantize(weight, WIDE).T)
 
 
+def project(
+    x_TD: Tensor,
+    weight: Weight,
+    qkv_TN: Tensor,
+    arrivals: Tensor,
+    q_weight_C: Tensor,
+    k_weight_C: Tensor,
+    eps: float,
+    cos_PR: Tensor,
+    sin_PR: Tensor,
+    positions_T: Tensor,
+    slots_T: Tensor,
+    pages: Tensor,
+    q_out_THC: Tensor,
+) -> None:
+    """qkv = x W^T, which is scratch, and norm_rope_store of it. x's rows at any distance, all else contiguous. arrivals
+    i32 of buffers.make_head_arrivals, all 0 between calls."""
+    linear(x_TD, weight, qkv_TN)
+    norm_rope_store(qkv_TN, q_weight_C, k_weight_C, eps, cos_PR, sin_PR, positions_T, slots_T, pages, q_out_THC)
+
+
 def norm_rope_store(
     qkv_TN: Tensor,
     q_weight_C: Tensor,
@@ -80,7 +101,8 @@ def attend_decode(
 ) -> None:
     """Attention of single rows over their blocks. tables i32 [T, M]: a row's blocks in order; lengths i32 [T]: how many
     keys it sees, itself included, or 0 for a row that is only filling: its result is 0. out bf16 [T, H C]. Rows of the
-    same sequence repeat its table, each with its own length."""
+    same sequence repeat its table, each with its own length. Tables and lengths may be read while the kernel launched
+    just ahead still runs."""
     C = q_THC.shape[2]
     for t, length in enumerate(lengths_T.tolist()):
         k, v = (_gather(pages[which], tables_TM[t], length, C) for which in (0, 1))
@@ -108,8 +130,12 @@ def attend_prefill(
         out_TE[first:end] = _attend(q_THC[first:end].transpose(0, 1).to(WIDE), k, v).transpose(0, 1).flatten(1)
 
 
-def route(
-    x_TD: Tensor,
+def add_norm_route(
+    residual_TD: Tensor,
+    y_TD: Tensor,
+    norm_D: Tensor,
+    eps: float,
+    normed_TD: Tensor,
     weight_ED: Tensor,
     bias_E: Tensor,
     routing: Routing,
@@ -119,10 +145,26 @@ def route(
     factors_TS: Tensor,
     arrivals_T: Tensor,
 ) -> None:
+    """residual += y, in place; normed = RMSNorm(residual); and each token's experts by it, see `route`. arrivals i32
+    [T], all 0 between calls."""
+    add_norm(residual_TD, y_TD[:, None], None, norm_D, eps, normed_TD)
+    route(normed_TD, weight_ED, bias_E, routing, slots_T, logits_TE, ids_TS, factors_TS)
+
+
+def route(
+    x_TD: Tensor,
+    weight_ED: Tensor,
+    bias_E: Tensor,
+    routing: Routing,
+    slots_T: Tensor | None,
+    logits_TE: Tensor,
+    ids_TS: Tensor,
+    factors_TS: Tensor,
+) -> None:
     """Each token's experts: logits f32 before the sigmoid; ids i32, best first, then the shared ones; factors f32.
 
     x bf16, weight bf16; all arithmetic float32, see model.modeling.Router. A row whose slot is -1 is only filling: its
-    ids are -1 and its factors 0. arrivals i32 [T], all 0 between calls.
+    ids are -1 and its factors 0. The second half of add_norm_route, no operation of its own.
     """
     logits_TE.copy_(x_TD.to(WIDE) @ weight_ED.to(WIDE).T)
     scores = logits_TE.to(WIDE).sigmoid()

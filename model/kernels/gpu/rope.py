@@ -13,56 +13,71 @@ HEADS = 8  # of a program
 
 
 @triton.jit
+def finish_heads(
+    t, head, is_there, qkv_ptr, q_weight_ptr, k_weight_ptr, cos_ptr, sin_ptr, positions_ptr, slots_ptr, q_ptr,
+    vectors_ptr, scales_ptr, eps, which_stride, block_stride, HALF: tl.constexpr, S: tl.constexpr,
+    MODIFIER: tl.constexpr,
+):  # fmt: skip
+    """Norm, rotation and storage of vectors: heads [N or 1] of tokens t i64 [N or 1], where is_there [N or 1].
+    MODIFIER: ".cg" where programs of the same launch wrote qkv."""
+    WIDTH: tl.constexpr = S.width
+    FIRST_V: tl.constexpr = S.num_q + S.num_kv
+    NUM: tl.constexpr = S.num_q + 2 * S.num_kv
+    column = tl.arange(0, S.block)
+    is_value = is_there[:, None] & (column < WIDTH)[None, :]
+    is_q, is_v = head < S.num_q, head >= FIRST_V
+    # 1. the norm; x's partner in the rotation is read again, which costs a cache hit and no exchange between threads
+    partner = tl.where(column < HALF, column + HALF, tl.where(column < 2 * HALF, column - HALF, column))
+    x_ptrs = qkv_ptr + (t * NUM + head)[:, None] * WIDTH
+    x = tl.load(x_ptrs + column[None, :], mask=is_value, other=0.0, cache_modifier=MODIFIER).to(tl.float32)
+    other = tl.load(x_ptrs + partner[None, :], mask=is_value, other=0.0, cache_modifier=MODIFIER).to(tl.float32)
+    factor = tl.rsqrt(tl.sum(x * x, 1) / WIDTH + eps)[:, None]
+    normed = _weigh(x * factor, q_weight_ptr, k_weight_ptr, column, is_q, WIDTH)
+    normed_other = _weigh(other * factor, q_weight_ptr, k_weight_ptr, partner, is_q, WIDTH)
+    # 2. the rotation of the first 2 HALF columns
+    turn = tl.load(positions_ptr + t, mask=is_there, other=0).to(tl.int64)[:, None] * HALF + (column % HALF)[None, :]
+    is_turned = (column < 2 * HALF)[None, :]
+    cos = tl.load(cos_ptr + turn, mask=is_turned, other=1.0).to(tl.float32)
+    sin = tl.load(sin_ptr + turn, mask=is_turned, other=0.0).to(tl.float32)
+    sin = tl.where((column < HALF)[None, :], -sin, sin)
+    rotated = normed * cos + normed_other * sin
+    value = to_bf16(tl.where(is_v[:, None], x, rotated))
+    # 3. out: q to its tensor, k and v into the page of their head
+    q_ptrs = q_ptr + (t * S.num_q + head)[:, None] * WIDTH + column[None, :]
+    tl.store(q_ptrs, value, mask=is_value & is_q[:, None])
+    slot = tl.load(slots_ptr + t, mask=is_there, other=-1).to(tl.int64)
+    is_kept = is_there & (slot >= 0) & (head >= S.num_q)
+    kv_head = head - tl.where(is_v, FIRST_V, S.num_q)
+    page = tl.where(is_v, which_stride, 0) + slot // S.block_tokens * block_stride + kv_head * S.page
+    place = slot % S.block_tokens
+    ptrs = vectors_ptr + (page + place * WIDTH)[:, None] + column[None, :]
+    is_kv = is_value & is_kept[:, None]
+    if S.kind == 0:
+        tl.store(ptrs, value, mask=is_kv)
+    else:
+        exact = value.to(tl.float32)
+        scale = tl.max(tl.abs(exact), 1) / (127.0 if S.kind == 1 else 448.0)
+        scaled = exact / tl.maximum(scale, 1e-30)[:, None]
+        if S.kind == 1:
+            tl.store(ptrs, _round_even(scaled).to(tl.int8), mask=is_kv)
+        else:
+            tl.store(ptrs, to_e4m3(scaled), mask=is_kv)
+        scale_ptrs = scales_ptr + page // 4 + S.block_tokens * WIDTH // 4 + place
+        tl.store(scale_ptrs, scale, mask=is_kept)
+
+
+@triton.jit
 def _norm_rope_store(
     qkv_ptr, q_weight_ptr, k_weight_ptr, cos_ptr, sin_ptr, positions_ptr, slots_ptr, q_ptr, vectors_ptr,
     scales_ptr, eps, which_stride, block_stride, HALF: tl.constexpr, HEADS: tl.constexpr, S: tl.constexpr,
 ):  # fmt: skip
     wait_for_inputs()
-    WIDTH: tl.constexpr = S.width
-    FIRST_V: tl.constexpr = S.num_q + S.num_kv
-    NUM: tl.constexpr = S.num_q + 2 * S.num_kv
-    t = tl.program_id(0).to(tl.int64)
+    t = tl.program_id(0).to(tl.int64) + tl.zeros([1], tl.int64)
     head = tl.program_id(1) * HEADS + tl.arange(0, HEADS)
-    column = tl.arange(0, S.block)
-    is_there = (head < NUM)[:, None] & (column < WIDTH)[None, :]
-    is_q, is_v = head < S.num_q, head >= FIRST_V
-    # 1. the norm; x's partner in the rotation is read again, which costs a cache hit and no exchange between threads
-    partner = tl.where(column < HALF, column + HALF, tl.where(column < 2 * HALF, column - HALF, column))
-    x_ptrs = qkv_ptr + (t * NUM + head)[:, None] * WIDTH
-    x = tl.load(x_ptrs + column[None, :], mask=is_there, other=0.0).to(tl.float32)
-    other = tl.load(x_ptrs + partner[None, :], mask=is_there, other=0.0).to(tl.float32)
-    factor = tl.rsqrt(tl.sum(x * x, 1) / WIDTH + eps)[:, None]
-    normed = _weigh(x * factor, q_weight_ptr, k_weight_ptr, column, is_q, WIDTH)
-    normed_other = _weigh(other * factor, q_weight_ptr, k_weight_ptr, partner, is_q, WIDTH)
-    # 2. the rotation of the first 2 HALF columns
-    turn = tl.load(positions_ptr + t).to(tl.int64) * HALF + column % HALF
-    cos = tl.load(cos_ptr + turn, mask=column < 2 * HALF, other=1.0).to(tl.float32)
-    sin = tl.load(sin_ptr + turn, mask=column < 2 * HALF, other=0.0).to(tl.float32)
-    sin = tl.where(column < HALF, -sin, sin)
-    rotated = normed * cos[None, :] + normed_other * sin[None, :]
-    value = to_bf16(tl.where(is_v[:, None], x, rotated))
-    # 3. out: q to its tensor, k and v into the page of their head
-    q_ptrs = q_ptr + (t * S.num_q + head)[:, None] * WIDTH + column[None, :]
-    tl.store(q_ptrs, value, mask=is_there & is_q[:, None])
-    slot = tl.load(slots_ptr + t).to(tl.int64)
-    if slot >= 0:
-        kv_head = head - tl.where(is_v, FIRST_V, S.num_q)
-        page = tl.where(is_v, which_stride, 0) + slot // S.block_tokens * block_stride + kv_head * S.page
-        place = slot % S.block_tokens
-        ptrs = vectors_ptr + (page + place * WIDTH)[:, None] + column[None, :]
-        is_kv = is_there & (head >= S.num_q)[:, None]
-        if S.kind == 0:
-            tl.store(ptrs, value, mask=is_kv)
-        else:
-            exact = value.to(tl.float32)
-            scale = tl.max(tl.abs(exact), 1) / (127.0 if S.kind == 1 else 448.0)
-            scaled = exact / tl.maximum(scale, 1e-30)[:, None]
-            if S.kind == 1:
-                tl.store(ptrs, _round_even(scaled).to(tl.int8), mask=is_kv)
-            else:
-                tl.store(ptrs, to_e4m3(scaled), mask=is_kv)
-            scale_ptrs = scales_ptr + page // 4 + S.block_tokens * WIDTH // 4 + place
-            tl.store(scale_ptrs, scale, mask=(head >= S.num_q) & (head < NUM))
+    finish_heads(
+        t, head, head < S.num_q + 2 * S.num_kv, qkv_ptr, q_weight_ptr, k_weight_ptr, cos_ptr, sin_ptr, positions_ptr,
+        slots_ptr, q_ptr, vectors_ptr, scales_ptr, eps, which_stride, block_stride, HALF, S, "",
+    )  # fmt: skip
 
 
 @triton.jit

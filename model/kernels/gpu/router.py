@@ -1,4 +1,5 @@
-"""The choice of experts, in float32: sigmoid scores, the best groups, the best experts in them, by score + bias."""
+"""The choice of experts, in float32: sigmoid scores, the best groups, the best experts in them, by score + bias; and,
+ahead of it, what attention adds to the residual stream and the norm of that."""
 
 from __future__ import annotations
 
@@ -8,9 +9,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from model.kernels.gpu.arithmetic import launch_options, wait_for_inputs
+from model.kernels.gpu.arithmetic import launch_options, round_to, wait_for_inputs
 from model.kernels.gpu.buffers import STEP_ROWS, Routing
 from model.kernels.gpu.linear import linear
+from model.kernels.gpu.norm import add_norm, count_warps, normalize
+
+FEW_ROWS = 4  # up to which each program normalises for itself; of more rows that would read too much
 
 
 @triton.jit
@@ -65,26 +69,42 @@ def _choose_all(logits_ptr, bias_ptr, slots_ptr, ids_ptr, factors_ptr, R: tl.con
 
 @triton.jit
 def _route(
-    x_ptr, weight_ptr, logits_ptr, arrivals_ptr, bias_ptr, slots_ptr, ids_ptr, factors_ptr, x_stride,
-    WIDTH: tl.constexpr, BLOCK: tl.constexpr, R: tl.constexpr, HAS_SLOTS: tl.constexpr,
+    residual_ptr, y_ptr, norm_ptr, normed_ptr, weight_ptr, logits_ptr, arrivals_ptr, bias_ptr, slots_ptr, ids_ptr,
+    factors_ptr, eps, WIDTH: tl.constexpr, BLOCK: tl.constexpr, R: tl.constexpr, HAS_SLOTS: tl.constexpr,
+    IS_NORMED: tl.constexpr,
 ):  # fmt: skip
-    wait_for_inputs()
-    t = tl.program_id(1)
-    expert = tl.program_id(0)
+    t, expert = tl.program_id(1), tl.program_id(0)
     column = tl.arange(0, BLOCK)
     is_column = column < WIDTH
-    weight = tl.load(weight_ptr + expert * WIDTH + column, mask=is_column, other=0.0).to(tl.float32)
-    x = tl.load(x_ptr + t * x_stride + column, mask=is_column, other=0.0).to(tl.float32)
-    tl.store(logits_ptr + t * R.num_experts + expert, tl.sum(weight * x, 0))
-    # Whoever comes last has all the logits, and chooses.
+    place = t * WIDTH + column
+    # Weights come while what the program waits for still runs: no kernel writes them.
+    weight = tl.load(weight_ptr + expert * WIDTH + column, mask=is_column, other=0.0)
+    norm = tl.load(norm_ptr + column, mask=is_column, other=0.0)
+    wait_for_inputs()
+    if IS_NORMED:
+        normed = tl.load(normed_ptr + place, mask=is_column, other=0.0)
+    else:
+        residual = tl.load(residual_ptr + place, mask=is_column, other=0.0).to(tl.float32)
+        residual += tl.load(y_ptr + place, mask=is_column, other=0.0).to(tl.float32)
+        rounded = round_to(residual, residual_ptr)
+        normed = normalize(rounded.to(tl.float32), norm, normed_ptr, eps, WIDTH)
+    tl.store(logits_ptr + t * R.num_experts + expert, tl.sum(weight.to(tl.float32) * normed.to(tl.float32), 0))
+    # Whoever comes last has all the logits, and chooses; and all have read the residual stream.
     tl.debug_barrier()
     if tl.atomic_add(arrivals_ptr + t, 1, sem="acq_rel", scope="gpu") == tl.num_programs(0) - 1:
         tl.store(arrivals_ptr + t, 0)
+        if not IS_NORMED:
+            tl.store(residual_ptr + place, rounded, mask=is_column)
+            tl.store(normed_ptr + place, normed, mask=is_column)
         _choose(t, logits_ptr, bias_ptr, slots_ptr, ids_ptr, factors_ptr, R, HAS_SLOTS)
 
 
-def route(
-    x_TD: Tensor,
+def add_norm_route(
+    residual_TD: Tensor,
+    y_TD: Tensor,
+    norm_D: Tensor,
+    eps: float,
+    normed_TD: Tensor,
     weight_ED: Tensor,
     bias_E: Tensor,
     routing: Routing,
@@ -94,8 +114,9 @@ def route(
     factors_TS: Tensor,
     arrivals_T: Tensor,
 ) -> None:
-    """See model.kernels.gpu.reference. Raises ValueError where experts or groups are no power of two."""
-    num_tokens, width = x_TD.shape
+    """See model.kernels.gpu.reference. All contiguous. Raises ValueError for experts or groups that are no power of
+    two."""
+    num_tokens, width = residual_TD.shape
     for number in (routing.num_experts, routing.num_groups):
         if number & (number - 1):
             raise ValueError(f"The GPU router needs a power of two of experts and of groups, not {number}.")
@@ -103,11 +124,14 @@ def route(
         return
     slots = ids_TS if slots_T is None else slots_T
     options: dict[str, Any] = {"R": routing, "HAS_SLOTS": slots_T is not None, **launch_options()}
+    if num_tokens > FEW_ROWS:
+        add_norm(residual_TD, y_TD[:, None], None, norm_D, eps, normed_TD)
     if num_tokens <= STEP_ROWS:
         _route[(routing.num_experts, num_tokens)](
-            x_TD, weight_ED, logits_TE, arrivals_T, bias_E, slots, ids_TS, factors_TS, x_TD.stride(0),
-            WIDTH=width, BLOCK=triton.next_power_of_2(width), num_warps=1, **options,
+            residual_TD, y_TD, norm_D, normed_TD, weight_ED, logits_TE, arrivals_T, bias_E, slots, ids_TS, factors_TS,
+            eps, WIDTH=width, BLOCK=triton.next_power_of_2(width), IS_NORMED=num_tokens > FEW_ROWS,
+            num_warps=count_warps(width), **options,
         )  # fmt: skip
     else:
-        linear(x_TD, weight_ED, logits_TE)
+        linear(normed_TD, weight_ED, logits_TE)
         _choose_all[(num_tokens,)](logits_TE, bias_E, slots, ids_TS, factors_TS, num_warps=1, **options)

@@ -16,7 +16,13 @@ from torch import Tensor
 
 from model.config import ModelConfig
 from model.kernels.build import KernelsUnavailableError
-from model.kernels.gpu.buffers import STEP_ROWS, Routing, make_attention_scratch, make_expert_scratch
+from model.kernels.gpu.buffers import (
+    STEP_ROWS,
+    Routing,
+    make_attention_scratch,
+    make_expert_scratch,
+    make_head_arrivals,
+)
 from model.kernels.gpu.capture import capture
 from model.kernels.gpu.layout import shape_of
 from model.kernels.gpu.offload import ColdExperts
@@ -67,6 +73,7 @@ class Space:
         self.dense_scratch = make_expert_scratch(T, 1, 1, width, name)
         self.moe_scratch = make_expert_scratch(T, S, num_experts, config.moe_intermediate_size, name)
         self.attention = make_attention_scratch(STEP_ROWS, H, G, C, name)
+        self.head_arrivals = make_head_arrivals(H + 2 * G, name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +112,9 @@ class Steps:
         layers, if it is one."""
         yield Call(partial(self._attention, step, layer, pages))
         if isinstance(layer.mlp, MlpWeights):
-            yield Call(partial(self._dense, step, layer.mlp, next_norm))
+            yield Call(partial(self._dense, step, layer, layer.mlp, next_norm))
         else:
-            yield from self._list_moe_calls(step, layer.mlp, number, next_norm)
+            yield from self._list_moe_calls(step, layer.post_norm, layer.mlp, number, next_norm)
 
     def head(self, hidden: Tensor, logits: Tensor) -> None:
         self.ops.linear(hidden, self.weights.head, logits)
@@ -115,9 +122,11 @@ class Steps:
     def store(self, step: Step, layer: LayerWeights, pages: Tensor) -> None:
         """Queries, and keys and values to where they stay."""
         space, T = self.space, step.num_rows
-        self.ops.linear(space.normed[:T], layer.qkv, space.qkv[:T])
-        self.ops.norm_rope_store(
+        self.ops.project(
+            space.normed[:T],
+            layer.qkv,
             space.qkv[:T],
+            space.head_arrivals,
             layer.query_norm,
             layer.key_norm,
             self.config.rms_norm_eps,
@@ -130,24 +139,34 @@ class Steps:
         )
 
     def _attention(self, step: Step, layer: LayerWeights, pages: Tensor) -> None:
-        space, T, eps = self.space, step.num_rows, self.config.rms_norm_eps
+        space, T = self.space, step.num_rows
         self.store(step, layer, pages)
         step.attend(pages)
-        mixed = space.mixed[:T]
-        self.ops.linear(space.attended[:T], layer.dense, mixed)
-        self.ops.add_norm(space.residual[:T], mixed[:, None], None, layer.post_norm, eps, space.normed[:T])
+        self.ops.linear(space.attended[:T], layer.dense, space.mixed[:T])
 
-    def _dense(self, step: Step, mlp: MlpWeights, next_norm: Tensor) -> None:
-        space, T = self.space, step.num_rows
+    def _dense(self, step: Step, layer: LayerWeights, mlp: MlpWeights, next_norm: Tensor) -> None:
+        space, T, eps = self.space, step.num_rows, self.config.rms_norm_eps
         out = space.mixed[:T, None]
+        self.ops.add_norm(space.residual[:T], out, None, layer.post_norm, eps, space.normed[:T])
         self.ops.experts(space.normed[:T], space.zeros[:T], mlp.gate_up, mlp.down, out, space.dense_scratch)
-        self.ops.add_norm(space.residual[:T], out, None, next_norm, self.config.rms_norm_eps, space.normed[:T])
+        self.ops.add_norm(space.residual[:T], out, None, next_norm, eps, space.normed[:T])
 
-    def _route(self, step: Step, moe: MoeWeights, logits: Tensor, ids: Tensor, factors: Tensor) -> None:
-        routing = Routing.from_config(self.config, moe.num_shared)
+    def _route(self, step: Step, norm: Tensor, moe: MoeWeights, logits: Tensor, ids: Tensor, factors: Tensor) -> None:
         space, T = self.space, step.num_rows
-        self.ops.route(
-            space.normed[:T], moe.router, moe.bias, routing, step.slots, logits, ids, factors, space.arrivals[:T]
+        self.ops.add_norm_route(
+            space.residual[:T],
+            space.mixed[:T],
+            norm,
+            self.config.rms_norm_eps,
+            space.normed[:T],
+            moe.router,
+            moe.bias,
+            Routing.from_config(self.config, moe.num_shared),
+            step.slots,
+            logits,
+            ids,
+            factors,
+            space.arrivals[:T],
         )
 
     def _experts(self, step: Step, moe: MoeWeights, ids: Tensor, out: Tensor) -> None:
@@ -167,12 +186,14 @@ class Steps:
             self.ops.add_norm(residual, space.mixed[:T, None], None, next_norm, eps, normed)
         self.ops.add_norm(residual, out, factors, next_norm, eps, normed)
 
-    def _list_moe_calls(self, step: Step, moe: MoeWeights, number: int, next_norm: Tensor) -> Iterator[Call]:
+    def _list_moe_calls(
+        self, step: Step, norm: Tensor, moe: MoeWeights, number: int, next_norm: Tensor
+    ) -> Iterator[Call]:
         space, T = self.space, step.num_rows
         S = self.config.num_experts_per_tok + moe.num_shared
         ids, factors = space.expert_ids[number, :T, :S], space.factors[number, :T, :S]
         out = space.expert_out[: T * S * self.config.hidden_size].view(T, S, -1)
-        yield Call(partial(self._route, step, moe, space.router_logits[number, :T], ids, factors))
+        yield Call(partial(self._route, step, norm, moe, space.router_logits[number, :T], ids, factors))
         if moe.places is not None:
             assert self._cold is not None
             yield Call(partial(self._cold.begin, number, space.normed[:T], ids), is_host=True)

@@ -285,7 +285,7 @@ def release(module: nn.Module) -> None:
 def _tensors(weight: Weight) -> dict[str, Tensor]:
     if isinstance(weight, Tensor):
         return {"": weight}
-    return {"words": weight.words} | ({"scales": weight.scales} if isinstance(weight, Fp8Weight) else {})
+    return {"words": weight.words, "scales": weight.scales}
 
 
 def _rebuild(weight: Weight, tensors: dict[str, Tensor], **changes: int) -> Weight:
