@@ -68,7 +68,7 @@ class Dose:
 
 def find_mentions(text: str, names: DrugNames) -> list[Mention]:
     """Drugs in order of their place."""
-    lowered = lower(text).translate(_APOSTROPHE)
+    lowered = lower(text).replace("’", "'")
     first = names.first.intersection(_TOKEN.findall(lowered))  # mostly none, and told in one step
     places = [match.start() for word in first for match in re.finditer(re.escape(word), lowered)]
     if not lowered.isascii():
@@ -105,7 +105,6 @@ def find_doses(text: str, mentions: Sequence[Mention]) -> Iterator[Dose]:
 
 # --- names ------------------------------------------------------------------------------------------------------
 
-_APOSTROPHE = str.maketrans("’", "'")
 _TOTAL = re.compile(
     r"\s*(?:/\s?day|(?:a|per|each|every) day|/\s?24\s?h|in 24 hours|daily (?:in|divided)|total|每日总量)", re.IGNORECASE
 )

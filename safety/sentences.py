@@ -18,7 +18,6 @@ _BREAK = re.compile(r"[.!?。！？\n](?:(?<=\n)|(?<=[.!?])[.!?]*[\"'”’)\]]*
 _LIST_ITEM = re.compile(
     r"[ \t]*(?:[-*•·▪◦‣|#]|\(?\d{1,3}[.)、]\s|\(?[a-zA-Z][.)]\s|[（(][一二三四五六七八九十\d]+[)）])"
 )
-_LAST_WORD = re.compile(r"(?:^|(?<=[\s(]))[\w.]+$")
 _NUMBER = re.compile(r"\s*\d{1,3}")  # of a list
 _CELL = " | "  # between the cells of a row, as the parsers write them
 _CJK = re.compile(r"[\u3400-\u9fff]")
@@ -39,22 +38,18 @@ def sentence_spans(text: str) -> tuple[tuple[int, int], ...]:
 
 def is_abbreviation(before: str) -> bool:
     """Whether the full stop after these words belongs to an abbreviation, an initial or a list number."""
-    word = _LAST_WORD.search(before[-24:])
-    if word is None:
-        return False
-    last = word.group()
+    last = f"{before[-24:]}|".replace("(", " ").split()[-1][:-1]  # nothing, after a space
     return last.lower() in abbreviations() or (len(last) == 1 and last.isupper())
 
 
 def _ends_sentence(text: str, match: re.Match[str]) -> bool:
-    if match.group()[0] in "。！？":
-        return True
-    if match.group()[0] == "?":
+    mark = text[match.start()]
+    if mark in "。！？?":
         return True
     rest = text[match.end() : match.end() + 80].lstrip()
     if rest and rest[0].islower():
         return False
-    if match.group()[0] == "!":
+    if mark == "!":
         return True
     line = text[text.rfind("\n", 0, match.start()) + 1 : match.start()]
     return not (is_abbreviation(line) or _NUMBER.fullmatch(line))
