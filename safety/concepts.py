@@ -26,7 +26,7 @@ from safety.lexicon import concepts
 from safety.required import required
 
 PAGE = 2000  # characters; a page needs a few milliseconds
-_NO_DENIAL = r"(?!(?:no|not|nor|denies|denied|denying|without|never)\b)"
+_NO_DENIAL = r"(?!(?:no|not|nor|denies|denied|denying|without|never|sin|ni|niega)\b)"
 _GAPS = {
     " ~ ": rf"(?:[\s,/(-]{{1,6}}{_NO_DENIAL}[\w'’.+%-]+){{0,3}}?[\s,/(-]{{1,6}}",
     " … ": rf"(?:[\s,/(-]{{1,6}}{_NO_DENIAL}[\w'’.:%°+/-]+){{0,8}}?[\s,/(-]{{1,6}}",

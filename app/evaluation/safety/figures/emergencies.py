@@ -34,6 +34,8 @@ def run(bench: Bench) -> Sequence[Rate]:
         *_fresh(bench),
         *_colloquial(bench, "emergencies_colloquial.yaml", "colloquial"),
         *_colloquial(bench, "emergencies_colloquial_fresh.yaml", "colloquial, fresh"),
+        *_colloquial(bench, "emergencies_spanish.yaml", "Spanish"),
+        *_colloquial(bench, "emergencies_calmed.yaml", "feared and settled"),
     ]
 
 
@@ -51,7 +53,8 @@ def _fresh(bench: Bench) -> Sequence[Rate]:
 def _colloquial(bench: Bench, file: str, name: str) -> Sequence[Rate]:
     """With the head beside the rules and by the rules alone, which have no goal of their own here."""
     data: dict[str, Any] = yaml.safe_load((DATA / file).read_text(encoding="utf-8"))
-    danger, calm = [*data["present"], *data["self_harm"]], data["absent"]
+    danger = [*data["present"], *data.get("self_harm", ()), *data.get("later_present", ())]
+    calm = [*data["absent"], *data.get("later_absent", ())]
     rates = []
     for asked, by, goals in (
         (bench, name, (0.95, 0.02)),
@@ -103,9 +106,13 @@ FIGURE = Figure(
         "Authored messages in English and Chinese; every second item of each list was not looked at until late "
         "(“unseen”). “Fresh”: four rounds, each written after the rules were last changed; at first sight 74, 80, 66 "
         "and 100 % were recalled, the first three in colloquial wording. All are development data by now. "
-        "“Colloquial”: English, Chinese and Spanish, written before the head was trained, and read since; the rules "
-        "read no Spanish. “Colloquial, fresh”: English and Chinese, written before the rules were last changed; "
-        "at first sight 91.9 % were recalled and 16.7 % false alarms, 67.4 and 12.8 % by the rules alone; read since."
+        "“Colloquial”: English, Chinese and Spanish, written before the head was trained, and read since. "
+        "“Colloquial, fresh”: English and Chinese, written before the rules were last changed; at first sight 91.9 % "
+        "were recalled and 16.7 % false alarms, 67.4 and 12.8 % by the rules alone; read since. “Spanish”: 30 and 26 "
+        "written before there was a Spanish rule, by the author of the rules, all of them recalled and 4 % false "
+        "alarms by the rules alone at first sight; 12 and 12 written after them in freer words, of which 33 % were "
+        "recalled and 17 % false alarms, 83 and 25 % with the head; read since. “Feared and settled”: written before "
+        "the rules for it, which noticed 57 % of the settled ones before and 7 % at first sight."
     ),
     peer="symptom checkers 49–90 % (Semigran, BMJ 2015)",
     run=run,
