@@ -8,6 +8,7 @@ parsers have joined already, where every break counts; neither layer may import 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 from safety.lexicon import abbreviations
@@ -26,14 +27,13 @@ _CJK = re.compile(r"[\u3400-\u9fff]")
 @lru_cache(maxsize=64)
 def sentence_spans(text: str) -> tuple[tuple[int, int], ...]:
     """(start, end) of each sentence, line or list item in order, white space at both ends left out."""
-    spans, start = [], 0
+    ends, start = [], 0
     for match in _BREAK.finditer(text):
         is_end = _ends_line(text, start, match.start()) if match.group() == "\n" else _ends_sentence(text, match)
         if is_end:
-            spans.append((start, match.end()))
             start = match.end()
-    spans.append((start, len(text)))
-    return tuple(span for span in (_trim(text, *span) for span in spans) if span[0] < span[1])
+            ends.append(start)
+    return tuple(_trimmed(text, [*ends, len(text)]))
 
 
 def is_abbreviation(before: str) -> bool:
@@ -68,6 +68,10 @@ def _ends_line(text: str, start: int, newline: int) -> bool:
     return not (after.lstrip()[0].islower() or len(before) >= limit)
 
 
-def _trim(text: str, start: int, end: int) -> tuple[int, int]:
-    part = text[start:end].lstrip()
-    return end - len(part), end - len(part) + len(part.rstrip())
+def _trimmed(text: str, ends: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """What stands between one end and the next, without white space around it."""
+    start = 0
+    for end in ends:
+        if part := text[start:end].lstrip():
+            yield end - len(part), end - len(part) + len(part.rstrip())
+        start = end
