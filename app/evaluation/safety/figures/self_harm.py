@@ -42,8 +42,9 @@ FIGURE = Figure(
         "Spanish, by their author, who had them in mind: before them 61 % were recalled and 14 % false alarms, at "
         "first sight of the new rules 92 and 9 %, by the rules alone 37 and 14, then 90 and 7 %. “Second, later”: "
         "written after those, in freer words; at first sight 33 % were recalled and 29 % false alarms, by the rules "
-        "alone 8 and 25 %, then read. “Unread”: written after the rules were last changed; by the rules alone 15 % "
-        "were recalled and 5 % false alarms."
+        "alone 8 and 25 %, then read. “Unread”: written after those and not read; by the rules alone 15 % were "
+        "recalled and 5 % false alarms at first sight, 25 and 5 % since means, farewell and worthlessness together "
+        "count."
     ),
     peer="none published",
     run=run,
