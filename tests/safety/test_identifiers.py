@@ -77,7 +77,6 @@ def test_a_name_is_found_by_what_stands_before_it(text: str, name: str) -> None:
     "text",
     [
         "Mother denies smoking. Handover from ICU to ward 4.",
-        "Bed 4, Telemetry: sinus rhythm.",
         "Parkinson disease was diagnosed.",
         "Positive Babinski reflex.",
         "Takes Warfarin.",
