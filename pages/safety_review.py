@@ -12,6 +12,7 @@ from app.ui.review_findings import draw_findings
 from app.ui.review_rules import draw_audit, draw_rates, draw_sets, draw_switch
 from app.ui.rule_table import draw_rules
 from app.ui.screens import enter
+from app.ui.source import source_words
 from app.ui.text import escape, say
 from contracts import CheckResult, Direction, Message, Role, Verdict
 
@@ -67,8 +68,8 @@ def _draw_result(result: CheckResult, titles: Mapping[str, str]) -> None:
     for finding in result.findings:
         name = f"{titles[finding.rule]} ({finding.rule})" if finding.rule in titles else finding.rule
         title = say("safety.try.match", rule=escape(name), evidence=escape(finding.evidence))
-        source = "\n\n" + say("turn.source", source=escape(finding.source)) if finding.source else ""
-        (st.error if finding.is_emergency else st.warning)(escape(finding.message) + source, title=title)
+        words = "\n\n".join(filter(None, [escape(finding.message), escape(source_words(finding))]))
+        (st.error if finding.is_emergency else st.warning)(words, title=title)
     st.caption(say("safety.try.verdict", verdict=result.verdict.value))
 
 

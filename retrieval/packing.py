@@ -13,6 +13,7 @@ from contracts import Passage, ScoredPassage
 from retrieval.analyser import analyse
 from retrieval.headings import is_heading, last_heading
 from retrieval.lexical import Bm25
+from retrieval.reading.sections import is_section_title
 from retrieval.sentences import split_sentences
 from retrieval.tables import VALUE
 
@@ -235,11 +236,12 @@ _DENIES = re.compile(r"\b(?:no|not|none|nil|never|without)\b|[无未不否没]",
 
 
 def only_repeats(query: str, text: str, start: int, end: int) -> bool:
-    """Whether text[start:end] is a title of what stands below it, and says no more than the query asks."""
+    """Whether text[start:end] is a title of what stands below it, and says no more than the query asks or than which
+    section of a record begins there: "# Allergies and intolerances" answers nothing."""
     line, below = text[start:end].strip(), text[end:]
     following = next((below[first:last] for first, last in split_sentences(below)), "")
-    is_echo = frozenset(analyse(line)) <= frozenset(analyse(query)) and not _DENIES.search(line)
-    return is_echo and _is_title(line, following)
+    is_echo = frozenset(analyse(line)) <= frozenset(analyse(query)) or (line.startswith("#") and is_section_title(line))
+    return is_echo and not _DENIES.search(line) and _is_title(line, following)
 
 
 def _is_title(line: str, following: str) -> bool:

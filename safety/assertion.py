@@ -1,7 +1,7 @@
 """Whether a sentence says that something is so, or is absent, past, possible, a relative's, or asked in general.
 
-Cue phrases (lexicon/cues.yaml, English and Chinese) open scopes that end at a turn of the sentence ("but", ";",
-"because"): the ConText idea (Harkema et al., J Biomed Inform 2009). Knows nothing of rules or claims.
+Cue phrases (lexicon/cues.yaml: English, Chinese, some Spanish) open scopes that end at a turn of the sentence ("but",
+";", "because"): the ConText idea (Harkema et al., J Biomed Inform 2009). Knows nothing of rules or claims.
 """
 
 from __future__ import annotations

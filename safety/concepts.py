@@ -12,21 +12,21 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
-from operator import itemgetter
+from functools import cache, lru_cache, reduce
+from operator import itemgetter, or_
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
 
 import ahocorasick
 
 from safety.assertion import Assertion, assess
-from safety.beginnings import WORD, beginnings, keys_of
+from safety.beginnings import MAX_KEY, WORD, beginnings, keys_of
 from safety.calm import ALWAYS, Calm, reasons
 from safety.lexicon import concepts
 from safety.required import required
 
 PAGE = 2000  # characters; a page needs a few milliseconds
-_NO_DENIAL = r"(?!(?:no|not|nor|denies|denied|denying|without|never)\b)"
+_NO_DENIAL = r"(?!(?:no|not|nor|denies|denied|denying|without|never|sin|ni|niega)\b)"
 _GAPS = {
     " ~ ": rf"(?:[\s,/(-]{{1,6}}{_NO_DENIAL}[\w'’.+%-]+){{0,3}}?[\s,/(-]{{1,6}}",
     " … ": rf"(?:[\s,/(-]{{1,6}}{_NO_DENIAL}[\w'’.:%°+/-]+){{0,8}}?[\s,/(-]{{1,6}}",
@@ -51,22 +51,12 @@ def is_alarm(lowered: str, hit: Hit, not_when: Collection[Calm] = ()) -> bool:
     return assess(sentence, *place) is Assertion.PRESENT and reasons(sentence, *place).isdisjoint((*ALWAYS, *not_when))
 
 
-@dataclass(frozen=True, slots=True)
-class _Phrase:
-    """required: parts of words of which a sentence must hold one."""
+class _Phrase(NamedTuple):
+    """required: parts of words of which a sentence must hold one, a bit each: sets of them take twice the time."""
 
     concept: str
     pattern: re.Pattern[str]
-    required: frozenset[str]
-
-
-@dataclass(frozen=True, slots=True)
-class _Word:
-    """What a word may begin, what of that needs, and which parts the word itself holds."""
-
-    phrases: tuple[_Phrase, ...]
-    required: frozenset[str]
-    parts: frozenset[str]
+    required: int
 
 
 def find_concepts(lowered: str, sentences: Sequence[tuple[int, int]], timeout_s: float) -> Iterator[Hit]:
@@ -74,17 +64,19 @@ def find_concepts(lowered: str, sentences: Sequence[tuple[int, int]], timeout_s:
 
     Raises TimeoutError once timeout_s are over for every PAGE characters."""
     deadline = perf_counter() + timeout_s * (1 + len(lowered) // PAGE)
-    words = [(match.start(), _word(match.group())) for match in WORD.finditer(lowered)]
+    places = list(map(re.Match.start, WORD.finditer(lowered)))
+    words = list(map(_word, WORD.findall(lowered)))
     for start, end in sentences:
         if perf_counter() > deadline:
             raise TimeoutError
-        here = words[bisect_left(words, start, key=_place) : bisect_left(words, end, key=_place)]
-        parts = frozenset[str]().union(*(word.parts for _, word in here))
-        for place, word in here:
-            if not word.required.isdisjoint(parts):
-                for phrase in word.phrases:
-                    if not phrase.required.isdisjoint(parts) and (match := phrase.pattern.match(lowered, place, end)):
-                        yield Hit(phrase.concept, place, match.end(), (start, end))
+        first, last = bisect_left(places, start), bisect_left(places, end)
+        here = words[first:last]
+        parts = reduce(or_, map(_parts_of, here), 0)
+        for place, (phrases, needed, _) in zip(places[first:last], here, strict=True):
+            if needed & parts:
+                for concept, pattern, one_of in phrases:
+                    if one_of & parts and (match := pattern.match(lowered, place, end)):
+                        yield Hit(concept, place, match.end(), (start, end))
 
 
 def known_concepts() -> frozenset[str]:
@@ -95,22 +87,29 @@ def known_concepts() -> frozenset[str]:
 # --- the phrases ------------------------------------------------------------------------------------------------
 
 
-_place = itemgetter(0)
+_bit_of, _parts_of = itemgetter(1), itemgetter(2)
 
 
 @lru_cache(maxsize=2**16)
-def _word(word: str) -> _Word:
-    phrases = tuple(phrase for key in keys_of(word) for phrase in _phrases().get(key, ()))
-    needed = frozenset[str]().union(*(phrase.required for phrase in phrases))
-    return _Word(phrases, needed, frozenset(part for _, part in _parts().iter(word)))
+def _word(word: str) -> tuple[tuple[_Phrase, ...], int, int]:
+    """What a word may begin, what of that needs, and which parts the word itself holds."""
+    return *_begun_by(word[:MAX_KEY]), reduce(or_, map(_bit_of, _parts().iter(word)), 0)
+
+
+@cache
+def _begun_by(letters: str) -> tuple[tuple[_Phrase, ...], int]:
+    """The phrases that a word with these first letters may begin, and what they require, all together. No key is a
+    whole word of MAX_KEY letters, so that these tell as much as the word."""
+    phrases = tuple(phrase for key in keys_of(letters) for phrase in _phrases().get(key, ()))
+    return phrases, reduce(or_, (phrase.required for phrase in phrases), 0)
 
 
 @cache
 def _parts() -> Any:
-    """Finds the required parts of all phrases in a word (Aho and Corasick, CACM 1975)."""
+    """Finds the required parts of all phrases in a word, each as its bit (Aho and Corasick, CACM 1975)."""
     automaton = ahocorasick.Automaton()
-    for part in {part for phrases in _phrases().values() for phrase in phrases for part in phrase.required}:
-        automaton.add_word(part, part)
+    for part, bit in _bits().items():
+        automaton.add_word(part, bit)
     automaton.make_automaton()
     return automaton
 
@@ -119,14 +118,30 @@ def _parts() -> Any:
 def _phrases() -> dict[str, list[_Phrase]]:
     """Key of safety.beginnings -> phrases that begin so."""
     found: dict[str, list[_Phrase]] = defaultdict(list)
-    data = concepts()
-    for name, languages in data["concepts"].items():
-        for written in (phrase for phrases in languages.values() for phrase in phrases):
-            expanded = _expand(written, data["words"])
-            phrase = _Phrase(name, re.compile(expanded), required(expanded))
-            for key in beginnings(expanded):
-                found[key].append(phrase)
+    for name, written in _written():
+        phrase = _Phrase(name, re.compile(written), reduce(or_, (_bits()[part] for part in required(written))))
+        for key in beginnings(written):
+            found[key].append(phrase)
     return dict(found)
+
+
+@cache
+def _bits() -> dict[str, int]:
+    """A bit for each part that some phrase requires."""
+    parts = dict.fromkeys(part for _, written in _written() for part in sorted(required(written)))
+    return {part: 1 << number for number, part in enumerate(parts)}
+
+
+@cache
+def _written() -> list[tuple[str, str]]:
+    """(concept, phrase as a regular expression), in the order of the file."""
+    data = concepts()
+    return [
+        (name, _expand(phrase, data["words"]))
+        for name, languages in data["concepts"].items()
+        for phrases in languages.values()
+        for phrase in phrases
+    ]
 
 
 def _expand(phrase: str, words: Mapping[str, str]) -> str:

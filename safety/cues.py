@@ -11,11 +11,11 @@ from safety.beginnings import WORD, beginnings, keys_of
 
 
 class Phrases:
-    """The phrases of both languages as one pattern. A text in ASCII is spared the Chinese ones, which would take most
+    """The phrases of all languages as one pattern. A text in ASCII is spared the Chinese ones, which would take most
     of the time. `english` says how the English ones are bounded; `extra` is a pattern beside them."""
 
     def __init__(self, phrases: Mapping[str, Sequence[str]], english: str = r"\b(?:{})\b", extra: str = "") -> None:
-        latin, beside = english.format("|".join(phrases["en"]).replace(" ", r"\s+")), [extra] if extra else []
+        latin, beside = english.format("|".join(_latin(phrases))), [extra] if extra else []
         self._ascii = re.compile("|".join([latin, *beside]))
         self._all = re.compile("|".join([latin, *phrases["zh"], *beside]))
 
@@ -35,7 +35,7 @@ class Cue(Phrases):
 
     def __init__(self, phrases: Mapping[str, Sequence[str]], extra: str = "") -> None:
         super().__init__(phrases, extra=extra)
-        written = [*(phrase.replace(" ", r"\s+") for phrase in phrases["en"]), *phrases["zh"], *filter(None, [extra])]
+        written = [*_latin(phrases), *phrases["zh"], *filter(None, [extra])]
         try:
             self._keys: frozenset[str] | None = frozenset(key for phrase in written for key in beginnings(phrase))
         except ValueError:
@@ -49,6 +49,10 @@ class Cue(Phrases):
 
     def _may_be_in(self, text: str) -> bool:
         return self._keys is None or not self._keys.isdisjoint(_keys_in(text))
+
+
+def _latin(phrases: Mapping[str, Sequence[str]]) -> list[str]:
+    return [phrase.replace(" ", r"\s+") for language in ("en", "es") for phrase in phrases.get(language, ())]
 
 
 @lru_cache(maxsize=256)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import regex
 
 from safety.identifiers_names import name_spans
-from safety.lexicon import chinese_family_names, common_words, eponyms, is_clinical
+from safety.lexicon import chinese_family_names, common_words, eponyms, is_clinical, is_drug
 
 TIMEOUT_S = 1.0
 
@@ -100,10 +100,11 @@ def _is_called(value: str) -> bool:
     return sum(character.isdigit() for character in value) >= 6
 
 
-def _is_initials(value: str) -> bool:
+def _is_no_term(value: str) -> bool:
     """ "J. Farquharson", not "E. Coli"."""
     last = value.split()[-1].rpartition(".")[2].lower()
-    return not (last in common_words() or last in eponyms() or is_clinical(last) or last in _BACTERIA)
+    is_known = last in common_words() or last in eponyms() or last in _BACTERIA
+    return not (is_known or is_clinical(last) or is_drug(last))
 
 
 def _is_no_place(value: str) -> bool:
@@ -125,6 +126,8 @@ _GOES_ON = (
 _NO_NAME = "谢谢|高(?:血?压|龄|热)|许多|康复|马上|祝"  # words that begin as family names do
 _TITLE = "女士|先生|小姐|主任|医[师生]|大夫|护士|教授|同志"
 _NUMBER = r"(?:\s*(?:number|no\.?|nr\.?|id|code))?\s*(?:is|was|:|：|#|=)*\s*"
+_KIN = "daughter|son|wife|husband|mother|father|brother|sister|partner|carer|spouse|niece|nephew|neighbou?r"
+_GIVEN = r"(?-i:(?P<value>\p{Lu}\p{Ll}[\p{L}'’-]+)(?=[ \t]+\p{Ll}|[,.;:)]|$))"
 _Row = tuple[str, str, Callable[[str], bool]]
 _TABLE: tuple[_Row, ...] = (
     ("email", r"(?P<value>[\w.+'-]+@[\w-]+(?:\.[\w-]+)+)", _always),
@@ -183,7 +186,11 @@ _TABLE: tuple[_Row, ...] = (
         r"(?-i:(?P<value>\p{Lu}[\p{L}'’-]+(?:[ \t]\p{Lu}[\p{L}'’-]+){0,2}))",
         _always,
     ),
-    ("name", r"(?<![\w.-])(?-i:(?P<value>(?:\p{Lu}\. ?){1,2}\p{Lu}[\p{L}'’-]*\p{Ll}[\p{L}'’-]*))(?!\w)", _is_initials),
+    ("name", r"(?<![\w.-])(?-i:(?P<value>(?:\p{Lu}\. ?){1,2}\p{Lu}[\p{L}'’-]*\p{Ll}[\p{L}'’-]*))(?!\w)", _is_no_term),
+    # Not behind "Bed 4,": a ward's list has "Telemetry:" there as often as a name.
+    ("name", rf"\b(?:{_KIN})[ \t]+{_GIVEN}", _is_no_term),
+    ("name", rf"\bhand(?:over|ed over)[ \t]+(?:from|by|to)[ \t]+{_GIVEN}", _is_no_term),
+    ("name", rf"\bhand(?:over|ed over)[ \t]+from[ \t]+[\p{{L}}'’-]+[ \t]+to[ \t]+{_GIVEN}", _is_no_term),
     ("name", rf"(?<=由)(?!{_NO_NAME})(?P<value>(?:{_FAMILY})\p{{Han}}{{1,2}}?)(?={_GOES_ON})", _is_no_place),
     ("name", r"(?:患者姓名|姓名|患者)\s*[:：]\s*(?P<value>\p{Han}{2,4})(?!\p{Han})", _always),
     # A family name behind what somebody is, or before a title; what follows must not go on as a word would.

@@ -38,9 +38,11 @@ _FLAGS = regex.IGNORECASE | regex.VERSION1
 
 @dataclass(frozen=True, slots=True)
 class _Compiled:
-    """patterns: each with the parts of words of which a sentence in lower case must hold one."""
+    """patterns: each with the parts of words of which a sentence in lower case must hold one. conditions: the rule's,
+    taken apart once."""
 
     rule: Rule
+    conditions: tuple[tuple[str, ...], ...]
     patterns: tuple[tuple[regex.Pattern[str], frozenset[str]], ...]
     unless: tuple[regex.Pattern[str], ...]
 
@@ -50,7 +52,9 @@ class Matcher:
 
     def __init__(self, rules: Iterable[Rule], timeout_s: float = TIMEOUT_S) -> None:
         self._timeout_s = timeout_s
-        self._compiled = [_Compiled(rule, _with_required(rule.patterns), _compile(rule.unless)) for rule in rules]
+        self._compiled = [
+            _Compiled(rule, rule.conditions, _with_required(rule.patterns), _compile(rule.unless)) for rule in rules
+        ]
         self._keywords = _automaton({word for compiled in self._compiled for word in compiled.rule.keywords})
 
     def find(self, text: str, direction: Direction) -> list[Finding]:
@@ -76,18 +80,18 @@ class Matcher:
         self, source: NormalisedText, lowered: str, segments: Sequence[tuple[int, int]], direction: Direction
     ) -> list[Finding]:
         """Findings of the rules that are made of concepts; none in an examination question."""
-        rules = [c.rule for c in self._compiled if c.rule.when and direction in c.rule.direction]
-        if not rules:
+        asked = [c for c in self._compiled if c.conditions and direction in c.rule.direction]
+        if not asked:
             return []
         try:
             hits = list(find_concepts(lowered, segments, self._timeout_s))
         except TimeoutError:
-            return [_out_of_time(rules[0], source, (0, len(source.text)))]
+            return [_out_of_time(asked[0].rule, source, (0, len(source.text)))]
         by_concept: dict[str, list[Hit]] = {}
         for hit in hits:
             by_concept.setdefault(hit.concept, []).append(hit)
         is_so: _IsSo = cache(partial(is_alarm, lowered))  # asked of few hits only: it costs more than finding them
-        met = ((rule, _meet(rule, by_concept, is_so)) for rule in rules)
+        met = ((compiled.rule, _meet(compiled, by_concept, is_so)) for compiled in asked)
         found = [_finding(rule, source, (h.start, h.end), h.sentence, direction) for rule, h in met if h is not None]
         return [] if found and is_exam_question(source.text) else found
 
@@ -179,13 +183,14 @@ def _touched(segments: list[tuple[int, int]], places: Iterable[int]) -> list[tup
     return [segments[index] for index in sorted(touched)]
 
 
-def _meet(rule: Rule, hits: Mapping[str, list[Hit]], is_so: _IsSo) -> Hit | None:
+def _meet(compiled: _Compiled, hits: Mapping[str, list[Hit]], is_so: _IsSo) -> Hit | None:
     """The first concept of the first condition whose concepts all stand near it; None if there is no such place."""
-    for first, *others in rule.conditions:
-        if all(name in hits for name in (first, *others)):
+    not_when = compiled.rule.not_when
+    for first, *others in compiled.conditions:
+        if first in hits and all(name in hits for name in others):
             for hit in hits[first]:
                 near = [_near(hits[name], hit) for name in others]
-                if all(near) and all(any(is_so(h, rule.not_when) for h in found) for found in ([hit], *near)):
+                if all(near) and all(any(is_so(h, not_when) for h in found) for found in ([hit], *near)):
                     return hit
     return None
 

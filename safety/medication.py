@@ -68,9 +68,9 @@ class Dose:
 
 def find_mentions(text: str, names: DrugNames) -> list[Mention]:
     """Drugs in order of their place."""
-    lowered = lower(text).translate(_APOSTROPHE)
+    lowered = lower(text).replace("’", "'")
     first = names.first.intersection(_TOKEN.findall(lowered))  # mostly none, and told in one step
-    places = [match.start() for word in first for match in re.finditer(re.escape(word), lowered)]
+    places = [place for word in first for place in _places(word, lowered)]
     if not lowered.isascii():
         places += [match.start() for match in names.chinese.finditer(lowered)]
     if not places:
@@ -105,11 +105,17 @@ def find_doses(text: str, mentions: Sequence[Mention]) -> Iterator[Dose]:
 
 # --- names ------------------------------------------------------------------------------------------------------
 
-_APOSTROPHE = str.maketrans("’", "'")
 _TOTAL = re.compile(
     r"\s*(?:/\s?day|(?:a|per|each|every) day|/\s?24\s?h|in 24 hours|daily (?:in|divided)|total|每日总量)", re.IGNORECASE
 )
 _DAILY = re.compile(r"\s*(?:daily|a day|per day|/\s?d\b)", re.IGNORECASE)
+
+
+def _places(word: str, text: str) -> Iterator[int]:
+    place = text.find(word)
+    while place >= 0:
+        yield place
+        place = text.find(word, place + len(word))
 
 
 def _mentions_in(lowered: str, span: tuple[int, int], names: DrugNames) -> Iterator[Mention]:

@@ -22,10 +22,9 @@ _IS_HIDDEN = re.compile(f"[{_HIDDEN}]")
 _PART = re.compile(r"[\t\n\r -~]+(?![\u0300-\u036f])|.[\u0300-\u036f]*", re.DOTALL)
 _TAG_FIRST, _TAG_LAST, _TAG_BASE = 0xE0020, 0xE007E, 0xE0000
 
-_LOOK_ALIKES = str.maketrans(
-    "аеорсухіјѕһԁԛԝАВЕКМНОРСТУХІЈЅ" + "ονιραυΑΒΕΖΗΙΚΜΝΟΡΤΥΧ",
-    "aeopcyxijshdqwABEKMHOPCTYXIJS" + "ovipauABEZHIKMNOPTYX",
-)
+_LOOKING_LATIN = "аеорсухіјѕһԁԛԝАВЕКМНОРСТУХІЈЅ" + "ονιραυΑΒΕΖΗΙΚΜΝΟΡΤΥΧ"
+_LOOK_ALIKES = str.maketrans(_LOOKING_LATIN, "aeopcyxijshdqwABEKMHOPCTYXIJS" + "ovipauABEZHIKMNOPTYX")
+_MAY_CHANGE = re.compile(f"[{_HIDDEN}{_LOOKING_LATIN}{chr(_TAG_FIRST)}-{chr(_TAG_LAST)}]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +58,7 @@ def lower(text: str) -> str:
 
 def normalise(raw: str) -> NormalisedText:
     """Normalises a text of any content; never longer than a small multiple of it."""
-    if raw.isascii() and not _IS_HIDDEN.search(raw):
+    if not _MAY_CHANGE.search(raw) and unicodedata.is_normalized("NFKC", raw):
         return NormalisedText(raw, raw)
     parts: list[str] = []
     offsets: list[int] = []

@@ -66,24 +66,26 @@ _CJK = re.compile(r"[\u3400-\u9fff]")
 _INTRATHECAL = re.compile(r"\bintrathecal|鞘内", re.IGNORECASE)
 _INTRATHECAL_SOURCE = "ISMP Targeted Medication Safety Best Practices, 2024"
 _FATAL_INTRATHECAL = "vinca alkaloid"
-# What a text itself says of the patient, where nothing else is known.
+# What a text itself says of the patient, where nothing else is known; of a text in lower case, since without regard to
+# case they are searched at less than half the speed.
 _SAYS = {
     "pregnant": re.compile(
-        r"(?<!prevent )(?<!avoid )(?<!not )\bpregnan(?:t|cy)\b|\b\d{1,2} weeks' gestation|怀孕|妊娠|孕妇", re.IGNORECASE
+        r"(?<!prevent )(?<!avoid )(?<!not )\bpregnan(?:t|cy)\b|\b\d{1,2} weeks' gestation|怀孕|妊娠|孕妇"
     ),
-    "lactating": re.compile(r"\b(?:breast-?\s?feed\w*|lactati\w+|nursing mother)\b|哺乳", re.IGNORECASE),
+    "lactating": re.compile(r"\b(?:breast-?\s?feed\w*|lactati\w+|nursing mother)\b|哺乳"),
     "hepatic": re.compile(
-        r"\b(?:cirrhosis|hepatic (?:impairment|failure)|liver failure|child-pugh [bc])\b|肝硬化|肝衰竭", re.IGNORECASE
+        r"\b(?:cirrhosis|hepatic (?:impairment|failure)|liver failure|child-pugh [bc])\b|肝硬化|肝衰竭"
     ),
 }
-_HINTS = {  # without one of these its pattern, which reads slowly, has nothing to find
-    "pregnant": ("pregnan", "gestation", "怀孕", "妊娠", "孕妇"),
-    "lactating": ("feed", "lactati", "nursing", "哺乳"),
-    "hepatic": ("cirrhosis", "hepatic", "liver", "child-pugh", "肝"),
-}
-# Of a text in lower case: without regard to case they are searched at less than half the speed.
 _EGFR = re.compile(r"\begfr (?:is |of |was |= ?|: ?){0,3}(\d{1,3})")
 _AGE = re.compile(r"\b(\d{1,3})[- ]year[- ]old\b")
+_HINTS = {  # without one of these its pattern, which reads slowly, has nothing to find
+    _SAYS["pregnant"]: ("pregnan", "gestation", "怀孕", "妊娠", "孕妇"),
+    _SAYS["lactating"]: ("feed", "lactati", "nursing", "哺乳"),
+    _SAYS["hepatic"]: ("cirrhosis", "hepatic", "liver", "child-pugh", "肝"),
+    _EGFR: ("egfr",),
+    _AGE: ("year-old", "year old"),
+}
 
 
 def check_prescribing(text: str, patient: Patient | None, known: Knowledge) -> list[Finding]:
@@ -287,11 +289,14 @@ class _Prescription:
     def _flag(self, given: bool | None, name: str) -> bool:
         if given is not None:
             return given
-        return any(hint in self._lowered for hint in _HINTS[name]) and bool(_SAYS[name].search(self.text))
+        return bool(self._search(_SAYS[name]))
 
     def _value(self, given: float | None, pattern: re.Pattern[str]) -> float | None:
-        match = None if given is not None else pattern.search(self._lowered)
+        match = None if given is not None else self._search(pattern)
         return float(match.group(1)) if match else given
+
+    def _search(self, pattern: re.Pattern[str]) -> re.Match[str] | None:
+        return pattern.search(self._lowered) if any(hint in self._lowered for hint in _HINTS[pattern]) else None
 
     def _routes(self, active: Sequence[Mention]) -> Iterator[Finding]:
         for mention in active:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
+from functools import lru_cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +225,7 @@ def _frequency(match: re.Match[str]) -> tuple[str, str]:
     return _TIMES_WORD.get(word, word), "x/day"
 
 
+@lru_cache(maxsize=1024)
 def _canonical_number(text: str) -> str:
     text = text.lower().strip()
     if text[0].isdigit() or text[0] == ".":
@@ -255,6 +257,7 @@ def _canonical_digits(text: str) -> str:
     return (whole.lstrip("0") or "0") + (f".{decimals}" if decimals else "")
 
 
+@lru_cache(maxsize=1024)
 def _canonical_unit(text: str) -> str:
     text = text.strip().lower()
     if text.startswith(("/", "per")):

@@ -8,6 +8,7 @@ parsers have joined already, where every break counts; neither layer may import 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 from safety.lexicon import abbreviations
@@ -18,7 +19,6 @@ _BREAK = re.compile(r"[.!?。！？\n](?:(?<=\n)|(?<=[.!?])[.!?]*[\"'”’)\]]*
 _LIST_ITEM = re.compile(
     r"[ \t]*(?:[-*•·▪◦‣|#]|\(?\d{1,3}[.)、]\s|\(?[a-zA-Z][.)]\s|[（(][一二三四五六七八九十\d]+[)）])"
 )
-_LAST_WORD = re.compile(r"(?:^|(?<=[\s(]))[\w.]+$")
 _NUMBER = re.compile(r"\s*\d{1,3}")  # of a list
 _CELL = " | "  # between the cells of a row, as the parsers write them
 _CJK = re.compile(r"[\u3400-\u9fff]")
@@ -27,34 +27,29 @@ _CJK = re.compile(r"[\u3400-\u9fff]")
 @lru_cache(maxsize=64)
 def sentence_spans(text: str) -> tuple[tuple[int, int], ...]:
     """(start, end) of each sentence, line or list item in order, white space at both ends left out."""
-    spans, start = [], 0
+    ends, start = [], 0
     for match in _BREAK.finditer(text):
         is_end = _ends_line(text, start, match.start()) if match.group() == "\n" else _ends_sentence(text, match)
         if is_end:
-            spans.append((start, match.end()))
             start = match.end()
-    spans.append((start, len(text)))
-    return tuple(span for span in (_trim(text, *span) for span in spans) if span[0] < span[1])
+            ends.append(start)
+    return tuple(_trimmed(text, [*ends, len(text)]))
 
 
 def is_abbreviation(before: str) -> bool:
     """Whether the full stop after these words belongs to an abbreviation, an initial or a list number."""
-    word = _LAST_WORD.search(before[-24:])
-    if word is None:
-        return False
-    last = word.group()
+    last = f"{before[-24:]}|".replace("(", " ").split()[-1][:-1]  # nothing, after a space
     return last.lower() in abbreviations() or (len(last) == 1 and last.isupper())
 
 
 def _ends_sentence(text: str, match: re.Match[str]) -> bool:
-    if match.group()[0] in "。！？":
-        return True
-    if match.group()[0] == "?":
+    mark = text[match.start()]
+    if mark in "。！？?":
         return True
     rest = text[match.end() : match.end() + 80].lstrip()
     if rest and rest[0].islower():
         return False
-    if match.group()[0] == "!":
+    if mark == "!":
         return True
     line = text[text.rfind("\n", 0, match.start()) + 1 : match.start()]
     return not (is_abbreviation(line) or _NUMBER.fullmatch(line))
@@ -73,6 +68,10 @@ def _ends_line(text: str, start: int, newline: int) -> bool:
     return not (after.lstrip()[0].islower() or len(before) >= limit)
 
 
-def _trim(text: str, start: int, end: int) -> tuple[int, int]:
-    part = text[start:end].lstrip()
-    return end - len(part), end - len(part) + len(part.rstrip())
+def _trimmed(text: str, ends: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """What stands between one end and the next, without white space around it."""
+    start = 0
+    for end in ends:
+        if part := text[start:end].lstrip():
+            yield end - len(part), end - len(part) + len(part.rstrip())
+        start = end

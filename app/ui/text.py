@@ -162,6 +162,7 @@ ENGLISH = {
     "turn.emergency": "This may be an emergency",
     "turn.notice": "Please note",
     "turn.source": "Source: {source}",
+    "turn.source.model": "Found by a model, not by a rule; no guideline stands behind it. What the model is: {source}",
     "turn.injection": "An instruction in the record was kept from the model",
     "turn.model": "The model is in doubt",
     "turn.quote": "From the record",

@@ -12,6 +12,7 @@ from itertools import groupby
 
 from app.events import Step, Turn, TurnStatus
 from app.ui.element import Node, node
+from app.ui.source import source_words
 from app.ui.text import count, say
 from contracts import Citation, Claim, ClaimKind, Coverage, Finding, ReadMethod, Verdict
 
@@ -59,14 +60,14 @@ def _is_shown(claim: Claim) -> bool:
 def _notice(style: str, title: str, words: str, source: str = "") -> Node:
     lines: list[Node | str] = [node("strong", title, style="title"), words]
     if source:
-        lines.append(node("span", say("turn.source", source=source), style="source"))
+        lines.append(node("span", source, style="source"))
     return node("div", *lines, style=f"notice {style}", role="alert" if style == "danger" else "note")
 
 
 def _input_notice(finding: Finding) -> Node:
     if finding.is_emergency:
-        return _notice("danger", say("turn.emergency"), finding.message, finding.source)
-    return _notice("warning", say("turn.notice"), finding.message, finding.source)
+        return _notice("danger", say("turn.emergency"), finding.message, source_words(finding))
+    return _notice("warning", say("turn.notice"), finding.message, source_words(finding))
 
 
 def _injection_notice(finding: Finding) -> Node:

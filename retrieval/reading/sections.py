@@ -60,6 +60,11 @@ def section_kind(title: str) -> SectionKind:
     return table[max(held, key=len)] if held else SectionKind.OTHER
 
 
+def is_section_title(line: str) -> bool:
+    """Whether a line names a kind of section and nothing else."""
+    return _normalise(line) in _phrases()
+
+
 def _titles(text: str) -> Iterator[_Title]:
     start = 0
     is_after_gap = True

@@ -102,6 +102,11 @@ LETTER = "Why she was admitted\nMrs Ellis was admitted with breathlessness after
             "Northmoor Hospital · Chest pain clinic",
             "Pain?",
         ),
+        (
+            "# Allergies and intolerances\nPenicillin; clinical status: active; reaction: rash",
+            "Allergies and intolerances",
+            "Is she allergic to penicillin?",
+        ),
     ],
 )
 def test_a_title_or_a_running_line_is_no_answer(safety: RuleSafetyChecker, page: str, line: str, question: str) -> None:

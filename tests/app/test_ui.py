@@ -12,6 +12,7 @@ import pytest
 from app.demo import load_demo_patients, suggest_questions
 from app.events import Step, Turn, TurnStatus
 from app.ui.element import Node
+from app.ui.source import source_words
 from app.ui.text import ENGLISH, escape, say
 from app.ui.turn import citations_of, copy_text, turn_node
 from contracts import Citation, Claim, ClaimKind, Coverage, Finding, Message, ReadMethod, Role, Verdict
@@ -104,6 +105,13 @@ def test_steps_are_drawn_while_it_runs_and_not_after() -> None:
     )
     assert "Reading 12 passages" in words_of(turn_node(running))
     assert "Reading" not in words_of(turn_node(TURN))
+
+
+def test_a_model_is_never_cited_as_a_guideline() -> None:
+    rule = Finding("emergency.stroke", Verdict.NOTICE, 0, 1, "words", "NICE NG128")
+    assert source_words(rule) == "Source: NICE NG128"
+    assert source_words(replace(rule, rule="model.emergency")).startswith("Found by a model, not by a rule")
+    assert source_words(replace(rule, source="")) == ""
 
 
 @pytest.mark.parametrize(

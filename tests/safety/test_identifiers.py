@@ -62,8 +62,21 @@ def test_names_are_found_and_masked() -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("Handover from Amara to Ludo at 19:00.", "Amara"),
+        ("Handover from Amara to Ludo at 19:00.", "Ludo"),
+        ("Partner Anneke has the keys.", "Anneke"),
+    ],
+)
+def test_a_name_is_found_by_what_stands_before_it(text: str, name: str) -> None:
+    assert ("name", name) in kinds(text)
+
+
+@pytest.mark.parametrize(
     "text",
     [
+        "Mother denies smoking. Handover from ICU to ward 4.",
         "Parkinson disease was diagnosed.",
         "Positive Babinski reflex.",
         "Takes Warfarin.",
