@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from app.prompt import render
-from contracts import Passage
-from model.generator import EMBEDDED
+from contracts import Passage, SamplingParams, TextChunk
+from model.generator import EMBEDDED, LocalGenerator
 from model.modeling import BailingMoeV2ForCausalLM
 from model.train.config import ROOT, load_config
 from model.train.evaluate import answer
@@ -74,6 +74,20 @@ def test_it_copies_the_line_to_its_end_and_cites_it(
     reader: BailingMoeV2ForCausalLM, packer: Packer, question: str, wanted: str
 ) -> None:
     assert say(reader, packer, question) == wanted
+
+
+def test_it_finds_a_line_among_eight_thousand_tokens() -> None:
+    """In the weights that ship, by YaRN: positions are counted from the prompt's first turn to its last."""
+    generator = LocalGenerator.load(EMBEDDED)
+    lines = [f"Visit {number}: dressing changed, wound {number % 9 + 1} cm." for number in range(450)]
+    lines.insert(40, "Apixaban 5 mg twice daily.")
+    passages = [Passage(f"p{i}", "d", "notes.pdf", i, 0, 0, "\n".join(lines[i::9])) for i in range(9)]
+    messages = render("What is the apixaban dose?", passages)
+    assert 7500 < generator.count_prompt_tokens(messages) < 8100
+    said = "".join(
+        e.text for e in generator.stream(messages, SamplingParams(max_tokens=40)) if isinstance(e, TextChunk)
+    )
+    assert said.strip() == "Apixaban 5 mg twice daily [5]."
 
 
 def test_lines_end_where_a_reader_would_end_them(packer: Packer, tokens: list[str]) -> None:
