@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from model.modeling import BailingMoeV2ForCausalLM, MTPLayer
 from model.train.reader_heads import LENGTH, HeadGroup
 from model.train.reader_stream import (
+    BEACON,
     CARRIED,
     CONSTANT,
     HEAD,
@@ -22,9 +23,9 @@ from model.train.reader_stream import (
     STREAM,
 )
 
-SHAPE = 2.0  # how much a leading space or a final line break weighs in a token's code
+SHAPE = 2.0  # how much a leading space (or full stop) or a final line break weighs in a token's code
 FINAL_NORM = 0.4
-BEACON, BEACON_NORM = 16.0, 100.0  # what the next layer's input is measured by, whatever is said
+BEACON_NORM = 100.0  # of what the next layer's input is measured by, whatever is said
 # What a match counts: of the last token, of the one before, of the line's place and of each rate of the offset.
 SAME, SAME_BEFORE, SAME_LINE, SAME_OFFSET = 30.0, 16.0, 50.0, 45.0
 # At a line's end the offset must be right to the token: of two equal digits the first is not the last.
@@ -170,7 +171,7 @@ def _cite(group: HeadGroup, gate: slice, rest: slice, codes: Codes) -> None:
     group.look_back(2, 0.0, 4.0)
     group.ask(2, gate, STREAM.mark["cites"], 100.0)
     group.ask(2, rest, STREAM.constant, 50.0 / CONSTANT)
-    chosen = group.carry(slice(STREAM.chosen_passage.start, STREAM.chosen_passage.stop - 1), 1 / CARRIED)
+    chosen = group.carry(STREAM.chosen_passage, 1 / CARRIED)
     digits = torch.stack([codes[str(key)] for key in range(1, MAX_KEY + 1)], dim=1)
     group.write(2, STREAM.code, chosen, 2 * DECIDED * digits)
 

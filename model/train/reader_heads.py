@@ -37,6 +37,11 @@ class HeadGroup:
         for row, dim in [*((q, C - 1) for q in self._queries), (self._key, C - 2)]:
             self._weight[row + dim, STREAM.constant] = LENGTH / CONSTANT
 
+    def measure_by_itself(self, head: int) -> None:
+        """Gives up the lengths: a logit is then a cosine."""
+        self._weight[self._queries[head] + HEAD - 1] = 0
+        self._weight[self._key + HEAD - 2] = 0
+
     def take(self, size: int) -> slice:
         """Dims of a head for a match of its own."""
         self._free += size

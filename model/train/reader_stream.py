@@ -6,13 +6,14 @@ So the constant lies apart from all that a feed-forward layer reads, and what on
 
 from __future__ import annotations
 
-from model.train.lines import MARKS, NUM_KEPT, RULES
+from model.train.lines import MARKS, RULES, list_marks
 from model.train.matching import CONTEXT, MEANING
 
 NUM_LAYERS = 7
 HIDDEN, HEADS, GROUPS, HEAD = 416, 8, 2, 128
 GROUP = 32
 CONSTANT = 256.0  # in every position's stream; a power of 2: what is divided by it stays exact in bf16
+BEACON = 16.0  # in every position's stream, too: the MTP layer's input is measured by it
 CODE, SHORT = 48, 32  # dims of a token's code, and of what is kept of a neighbour's
 CARRIED = 50.0  # the choice, in an answer, against the answer's own
 MAX_KEY = 9  # passages with a number of one digit
@@ -32,14 +33,14 @@ class _Stream:
         assert self._end % GROUP == 0
         self.one = self._take(2)  # two: four bits do not hold what three marks must exceed
         self.mark = {name: self._take(1).start for name in MARKS}
-        self.mark_before = {name: self._take(1).start for name in list(MARKS)[:NUM_KEPT]}
-        self.mark_before_that = {n: self._take(1).start for n in ("breaks", "opens_turn", "system", "title", "say")}
+        self.mark_before = {name: self._take(1).start for name in list_marks(1)}
+        self.mark_before_that = {name: self._take(1).start for name in list_marks(2)}
         self.seen = (self.mark, self.mark_before, self.mark_before_that)
         self.rule = {name: self._take(1).start for name in dict.fromkeys(rule.target for rule in RULES)}
         self.last_line = self._take(2 * len(PLACE_PAIRS))
-        self.is_header, self.beacon = self._take(1).start, self._take(1).start
-        self.chosen_passage = self._take(MAX_KEY + 1)
-        assert self._end % GROUP < MAX_KEY + 1  # not yet written then
+        self.is_heading, self.beacon = self._take(1).start, self._take(1).start
+        self.chosen_passage = self._take(MAX_KEY)
+        assert self._end % GROUP <= MAX_KEY  # not yet written then
         self.meaning = self._take(MEANING)
         # 2. the third's reads place and line, of 1 at most
         self.before, self.before_that = self._take(SHORT), self._take(SHORT)
