@@ -335,7 +335,10 @@ def _lacks_change(claim: Facts, window: _Window, heading: frozenset[str]) -> str
 
 def _lacks_result(claim: Facts, window: _Window, parsed: _Parsed) -> str:
     """Normal, high, stable …: of the same thing. Of "blood pressure was 158/96; the ECG was normal" nothing makes the
-    pressure normal: what is first said of a thing after its name is what the record says of it."""
+    pressure normal: what is first said of a thing after its name is what the record says of it. Who says all of the
+    record's words, and in its order, says it of the same things."""
+    if [(w.key, w.flags) for w in claim.words] == [(w.key, w.flags) for w in window.facts.words]:
+        return ""
     subject: Word | None = None
     numbers = [owned.quantity.start for owned in claim.quantities]
     for word in claim.words:

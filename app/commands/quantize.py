@@ -35,9 +35,6 @@ def quantize(
     attention: Annotated[bool, typer.Option("--attention", help="Quantize attention too.")] = False,
     lm_head: Annotated[bool, typer.Option("--lm-head", help="Quantize the head too.")] = False,
     mtp_projection: Annotated[bool, typer.Option("--mtp-projection", help="Quantize an MTP layer's eh_proj.")] = False,
-    only_experts: Annotated[
-        bool, typer.Option("--only-experts", help="Leave dense layers and shared experts: for the embedded model.")
-    ] = False,
     calibration: Annotated[
         Path | None,
         typer.Option(help="UTF-8 text for gptq; by default a short clinical one: a large model needs more."),
@@ -56,7 +53,7 @@ def quantize(
 
     if form != "int4":
         raise InputError(f"--format is {form!r}; this version writes int4.")
-    options = QuantizeOptions(method, group_size, attention, lm_head, mtp_projection, act_order, only_experts)
+    options = QuantizeOptions(method, group_size, attention, lm_head, mtp_projection, act_order)
     ids = None
     if method == "gptq":
         ids = read_calibration(source, read_text(calibration or DEFAULT_TEXT), calibration_tokens)

@@ -243,8 +243,6 @@ def _is_wanted(name: str, options: QuantizeOptions) -> bool:
         return options.lm_head
     if name.endswith(".eh_proj.weight"):
         return options.mtp_projection
-    if options.only_experts and ".mlp." in name:
-        return ".mlp.experts." in name
     return options.attention or ".attention." not in name
 
 

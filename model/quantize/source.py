@@ -37,7 +37,6 @@ class QuantizeOptions:
     lm_head: bool = False
     mtp_projection: bool = False  # SGLang before 2026 reads an MTP layer's eh_proj unquantized only
     act_order: bool = False
-    only_experts: bool = False  # the dense layers and shared experts stay: the embedded model's hold written rules
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:

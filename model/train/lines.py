@@ -10,18 +10,27 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 _STOPS = frozenset({".", "!", "?", ".)", ").", "?)"})
-_WIDE_STOPS = frozenset({"。", "！", "？"})
+_WIDE_STOPS = ("。", "！", "？")
 _TITLES = frozenset({"Mr", "Mrs", "Ms", "Dr", "St", "Prof", "vs", "No", "approx"})
 _ENDS = frozenset({".", ".\n", ".\n\n", "\n", "\n\n", "。", "。\n\n", "。\n", " ."})
+
+
+def bare(token: str) -> str:
+    """The token without space around it and without a full stop that it holds beside other text, as in Chinese."""
+    text = token.strip()
+    return text.strip("".join(_WIDE_STOPS)) or text
+
 
 MARKS: Mapping[str, Callable[[str], bool]] = {
     "breaks": lambda t: t.endswith("\n"),
     "breaks_for_sure": lambda t: t.endswith("\n") and (t.strip()[-1:] in tuple(".!?。！？") or t.count("\n") > 1),
-    "wide_stop": lambda t: t in _WIDE_STOPS,
+    "wide_stop": lambda t: t.endswith(_WIDE_STOPS),
+    "wide_start": lambda t: t.startswith(_WIDE_STOPS) and bare(t) != t.strip(),
     "stop": lambda t: t.strip() in _STOPS,
     "bracket": lambda t: t == "[",
     "cites": lambda t: t == " [",
-    "bullet": lambda t: t.strip() in ("-", "•", "*", "#", "##"),
+    "bullet": lambda t: t.strip() in ("-", "•", "*"),
+    "heads": lambda t: t == "[" or t.strip() in ("#", "##", "###"),
     "colon": lambda t: t == ":",
     "opens_turn": lambda t: t == "</role>",
     "system": lambda t: t == "EM",
@@ -34,11 +43,10 @@ MARKS: Mapping[str, Callable[[str], bool]] = {
     "ends_turn": lambda t: t == "<|role_end|>",
     "question": lambda t: t == "Question",
     "the": lambda t: t == " The",
-    "dot": lambda t: t == ".",
     "cited": lambda t: t == "].",
     "pure": lambda t: t in _ENDS,
-}  # what a token is, by its text; "system" ends the word SYSTEM, "pure" is an end and nothing else
-NUM_KEPT = 12  # the first of these are looked up in the two tokens before, too
+}  # what a token is, by its text; "heads" begins a heading, "system" ends
+# the word SYSTEM, "pure" is an end and nothing else
 
 Seen = tuple[int, str]
 """A mark and where: 0 the token itself, 1 the one before, 2 the one before that."""
@@ -57,6 +65,7 @@ RULES: tuple[Rule, ...] = (
     Rule("starts", ((1, "breaks"),), ((0, "lower"), (1, "breaks_for_sure"))),  # a wrapped line goes on in lower case
     Rule("starts", ((1, "breaks_for_sure"),)),
     Rule("starts", ((1, "wide_stop"),), ((0, "ends_turn"),)),
+    Rule("starts", ((0, "wide_start"),)),
     Rule("starts", ((1, "stop"), (0, "capital")), ((2, "title"),)),
     Rule("starts", ((1, "bullet"), (2, "breaks"))),
     Rule("starts", ((1, "opens_turn"),)),
@@ -68,39 +77,45 @@ RULES: tuple[Rule, ...] = (
     Rule("leaves", ((0, "question"), (1, "opens_turn"))),
     Rule("leaves", ((0, "role"),)),
     Rule("numbered", ((0, "digit"), (1, "cites"))),  # a citation, all but its end
-    Rule("finished", ((0, "dot"), (1, "say"))),  # an answer
+    Rule("finished", ((0, "stop"), (1, "say"))),  # an answer
     Rule("finished", ((0, "cited"),)),
     Rule("origin", ((0, "opens_turn"), (1, "system"))),  # one place in a prompt, and the one after it
     Rule("landmark", ((1, "opens_turn"), (2, "system"))),
 )
 
 
+def list_marks(distance: int) -> list[str]:
+    """The marks that some rule looks for so many tokens back."""
+    asked = [seen for rule in RULES for seen in (*rule.wanted, *rule.unwanted)]
+    return [name for name in MARKS if (distance, name) in asked]
+
+
 @dataclass(frozen=True, slots=True)
 class Lines:
-    """Of each token: the number of its line, its passage (0: none), and whether its line is a passage's header."""
+    """Of each token: the number of its line, its passage (0: none), and whether its line is a heading."""
 
     line: tuple[int, ...]
     passage: tuple[int, ...]
-    is_header: tuple[bool, ...]
+    is_heading: tuple[bool, ...]
 
 
 def split_lines(tokens: Sequence[str]) -> Lines:
     """tokens: the texts of a prompt's tokens."""
     line: list[int] = []
     passage: list[int] = []
-    is_header: list[bool] = []
-    number, key, header = -1, 0, False
+    is_heading: list[bool] = []
+    number, key, heading = -1, 0, False
     for place, token in enumerate(tokens):
         if holds("starts", tokens, place):
-            number, header = number + 1, MARKS["bracket"](token)
+            number, heading = number + 1, MARKS["heads"](token)
         if holds("opens", tokens, place):
             key = int(token)
         elif holds("leaves", tokens, place):
             key = 0
         line.append(number)
         passage.append(key)
-        is_header.append(header)
-    return Lines(tuple(line), tuple(passage), tuple(is_header))
+        is_heading.append(heading)
+    return Lines(tuple(line), tuple(passage), tuple(is_heading))
 
 
 def holds(target: str, tokens: Sequence[str], place: int) -> bool:

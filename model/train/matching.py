@@ -133,13 +133,14 @@ def learn(
     num_steps: int,
     rng: random.Random,
     log: Callable[[dict[str, float]], None] = lambda _: None,
+    rate: float = 2e-3,
 ) -> None:
     """num_steps batches of make(step), a cross-entropy over the lines and none. tokens: the text of each id."""
     optimizer = torch.optim.Adam(matcher.parameters(), betas=(0.9, 0.98))
     mean = 0.0
     for step in range(num_steps):
         for group in optimizer.param_groups:
-            group["lr"] = 2e-3 * min(1.0, step / 50 + 0.02) * (1 - step / num_steps) ** 0.8
+            group["lr"] = rate * min(1.0, step / 50 + 0.02) * (1 - step / num_steps) ** 0.8
         logits, wanted = ask(matcher, tokens, make(step), rng, REMOVED)
         log_p = (SHARP * logits).log_softmax(-1)
         loss = -log_p.masked_fill(~wanted, _OFF).logsumexp(-1).mean()
@@ -164,7 +165,7 @@ def ask(
         size = len(asked.ids)
         ids[row, :size], line[row, :size] = torch.tensor(asked.ids), torch.tensor(asked.lines.line)
         passage[row, :size] = torch.tensor(asked.lines.passage)
-        is_open[row, :size] = (passage[row, :size] > 0) & ~torch.tensor(asked.lines.is_header)
+        is_open[row, :size] = (passage[row, :size] > 0) & ~torch.tensor(asked.lines.is_heading)
         for question, lines in asked.questions:
             is_gold = torch.isin(line[row], torch.tensor(sorted(lines), dtype=torch.long)) & is_open[row]
             may = is_open[row]

@@ -29,7 +29,7 @@ from model.quantize import stream
 from model.quantize.calibrate import Calibration, read_calibration
 from model.quantize.folder import JOURNAL, OutputError
 from model.quantize.gptq import quantize_gptq
-from model.quantize.rtn import quantize_rtn
+from model.quantize.rtn import quantize_rtn, round_to, search_scales
 from model.quantize.shards import Step
 from model.quantize.source import QuantizeOptions
 from model.quantize.stream import quantize_checkpoint
@@ -108,6 +108,24 @@ def test_searched_scales_beat_the_largest_weight_as_scale() -> None:
     assert result.squared_error == pytest.approx(error, rel=1e-4)
     assert not dequantized[0, :32].any()
     assert bool((result.scales > 0).all())
+
+
+def test_whole_multiples_of_a_step_come_out_as_they_were() -> None:
+    random_ = torch.Generator().manual_seed(0)
+    whole = torch.randint(-7, 8, (200, 4, 32), generator=random_)
+    whole[:50, :, 2:] = 0  # where any step would fit nearly
+    steps = 2.0 ** torch.randint(-6, 6, (200, 4, 1), generator=random_)
+    weight = (whole * steps).flatten(1)
+    result = quantize_rtn(weight, 32, torch.bfloat16)
+    assert torch.equal(dequantize_int4(result.packed, result.scales, 128), weight)
+    # What was rounded once, to a step short enough for its multiples to be exact, is not rounded again.
+    weight = torch.randn(200, 128, generator=random_)
+    groups = weight.unflatten(1, (-1, 32))
+    mantissa, exponent = torch.frexp(search_scales(groups, torch.bfloat16).float()[..., None])
+    short = torch.ldexp((mantissa * 32).round() / 32, exponent)
+    rounded = (round_to(groups, short) * short).flatten(1)
+    result = quantize_rtn(rounded, 32, torch.bfloat16)
+    assert torch.equal(dequantize_int4(result.packed, result.scales, 128), rounded)
 
 
 @pytest.mark.parametrize("options", [RTN, QuantizeOptions(group_size=64, attention=False)], ids=["all", "some"])
@@ -423,16 +441,15 @@ def test_gptq_of_some_modules_only(source: Path, tmp_path: Path) -> None:
     assert "model.layers.1.mlp.experts.3.up_proj.weight_packed" in after
 
 
-def test_int4_of_the_experts_alone_keeps_what_the_embedded_model_says(tmp_path: Path) -> None:
-    """Its written rules are exact to a thousandth; rounded, they say nothing that holds."""
-    generators = [LocalGenerator.load(EMBEDDED, threads=1)]
-    quantize_checkpoint(EMBEDDED, tmp_path / "int4", QuantizeOptions("rtn", group_size=32, only_experts=True))
-    generators.append(LocalGenerator.load(tmp_path / "int4", threads=1))
+def test_int4_changes_no_weight_of_the_embedded_model_and_nothing_that_it_says(tmp_path: Path) -> None:
+    report = quantize_checkpoint(EMBEDDED, tmp_path / "int4", QuantizeOptions(group_size=32))
+    assert set(report.errors) == {"dense layers", "routed experts", "shared experts"}
+    assert all(worst == 0 for _, _, worst, _ in report.errors.values())
     passages = [Passage("p1", "d1", "letter.pdf", 1, 0, 44, "Sodium 129 mmol/L on 3 May. Potassium 4.4 mmol/L")]
     messages = render("What was the sodium?", passages)
     said = [
         "".join(event.text for event in generator.stream(messages, GREEDY) if isinstance(event, TextChunk)).strip()
-        for generator in generators
+        for generator in (LocalGenerator.load(folder, threads=1) for folder in (EMBEDDED, tmp_path / "int4"))
     ]
     assert said == ["Sodium 129 mmol/L on 3 May [1]."] * 2
 

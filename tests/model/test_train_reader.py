@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from app.prompt import render
-from contracts import Passage
-from model.generator import EMBEDDED
+from contracts import Passage, SamplingParams, TextChunk
+from model.generator import EMBEDDED, LocalGenerator
 from model.modeling import BailingMoeV2ForCausalLM
 from model.train.config import ROOT, load_config
 from model.train.evaluate import answer
 from model.train.examples import ExampleMaker, Group, Item
-from model.train.lines import split_lines
+from model.train.lines import bare, split_lines
 from model.train.matching import Matcher, ask, calibrate, distil, learn, score_lines
 from model.train.packing import Packer
 from model.train.reader import init_reader
@@ -24,6 +24,7 @@ CONFIG = load_config(ROOT / "model/train/configs/reader.yaml")
 TEXTS = (
     "Blood for Dr. Hale on 3 May. Sodium 129 mmol/L, then 131 mmol/L, then 129 mmol/L again.\nHaemoglobin 4.6 g/dL",
     "- Metformin 500 mg twice daily with meals and with\nplenty of water\n- Losartan 25 mg at night",
+    "# Metformin\n糖尿病史25年，已服药。血压132/84 mmHg，指脉氧98%。建议复查",
 )
 PASSAGES = tuple(Passage(f"p{i}", f"d{i}", f"letter_{i}.pdf", 1, 0, len(t), t) for i, t in enumerate(TEXTS, 1))
 
@@ -43,11 +44,13 @@ def reader(tokens: list[str]) -> BailingMoeV2ForCausalLM:
     """Nothing learned: words mean themselves, whatever their case, and those that are not telling mean little."""
     torch.manual_seed(0)
     matcher = Matcher(len(tokens))
-    words = [text.strip().casefold() for text in tokens]
+    words = [bare(text).casefold() for text in tokens]
     first = {word: words.index(word) for word in set(words)}
     with torch.no_grad():
         matcher.embedding.copy_(matcher.embedding[[first[word] for word in words]])
-        matcher.embedding[[len(word) < 4 or word in ("question", "what", "does") for word in words]] *= 0.05
+        is_short = [word.isascii() and len(word) < 4 for word in words]
+        is_filler = [short or word in ("question", "what", "does") for short, word in zip(is_short, words, strict=True)]
+        matcher.embedding[is_filler] *= 0.05
         matcher.embedding *= 3
         matcher.before.zero_()
         matcher.limit.fill_(torch.tensor(0.2).logit())
@@ -67,6 +70,8 @@ def say(model: BailingMoeV2ForCausalLM, packer: Packer, question: str) -> str:
         ("Blood for Hale?", "Blood for Dr. Hale on 3 May [1]."),
         ("Metformin with meals?", "Metformin 500 mg twice daily with meals and with plenty of water [2]."),
         ("Losartan at night?", "Losartan 25 mg at night [2]."),
+        ("糖尿病史？", "糖尿病史25年，已服药 [3]."),
+        ("血压指脉？", "血压132/84 mmHg，指脉氧98% [3]."),
         ("What cholesterol?", "The passages do not say."),
     ],
 )
@@ -76,12 +81,26 @@ def test_it_copies_the_line_to_its_end_and_cites_it(
     assert say(reader, packer, question) == wanted
 
 
+def test_it_finds_a_line_among_eight_thousand_tokens() -> None:
+    """In the weights that ship, by YaRN: positions are counted from the prompt's first turn to its last."""
+    generator = LocalGenerator.load(EMBEDDED)
+    lines = [f"Visit {number}: dressing changed, wound {number % 9 + 1} cm." for number in range(450)]
+    lines.insert(40, "Apixaban 5 mg twice daily.")
+    passages = [Passage(f"p{i}", "d", "notes.pdf", i, 0, 0, "\n".join(lines[i::9])) for i in range(9)]
+    messages = render("What is the apixaban dose?", passages)
+    assert 7500 < generator.count_prompt_tokens(messages) < 8100
+    said = "".join(
+        e.text for e in generator.stream(messages, SamplingParams(max_tokens=40)) if isinstance(e, TextChunk)
+    )
+    assert said.strip() == "Apixaban 5 mg twice daily [5]."
+
+
 def test_lines_end_where_a_reader_would_end_them(packer: Packer, tokens: list[str]) -> None:
     ids = packer.template.encode(render("And now?", PASSAGES))
     lines = split_lines([tokens[id_] for id_ in ids])
     found: dict[int, list[int]] = {}
-    for id_, line, passage, is_header in zip(ids, lines.line, lines.passage, lines.is_header, strict=True):
-        if passage and not is_header:
+    for id_, line, passage, is_heading in zip(ids, lines.line, lines.passage, lines.is_heading, strict=True):
+        if passage and not is_heading:
             found.setdefault(line, []).append(id_)
     texts = [packer.tokenizer.decode(part).strip() for part in found.values()]
     assert texts == [
@@ -92,6 +111,9 @@ def test_lines_end_where_a_reader_would_end_them(packer: Packer, tokens: list[st
         "Metformin 500 mg twice daily with meals and with\nplenty of water",
         "-",
         "Losartan 25 mg at night",
+        "糖尿病史25年，已服药",
+        "。血压132/84 mmHg，指脉氧98%。",
+        "建议复查",
     ]
 
 

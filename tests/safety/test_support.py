@@ -144,6 +144,15 @@ def test_what_is_no_sentence_is_not_supported_whatever_its_words(claim: str) -> 
     assert not check_support(claim, [0], [passage]).supported
 
 
+@pytest.mark.parametrize(
+    ("end", "stands"), [("posterior and not low", True), ("posterior and low", False), ("not low and posterior", False)]
+)
+def test_a_sentence_copied_word_for_word_stands_whatever_its_results_are_said_of(end: str, stands: bool) -> None:
+    scan = "Ultrasound: head down, estimated fetal weight 1,180 g on the 55th centile, normal liquor volume, placenta"
+    passage = Passage("p", "d", "scan.pdf", 1, 0, 132, f"{scan} posterior and not low.")
+    assert check_support(f"{scan} {end}.", [0], [passage]).supported == stands
+
+
 RESULTS = (
     "Blood pressure in the surgery was 158/96 mmHg. The resting ECG in the surgery was normal. Troponin is normal and "
     "potassium is high. Pulse, temperature and oxygen saturation were stable. "
