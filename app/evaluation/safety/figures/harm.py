@@ -22,6 +22,7 @@ def run(bench: Bench) -> Sequence[Rate]:
         alarms("clinical texts held", len(clinical), _held(bench, clinical), 0.01),
         *_pairs(bench, "held", "pairs"),
         *_pairs(bench, "fresh", "fresh pairs"),
+        *_pairs(bench, "latest", "latest pairs"),
         _despair(bench),
     ]
 

@@ -18,13 +18,14 @@ def run(bench: Bench) -> Sequence[Rate]:
         "looked at": (data["present"][1::2], data["absent"][1::2]),
         "unseen": (data["present"][::2], data["absent"][::2]),
         "fresh": (data["fresh_present"], data["fresh_absent"]),
-        "despair": (_written("despair"), _written("denied")),
+        "despair": (_written("despair", "fresh"), _written("denied", "fresh")),
+        "despair, latest": (_written("despair", "latest"), _written("denied", "latest")),
     }
     return [rate for name, (danger, calm) in splits.items() for rate in _rates(bench, name, danger, calm)]
 
 
-def _written(kind: str) -> list[str]:
-    return [s.text for s in read_sentences("despair") if (s.kind, s.split) == (kind, "fresh")]
+def _written(kind: str, split: str) -> list[str]:
+    return [s.text for s in read_sentences("despair") if (s.kind, s.split) == (kind, split)]
 
 
 def _rates(bench: Bench, name: str, danger: Sequence[str], calm: Sequence[str]) -> Sequence[Rate]:
