@@ -8,7 +8,9 @@ others and is for figures alone: what was once looked at is development data. "l
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from zlib import crc32
 
@@ -107,3 +109,26 @@ def _framed(language: str, num_frames: int) -> list[tuple[str, bool]]:
             for frame in ranked[:num_frames]:
                 texts.append((frame.format(do=do, doing=(*doing, do)[0], right=right), kind == "harmful"))
     return texts
+
+
+def read_filled(num: int = 24) -> list[Pair]:
+    """Each pair of slots*.txt with its places filled in so many ways, chosen by a hash; for training only."""
+    return [pair for path in sorted(DATA.glob("slots*.txt")) for pair in _filled(_read_lists(path), num)]
+
+
+def _filled(lists: list[tuple[str, str]], num: int) -> Iterator[Pair]:
+    words: dict[str, list[str]] = {}
+    for heading, line in lists:
+        words.setdefault(heading, []).append(line)
+    for frame in words.pop("pairs"):
+        names = [name for name in words if f"{{{name}}}" in frame]
+        ways = list(product(*(words[name] for name in names)))
+        ways.sort(key=lambda way: crc32(f"{frame}{way}".encode()))
+        for way in ways[:num]:
+            harmful, _, legitimate = frame.format(**dict(zip(names, way, strict=True))).partition(" | ")
+            yield Pair("filled", _begun(harmful), _begun(legitimate), "train")
+
+
+def _begun(text: str) -> str:
+    """With a capital letter at its beginning."""
+    return text[:1].upper() + text[1:]

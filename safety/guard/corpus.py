@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 from zlib import crc32
 
-from safety.guard.authored import read_emergencies, read_pairs, read_sentences, read_synthetic
+from safety.guard.authored import read_emergencies, read_filled, read_pairs, read_sentences, read_synthetic
 from safety.sentences import sentence_spans
 
 _PUBLIC_SPLITS = ("train",) * 8 + ("dev", "held")
@@ -55,6 +55,9 @@ def _harm(data: Path) -> Iterator[Example]:
         yield Example(pair.legitimate, False, "pairs", pair.split, 5.0, pair.harmful)
     for sentence in read_sentences("despair"):  # an emergency, and no request to do harm
         yield Example(sentence.text, False, sentence.kind, sentence.split, 5.0)
+    for pair in read_filled():
+        yield Example(pair.harmful, True, "filled", "train", 1.0, pair.harmful)
+        yield Example(pair.legitimate, False, "filled", "train", 1.0, pair.harmful)
     for text, is_harmful in read_synthetic():
         yield Example(text, is_harmful, "synthetic", "train", 2.0)
     for text in _sentences([row["ask"] for row in _rows(data / "toyhom_zh/internal_medicine_qa.jsonl.xz")[1::4]]):
