@@ -88,27 +88,7 @@ def _read_lists(path: Path) -> list[tuple[str, str]]:
     return found
 
 
-# --- synthetic pairs --------------------------------------------------------------------------------------------
-
-
-def read_synthetic(num_frames: int = 4, num_frames_zh: int = 4) -> list[tuple[str, bool]]:
-    """(text, whether it is harmful): each act of acts.txt and acts_zh.txt in so many frames of each kind, chosen by a
-    hash so that every run has the same. For training only."""
-    return [*_framed("", num_frames), *_framed("_zh", num_frames_zh)]
-
-
-def _framed(language: str, num_frames: int) -> list[tuple[str, bool]]:
-    frames: dict[str, list[str]] = {"harmful": [], "right": [], "protective": []}
-    for heading, line in _read_lists(DATA / f"frames{language}.txt"):
-        frames[heading].append(line)
-    texts = []
-    for _, line in _read_lists(DATA / f"acts{language}.txt"):
-        do, *doing, right = (part.strip() for part in line.split("|"))
-        for kind, lines in frames.items():
-            ranked = sorted(lines, key=lambda frame: crc32(f"{frame}{do}".encode()))
-            for frame in ranked[:num_frames]:
-                texts.append((frame.format(do=do, doing=(*doing, do)[0], right=right), kind == "harmful"))
-    return texts
+# --- pairs with places to fill -----------------------------------------------------------------------------------
 
 
 def read_filled(num: int = 24) -> list[Pair]:
