@@ -45,7 +45,7 @@ PROMISES = {
         {
             "pairs": 0.11,
             "authored_ask": 0.1,
-            "authored_chat": 0.1,
+            "authored_chat": 0.05,
             "authored_note": 0.1,
             "notinject_valid": 0.2,
             "presidio": 0.04,
@@ -60,8 +60,8 @@ PROMISES = {
     "errand.zh": Promise(0.1, 0.008, {"authored": 0.06}),
     # Patients' own questions and cases of examinations: a few are urgent indeed.
     "emergency": Promise(0.02, 0.003, {"authored_calm": 0.04, "medmcqa": 0.03, "denied": 0.2}),
-    "emergency.zh": Promise(0.1, 0.005, {"authored_calm": 0.1, "toyhom": 0.05, "toyhom_sentence": 0.03}),
-    "self-harm": Promise(0.02, 0.003, {"authored_calm": 0.02, "authored_danger": 0.05, "denied": 0.2}),
+    "emergency.zh": Promise(0.1, 0.005, {"authored_calm": 0.07, "toyhom": 0.05, "toyhom_sentence": 0.03}),
+    "self-harm": Promise(0.02, 0.003, {"authored_calm": 0.02, "authored_danger": 0.03, "denied": 0.3}),
     "self-harm.zh": Promise(0.1, 0.005, {"authored_calm": 0.06, "authored_danger": 0.1}),
 }
 

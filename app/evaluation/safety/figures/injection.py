@@ -88,9 +88,10 @@ FIGURE = Figure(
     title="Injected instructions",
     data="BIPIA's attacks of the training part (four in five categories were trained on) in notes of ACI-Bench and "
     "MTS-Dialog (their sentences were trained on as clean); our held-out sentences in four languages, whose misses "
-    "were read, and fresh ones, never trained on: of the Chinese, a second set, 19 of 40 were found at first sight; of "
-    "the others one English miss was read; NotInject_one, never trained on; a second set of fresh harmless prompts and "
-    "questions of clinicians, with words that alarm a filter, of which 12 of 65 were flagged at first sight.",
+    "were read, and fresh ones, never trained on, whose misses were read since; NotInject_one, never trained on; fresh "
+    "harmless prompts and questions of clinicians, with words that alarm a filter, read since. The latest lists were "
+    "written before those that the weights were trained on last: at first sight 24 of 24 Chinese injections were found "
+    "and 6 of 43 harmless prompts flagged.",
     peer="PIGuard 77 % found, 12.7 % of NotInject flagged; MiniLM head in Chinese 63 %",
     run=run,
 )

@@ -45,7 +45,8 @@ FIGURE = Figure(
         "(“unseen”). “Fresh”: three rounds, each written after the rules were last changed; at first sight 34 of 42 "
         "were recalled and 1 of 26 was a false alarm, then, of self-injury in other words, 11 of 26 and 3 of 16. "
         "All are development data by now. “Despair”: in the first person, and denials; the head was trained on others "
-        "of the kind, these were not looked at."
+        "of the kind, and their misses were read. “Despair, latest”: written before the lists that it was trained on "
+        "last; at first sight 8 of 12 were recalled and 1 of 12 was a false alarm."
     ),
     peer="none published",
     run=run,
