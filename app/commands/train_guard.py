@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 SETS = Path(__file__).resolve().parents[3] / "shared" / "data"  # beside the checkout, where the tests look as well
 STEPS = ("encoder", "thresholds", "names")
+DEVICES = ("cpu", "cuda")
 
 
 def guard(
@@ -34,6 +35,8 @@ def guard(
         raise InputError(f"Unknown step {unknown[0]!r}; use {', '.join(STEPS)}.")
     if strange := [name for name in encoder or () if name not in ENCODERS]:
         raise InputError(f"Unknown encoder {strange[0]!r}; use {', '.join(ENCODERS)}.")
+    if device not in DEVICES:
+        raise InputError(f"Unknown device {device!r}; use {' or '.join(DEVICES)}.")
     try:
         if "encoder" in wanted:
             _train_encoder(data, encoder or ENCODERS, device)
@@ -46,12 +49,16 @@ def guard(
 
 
 def _train_encoder(data: Path, names: Sequence[str], device: str) -> None:
+    import torch
+
     from app.safety_layer import GUARD_BASES
     from safety.guard.check import weights_of
     from safety.guard.conformal import TARGETS
     from safety.guard.corpus import read_corpus, training_set
     from safety.guard.training import PLANS, SEED, fit
 
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InputError("No GPU is to be found; use --device cpu.")
     examples: list[tuple[int, Example]] = []
     for number, target in enumerate(TARGETS):
         examples += [(number, example) for example in training_set(read_corpus(target, data), target, SEED)]
