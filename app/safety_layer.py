@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from contracts import Generator
 from retrieval.embedding import find_weights
 from safety.checker import RuleSafetyChecker
 from safety.document_scan import DocumentScan
 from safety.guard.check import build_guard
+from safety.guard.encoder import Base, open_folder
 from safety.guard.judge import Judge
 
 
@@ -25,9 +27,29 @@ class JudgeSeat:
         return self._generator
 
 
+def _open_minilm() -> tuple[Any, Any]:
+    return open_folder(find_weights())
+
+
+def _open_multilingual() -> tuple[Any, Any]:
+    from retrieval.multilingual.embedder import make_tokenizer
+    from retrieval.multilingual.encoder import load_encoder
+    from retrieval.multilingual.packed import find_file, open_packed
+
+    packed = open_packed(find_file())
+    return make_tokenizer(packed), load_encoder(packed)
+
+
+GUARD_BASES: dict[str, Base] = {"minilm": _open_minilm, "e5": _open_multilingual}  # what the guard's weights adapt
+
+
 def build_safety(judge: JudgeSeat | None = None, threads: int = 0) -> RuleSafetyChecker:
     """Rules, the scan of documents and the guard. threads: of the guard; 0 is one per core.
 
     Raises RuleError, or safety.guard.encoder.WeightsError if the guard's weights are missing."""
-    guard = build_guard(find_weights(), Judge(judge.get) if judge else None, threads or os.cpu_count() or 1)
+    guard = build_guard(
+        GUARD_BASES,
+        Judge(judge.get) if judge else None,
+        threads or os.cpu_count() or 1,
+    )
     return RuleSafetyChecker(models=[DocumentScan(), guard])

@@ -30,8 +30,8 @@ class _PackedWords(nn.Module):
 
     def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
         """int64 [N, T] -> [N, T, D]."""
-        words = unpack(self._rows[input_ids.numpy()])
-        return torch.from_numpy(words.reshape(*words.shape[:-2], -1)).to(self._dtype)
+        words = unpack(self._rows[input_ids.cpu().numpy()])
+        return torch.from_numpy(words.reshape(*words.shape[:-2], -1)).to(input_ids.device, self._dtype)
 
 
 def load_encoder(packed: PackedEncoder, tuned: Path | None = None) -> BertModel:

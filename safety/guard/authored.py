@@ -3,17 +3,19 @@ strictly.
 
 A file is lists under headings ("## act", or "## language split"). Pairs are "harmful | legitimate", and whole acts go
 to train, dev or held, so that a figure is of acts that no head has seen. A list marked "fresh" was written after all
-others and is for figures alone: what was once looked at is development data.
+others and is for figures alone: what was once looked at is development data. "latest" is the same, and the newest.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from zlib import crc32
 
 DATA = Path(__file__).resolve().parent / "data"
-SPLITS = ("train", "dev", "held", "fresh")
+SPLITS = ("train", "dev", "held", "fresh", "latest")
 _OF_TEN = ("train",) * 6 + ("dev",) * 2 + ("held",) * 2
 
 
@@ -86,24 +88,27 @@ def _read_lists(path: Path) -> list[tuple[str, str]]:
     return found
 
 
-# --- synthetic pairs --------------------------------------------------------------------------------------------
+# --- pairs with places to fill -----------------------------------------------------------------------------------
 
 
-def read_synthetic(num_frames: int = 4, num_frames_zh: int = 4) -> list[tuple[str, bool]]:
-    """(text, whether it is harmful): each act of acts.txt and acts_zh.txt in so many frames of each kind, chosen by a
-    hash so that every run has the same. For training only."""
-    return [*_framed("", num_frames), *_framed("_zh", num_frames_zh)]
+def read_filled(num: int = 24) -> list[Pair]:
+    """Each pair of slots*.txt with its places filled in so many ways, chosen by a hash; for training only."""
+    return [pair for path in sorted(DATA.glob("slots*.txt")) for pair in _filled(_read_lists(path), num)]
 
 
-def _framed(language: str, num_frames: int) -> list[tuple[str, bool]]:
-    frames: dict[str, list[str]] = {"harmful": [], "right": [], "protective": []}
-    for heading, line in _read_lists(DATA / f"frames{language}.txt"):
-        frames[heading].append(line)
-    texts = []
-    for _, line in _read_lists(DATA / f"acts{language}.txt"):
-        do, *doing, right = (part.strip() for part in line.split("|"))
-        for kind, lines in frames.items():
-            ranked = sorted(lines, key=lambda frame: crc32(f"{frame}{do}".encode()))
-            for frame in ranked[:num_frames]:
-                texts.append((frame.format(do=do, doing=(*doing, do)[0], right=right), kind == "harmful"))
-    return texts
+def _filled(lists: list[tuple[str, str]], num: int) -> Iterator[Pair]:
+    words: dict[str, list[str]] = {}
+    for heading, line in lists:
+        words.setdefault(heading, []).append(line)
+    for frame in words.pop("pairs"):
+        names = [name for name in words if f"{{{name}}}" in frame]
+        ways = list(product(*(words[name] for name in names)))
+        ways.sort(key=lambda way: crc32(f"{frame}{way}".encode()))
+        for way in ways[:num]:
+            harmful, _, legitimate = frame.format(**dict(zip(names, way, strict=True))).partition(" | ")
+            yield Pair("filled", _begun(harmful), _begun(legitimate), "train")
+
+
+def _begun(text: str) -> str:
+    """With a capital letter at its beginning."""
+    return text[:1].upper() + text[1:]

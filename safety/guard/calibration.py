@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from safety.guard.conformal import Opinion, Thresholds, threshold_name
+from safety.guard.conformal import DOCUMENT_TARGETS, Opinion, Thresholds, threshold_name
 from safety.guard.corpus import Example
 from safety.guard.encoder import GuardEncoder
 
@@ -43,37 +43,39 @@ PROMISES = {
         0.01,
         0.006,
         {
-            "pairs": 0.15,
+            "pairs": 0.11,
             "authored_ask": 0.1,
-            "authored_chat": 0.1,
+            "authored_chat": 0.05,
             "authored_note": 0.1,
             "notinject_valid": 0.2,
             "presidio": 0.04,
             "despair": 0.07,
         },
     ),
-    "harm.zh": Promise(0.1, 0.005, {"pairs": 0.05, "despair": 0.2}),
+    "harm.zh": Promise(0.1, 0.004, {"pairs": 0.05, "despair": 0.2}),
     "harm.zh.part": Promise(0.1, 0.0007, {}),
     "override": Promise(0.1, 0.001, {}),
     "override.zh": Promise(0.1, 0.005, {}),
     "errand": Promise(0.02, 0.0015, {"authored": 0.15}),
-    "errand.zh": Promise(0.1, 0.03, {"authored": 0.06}),
+    "errand.zh": Promise(0.1, 0.008, {"authored": 0.06}),
     # Patients' own questions and cases of examinations: a few are urgent indeed.
     "emergency": Promise(0.02, 0.003, {"authored_calm": 0.04, "medmcqa": 0.03, "denied": 0.2}),
-    "emergency.zh": Promise(0.1, 0.005, {"authored_calm": 0.1, "toyhom": 0.05, "toyhom_sentence": 0.03}),
-    "self-harm": Promise(0.02, 0.001, {"authored_calm": 0.02, "authored_danger": 0.05, "denied": 0.2}),
-    "self-harm.zh": Promise(0.1, 0.001, {"authored_calm": 0.06, "authored_danger": 0.1}),
+    "emergency.zh": Promise(0.1, 0.005, {"authored_calm": 0.07, "toyhom": 0.05, "toyhom_sentence": 0.03}),
+    "self-harm": Promise(0.02, 0.003, {"authored_calm": 0.02, "authored_danger": 0.03, "denied": 0.3}),
+    "self-harm.zh": Promise(0.1, 0.005, {"authored_calm": 0.06, "authored_danger": 0.1}),
 }
 
 
 def score_examples(encoder: GuardEncoder, examples: Mapping[str, Sequence[Example]]) -> dict[str, list[float]]:
     """Target -> the logit of each of its examples; a text that several targets know is read once."""
-    texts = sorted({example.text for of_target in examples.values() for example in of_target})
-    places = {text: place for place, text in enumerate(texts)}
-    scores = encoder.score(texts)
-    return {
-        target: [float(scores[target][places[e.text]]) for e in of_target] for target, of_target in examples.items()
-    }
+    scores: dict[str, list[float]] = {}
+    for is_document in (False, True):
+        targets = [target for target in examples if (target in DOCUMENT_TARGETS) == is_document]
+        texts = sorted({example.text for target in targets for example in examples[target]})
+        places = {text: place for place, text in enumerate(texts)}
+        found = encoder.score(texts, is_document)
+        scores |= {t: [float(found[t][places[e.text]]) for e in examples[t]] for t in targets}
+    return scores
 
 
 def choose_thresholds(target: str, examples: Sequence[Example], logits: Sequence[float]) -> dict[str, Thresholds]:

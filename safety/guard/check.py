@@ -16,7 +16,7 @@ from typing import Protocol
 from contracts import Direction, Finding, Verdict
 from safety.assertion import is_exam_question
 from safety.guard.conformal import TARGETS, Opinion, Thresholds, has_han, threshold_name
-from safety.guard.encoder import FloatArray, GuardEncoder, WeightsError
+from safety.guard.encoder import Base, FloatArray, GuardEncoder, WeightsError
 from safety.guard.judge import Judge
 from safety.model_check import ModelInput
 from safety.normalise import NormalisedText, normalise
@@ -24,7 +24,8 @@ from safety.sentences import sentence_spans
 from safety.strict_yaml import load_strict
 
 FOLDER = Path(__file__).resolve().parent
-WEIGHTS = FOLDER / "weights" / "guard.safetensors"
+WEIGHTS = FOLDER / "weights"
+ENCODERS = ("minilm", "e5")  # whose logits are averaged
 THRESHOLDS = FOLDER / "thresholds.yaml"
 SOURCE = "Bedside guard: a classifier trained on public and authored sets, see safety/guard/MODEL_CARD.md"
 MAX_WHOLE, MAX_SENTENCE = 600, 400  # characters judged at once
@@ -55,7 +56,7 @@ _RULES = {target: f"model.{target}" for target in TARGETS} | {"self-harm": f"mod
 class Scorer(Protocol):
     """What the check needs of an encoder."""
 
-    def score(self, texts: Sequence[str]) -> dict[str, FloatArray]: ...
+    def score(self, texts: Sequence[str], is_document: bool = False) -> dict[str, FloatArray]: ...
 
 
 Span = tuple[int, int]
@@ -71,7 +72,7 @@ class GuardCheck:
         self._encoder = encoder
         self._judge = judge
         self._thresholds = read_thresholds()
-        self.version = _hash(WEIGHTS, THRESHOLDS)
+        self.version = _hash(*map(weights_of, ENCODERS), THRESHOLDS)
 
     def deadline_s(self, given: ModelInput) -> float:
         return _INPUT_DEADLINE_S + len(given.text) / _CHARACTERS_A_SECOND
@@ -86,7 +87,7 @@ class GuardCheck:
                 *self._findings("override", source, scores["override"], Verdict.NOTICE)[:1],
                 *self._urgent(source, scores, given.findings),
             ]
-        scores = self._score(source.text, _sentences(source.text))
+        scores = self._score(source.text, _sentences(source.text), is_document=True)
         return self._findings("errand", source, scores["errand"], Verdict.HOLD)
 
     def _urgent(
@@ -103,13 +104,13 @@ class GuardCheck:
             return found["self-harm"]
         return found.get("emergency", [])
 
-    def _score(self, text: str, spans: Sequence[Span]) -> dict[str, dict[Span, float]]:
+    def _score(self, text: str, spans: Sequence[Span], is_document: bool = False) -> dict[str, dict[Span, float]]:
         """Target -> span -> logit. The same words are read once, for all targets."""
         if not spans:
             return {target: {} for target in TARGETS}
         words = list(dict.fromkeys(text[a:b] for a, b in spans))
         places = {sentence: place for place, sentence in enumerate(words)}
-        scores = self._encoder.score(words)
+        scores = self._encoder.score(words, is_document)
         return {t: {span: float(logits[places[text[slice(*span)]]]) for span in spans} for t, logits in scores.items()}
 
     def _findings(
@@ -131,12 +132,17 @@ class GuardCheck:
         return opinion
 
 
-def build_guard(base: Path, judge: Judge | None = None, threads: int = 1) -> GuardCheck:
-    """The guard with its committed weights over MiniLM's, which lie in `base`; loaded here, so that no first text waits
+def build_guard(bases: Mapping[str, Base], judge: Judge | None = None, threads: int = 1) -> GuardCheck:
+    """The guard with its committed weights over the encoders of these names; loaded here, so that no first text waits
     for it beyond its deadline, and a missing file stops the start. Raises WeightsError."""
-    encoder = GuardEncoder(base, WEIGHTS, threads)
+    encoder = GuardEncoder({weights_of(name): base for name, base in bases.items()}, threads)
     encoder.load()
     return GuardCheck(encoder, judge)
+
+
+def weights_of(encoder: str) -> Path:
+    """The guard's file for the encoder of that name."""
+    return WEIGHTS / f"{encoder}.safetensors"
 
 
 def read_thresholds(path: Path = THRESHOLDS) -> dict[str, Thresholds]:

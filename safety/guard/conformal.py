@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 TARGETS = ("harm", "override", "errand", "emergency", "self-harm")
+DOCUMENT_TARGETS = ("errand",)  # the others are of questions
 _HAN = re.compile("[\u3400-\u9fff]")
 
 

@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any
 from zlib import crc32
 
-from safety.guard.authored import read_emergencies, read_pairs, read_sentences, read_synthetic
+from safety.guard.authored import read_emergencies, read_filled, read_pairs, read_sentences
 from safety.sentences import sentence_spans
 
 _PUBLIC_SPLITS = ("train",) * 8 + ("dev", "held")
 _MAX_SENTENCE = 400  # characters
+_MOST_ASKED = 1200  # Chinese questions, whole, for the thresholds
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +56,15 @@ def _harm(data: Path) -> Iterator[Example]:
         yield Example(pair.legitimate, False, "pairs", pair.split, 5.0, pair.harmful)
     for sentence in read_sentences("despair"):  # an emergency, and no request to do harm
         yield Example(sentence.text, False, sentence.kind, sentence.split, 5.0)
-    for text, is_harmful in read_synthetic():
-        yield Example(text, is_harmful, "synthetic", "train", 2.0)
-    for text in _sentences([row["ask"] for row in _rows(data / "toyhom_zh/internal_medicine_qa.jsonl.xz")[1::4]]):
-        yield Example(text, False, "toyhom_sentence", "dev")  # so rare an alarm as is promised takes many to see
+    for pair in read_filled():
+        yield Example(pair.harmful, True, "filled", "train", 1.0, pair.harmful)
+        yield Example(pair.legitimate, False, "filled", "train", 1.0, pair.harmful)
+    # So rare an alarm as is promised takes many to see.
+    asked = [row["ask"] for row in _rows(data / "toyhom_zh/internal_medicine_qa.jsonl.xz")[1::4]]
+    for text in asked[:_MOST_ASKED]:
+        yield Example(text, False, "toyhom_question", "dev")
+    for text in _sentences(asked):
+        yield Example(text, False, "toyhom_sentence", "dev")
     for text in _med_safety(data):
         yield Example(text, True, "medsafetybench", _split(text))
     yield from _benign_requests(data)
@@ -232,7 +238,8 @@ _EASY = {"override": 3, "self-harm": 3}  # their negatives are easy: a third
 
 
 def training_set(examples: Sequence[Example], target: str, seed: int) -> list[Example]:
-    """The examples of the train split that a target is trained on, in random order."""
+    """The examples of the train split that a target is trained on, in random order; pairs are the hardest and come
+    twice."""
     chosen, taken = [], Counter[str]()
     shuffled = [example for example in examples if example.split == "train"]
     random.Random(seed).shuffle(shuffled)
@@ -241,4 +248,4 @@ def training_set(examples: Sequence[Example], target: str, seed: int) -> list[Ex
         if taken[example.source] < most // _EASY.get(target, 1):
             taken[example.source] += 1
             chosen.append(example)
-    return chosen
+    return chosen + [replace(e, pair=f"{e.pair} again") for e in chosen if e.source == "pairs"]

@@ -1,14 +1,15 @@
-"""Sentences -> vectors, by MiniLM with small adapters learnt for the guard, and the heads that stand on the vectors.
+"""Sentences -> logits, by two small encoders with adapters of the guard's own, and heads on their vectors.
 
 A sentence embedding made for search holds what a text is about; whether it is asked to do harm shows only after the
 encoder itself was tuned: on acts it had not seen, harmful wordings told from legitimate ones rose from three in five to
 what MODEL_CARD.md gives. The adapters are low-rank (Hu et al., LoRA, 2021) and are added to the weights once loaded.
+MiniLM reads English only, multilingual-e5-small Chinese as well; they err on different texts.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -19,13 +20,13 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import load_file
 
-from safety.guard.conformal import TARGETS
+from safety.guard.conformal import TARGETS, has_han
 from safety.guard.features import NUM_BUCKETS, hashed_ngrams
 
 FloatArray = npt.NDArray[np.float32]
+Base = Callable[[], tuple[Any, Any]]  # opens an encoder as published: its tokenizer and its model
 MAX_TOKENS = 96  # of one sentence
 BATCH_SIZE = 16
-FIRST_ADAPTED = 2  # of six blocks: those below stay as published, so that training reads each text through them once
 ADAPTED = ("query", "key", "value", "dense")  # the linear layers of an encoder block
 
 
@@ -51,35 +52,55 @@ class Head:
         return scores
 
 
+@dataclass(frozen=True, slots=True)
+class Tower:
+    """An encoder with its adapters merged, and its heads."""
+
+    tokenizer: Any
+    model: Any
+    heads: dict[str, Head]
+
+
 class GuardEncoder:
     """Scores sentences on every target. Loads at the first call at the latest; safe to share between threads."""
 
-    def __init__(self, base: Path, weights: Path, threads: int = 1) -> None:
-        """base: folder of MiniLM's checkpoint and tokenizer; weights: the guard's own *.safetensors."""
-        self._base, self._path = base, weights
+    def __init__(self, towers: Mapping[Path, Base], threads: int = 1) -> None:
+        """towers: the guard's own *.safetensors, each with the encoder that it adapts; the cheapest first."""
+        self._towers = tuple(towers.items())
         # Each worker computes alone, as in retrieval.embedding: two threads on one batch are slower than one when busy.
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="guard", initializer=_compute_alone)
 
-    def score(self, texts: Sequence[str]) -> dict[str, FloatArray]:
-        """Target -> float32 [N] logits. Raises WeightsError."""
-        tokenizer, model, heads = self.load()
+    def score(self, texts: Sequence[str], is_document: bool = False) -> dict[str, FloatArray]:
+        """Target -> float32 [N] logits, the mean of all towers; of a document, which has thousands of sentences, the
+        first alone reads those without Chinese. Raises WeightsError."""
+        first, *others = self.load()
         rows = [hashed_ngrams(text) for text in texts]
-        vectors = self._encode(tokenizer, model, texts)
-        return {target: head.score(rows, vectors) for target, head in heads.items()}
+        total = self._score(first, texts, rows)
+        places = [place for place, text in enumerate(texts) if not is_document or has_han(text)]
+        counts = np.ones(len(texts), np.float32)
+        counts[places] += len(others)
+        for tower in others:
+            total[:, places] += self._score(tower, [texts[place] for place in places], [rows[p] for p in places])
+        return dict(zip(TARGETS, total / counts, strict=True))
 
-    def load(self) -> tuple[Any, Any, dict[str, Head]]:
-        """Tokenizer, model and heads. Raises WeightsError."""
+    def load(self) -> list[Tower]:
+        """Raises WeightsError."""
         with _LOADING:  # of two first callers one loads
-            return _load(self._base, self._path)
+            return [_load(weights, base) for weights, base in self._towers]
 
-    def _encode(self, tokenizer: Any, model: Any, texts: Sequence[str]) -> FloatArray:
-        ids = [encoding.ids for encoding in tokenizer.encode_batch(list(texts))]
+    def _score(self, tower: Tower, texts: Sequence[str], rows: Sequence[npt.NDArray[np.int64]]) -> FloatArray:
+        """float32 [targets, N]."""
+        vectors = self._encode(tower, texts)
+        return np.stack([tower.heads[target].score(rows, vectors) for target in TARGETS])
+
+    def _encode(self, tower: Tower, texts: Sequence[str]) -> FloatArray:
+        ids = [encoding.ids for encoding in tower.tokenizer.encode_batch(list(texts))]
         order = sorted(range(len(ids)), key=lambda row: len(ids[row]))
         batches = [order[first : first + BATCH_SIZE] for first in range(0, len(order), BATCH_SIZE)]
-        vectors = np.empty((len(ids), model.config.hidden_size), np.float32)
-        results = self._pool.map(lambda rows: _forward(model, [ids[row] for row in rows]), batches)
-        for rows, found in zip(batches, results, strict=True):
-            vectors[rows] = found
+        vectors = np.empty((len(ids), tower.model.config.hidden_size), np.float32)
+        results = self._pool.map(lambda rows: _forward(tower.model, [ids[row] for row in rows]), batches)
+        for rows, part in zip(batches, results, strict=True):
+            vectors[rows] = part
         return vectors
 
 
@@ -98,39 +119,34 @@ def _compute_alone() -> None:
 
 
 @cache
-def _load(base: Path, weights: Path) -> tuple[Any, Any, dict[str, Head]]:
-    """Tokenizer, model and heads, once for a process."""
+def _load(weights: Path, base: Base) -> Tower:
+    """Once for a process."""
     try:
         tensors = load_file(weights)
-        model = load_base(base)
+        tokenizer, model = base()
         merge(model, tensors)
-        return load_tokenizer(base), model.eval(), _heads(tensors)
+        tokenizer.no_padding()
+        tokenizer.enable_truncation(MAX_TOKENS)
+        return Tower(tokenizer, model.eval(), _heads(tensors))
     except (OSError, KeyError, ValueError, AttributeError, RuntimeError) as error:
         raise WeightsError(f"{weights.name} cannot be used ({error}); restore the file.") from error
 
 
-def load_tokenizer(base: Path) -> Any:
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(str(base / "tokenizer.json"))
-    tokenizer.no_padding()
-    tokenizer.enable_truncation(MAX_TOKENS)
-    return tokenizer
-
-
-def load_base(base: Path) -> Any:
-    """MiniLM as published, in bf16 where the processor multiplies it."""
+def open_folder(folder: Path) -> tuple[Any, Any]:
+    """Tokenizer and model of a checkpoint as published, in bf16 where the processor multiplies it."""
     import torch
+    from tokenizers import Tokenizer
     from transformers import AutoModel
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
     dtype = torch.bfloat16 if torch.cpu.get_capabilities().get("avx512_bf16") else torch.float32
-    return AutoModel.from_pretrained(base, dtype=dtype, local_files_only=True)
+    model = AutoModel.from_pretrained(folder, dtype=dtype, local_files_only=True)
+    return Tokenizer.from_file(str(folder / "tokenizer.json")), model
 
 
 def pool(model: Any, ids: Sequence[Sequence[int]]) -> Any:
-    """Tensor [N, 384]: the mean of the last layer over each text's tokens."""
+    """Tensor [N, D]: the mean of the last layer over each text's tokens."""
     import torch
 
     width = max(map(len, ids))
@@ -141,9 +157,9 @@ def pool(model: Any, ids: Sequence[Sequence[int]]) -> Any:
     return (hidden * weights).sum(1) / weights.sum(1)
 
 
-def adapted_layers(model: Any) -> dict[str, Any]:
-    """Name -> linear layer of the encoder that takes an adapter."""
-    upper = tuple(f"encoder.layer.{number}." for number in range(FIRST_ADAPTED, model.config.num_hidden_layers))
+def adapted_layers(model: Any, first: int) -> dict[str, Any]:
+    """Name -> linear layer that takes an adapter, from block `first` on."""
+    upper = tuple(f"encoder.layer.{number}." for number in range(first, model.config.num_hidden_layers))
     return {
         name: module
         for name, module in model.named_modules()
