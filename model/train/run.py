@@ -28,6 +28,7 @@ from model.train.rounding import rounded
 from model.train.state import has_state, load_state, save_state
 
 Work = TypeVar("Work")
+SHARP = 1.7  # of queries and keys at first: at 1 a head can hardly look at one token of a thousand
 
 
 @dataclass(slots=True)
@@ -194,6 +195,8 @@ def make_model(config: TrainConfig) -> BailingMoeV2ForCausalLM:
     for name, parameter in model.named_parameters():
         if name.endswith(("attention.dense.weight", "down_proj.weight", "down_proj")):
             parameter.zero_()
+        elif name.endswith(("query_layernorm.weight", "key_layernorm.weight")):
+            parameter.fill_(SHARP)
     return model
 
 

@@ -178,7 +178,7 @@ def test_answers_drawn_together_are_those_drawn_alone(tuned: SftRun) -> None:
 
 def test_advantages_are_relative_to_the_questions_own_mean() -> None:
     advantages = relative(torch.tensor([[0.0, 1.0], [0.5, 0.5]]))
-    torch.testing.assert_close(advantages, torch.tensor([[-1.0, 1.0], [0.0, 0.0]]), atol=1e-4, rtol=0)
+    assert advantages.tolist() == [[-0.5, 0.5], [0.0, 0.0]]
 
 
 def test_a_reward_that_rises_while_the_held_one_falls_is_told() -> None:
@@ -304,6 +304,9 @@ KIND = replace(ASKED, opening=situations.COMFORT)
         ("citation_precision", UNKNOWN, ABSTENTION, "Sodium was 131 mmol/L [1]."),
         ("citation_recall", ASKED, "Sodium was 131 mmol/L [1].", ABSTENTION),
         ("citation_recall", UNKNOWN, ABSTENTION, "Sodium was 131 mmol/L [1]."),
+        ("coverage", ASKED, "The sodium was 131 mmol/L [1].", "Sodium was [1]."),
+        ("coverage", ASKED, "Sodium was 131 mmol/L [1].", "Sodium was 131 mmol/L [2]."),
+        ("coverage", UNKNOWN, ABSTENTION, "Sodium was 131 mmol/L [1]."),
         ("support", ASKED, "Sodium was 131 mmol/L [1].", "Sodium was 141 mmol/L [1]."),
         ("support", ASKED, "Sodium was 131 mmol/L [1].", "Sodium was 131 mg [1]."),
         ("support", ASKED, "Sodium was 131 mmol/L [1].", "Apixaban 10 mg twice daily [2]."),
