@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.modeling import Attention, BailingMoeV2ForCausalLM, DecoderLayer, MoE, MTPLayer, rotate
+from model.modeling import Attention, BailingMoeV2ForCausalLM, DecoderLayer, MoE, MTPLayer, RMSNorm, rotate
 from model.train.packing import Batch
 from model.train.pointers import Watch
 
@@ -61,6 +61,11 @@ def _computing_dtype(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
+def _norm(norm: RMSNorm, x: Tensor) -> Tensor:
+    """f32, in one kernel with its weight: those of a training run are f32 too."""
+    return F.rms_norm(x.float(), norm.weight.shape, norm.weight, norm.eps)
+
+
 def _as_bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
     """0 where a token may look and -inf elsewhere: made once, where attention would make it in every layer."""
     return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, float("-inf"))
@@ -76,11 +81,11 @@ def _run_layer(
     watch: Watch | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """A layer's output, and the experts [T,K] that its router chose."""
-    q, k, v = project(layer.attention, layer.input_layernorm(x_BSD), cos, sin)
+    q, k, v = project(layer.attention, _norm(layer.input_layernorm, x_BSD), cos, sin)
     if watch is not None:
         watch(layer.index, q, k)
     x_BSD = x_BSD + attend(layer.attention, q, k, v, mask, num_shared)
-    h_BSD = layer.post_attention_layernorm(x_BSD)
+    h_BSD = _norm(layer.post_attention_layernorm, x_BSD)
     if isinstance(layer.mlp, MoE):
         y_BSD, router = layer.mlp(h_BSD)
         return x_BSD + y_BSD, router.topk_ids
@@ -93,8 +98,8 @@ def project(attention: Attention, x_BSD: Tensor, cos: Tensor, sin: Tensor) -> tu
     H, G, C = attention.num_heads, attention.num_kv_heads, attention.head_dim
     qkv_BNSC = attention.query_key_value(x_BSD).view(B, S, H + 2 * G, C).transpose(1, 2)
     q, k, v = qkv_BNSC.split((H, G, G), dim=1)
-    q = rotate(attention.query_layernorm(q).to(v.dtype), cos, sin).to(v.dtype)
-    k = rotate(attention.key_layernorm(k).to(v.dtype), cos, sin).to(v.dtype)
+    q = rotate(_norm(attention.query_layernorm, q).to(v.dtype), cos, sin).to(v.dtype)
+    k = rotate(_norm(attention.key_layernorm, k).to(v.dtype), cos, sin).to(v.dtype)
     return q, k, v
 
 

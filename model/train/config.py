@@ -41,6 +41,7 @@ class TrainConfig:
     warmup: float = 0.01  # share of the run
     decay: float = 0.4  # share of the run over which the rate falls to zero
     init_from: Path | None = None  # a checkpoint to grow from, with its tokenizer; None: random weights
+    meanings_from: Path | None = None  # without init_from: a written reader whose words' meanings to begin with
     decision_weight: float = 1.0  # of the loss where an answer could go another way; its other tokens weigh 1
     language_weight: float = 0.1  # of the loss on prompt tokens; the loss on answer tokens weighs 1
     language_share: float = 0.15  # of the prompt tokens on which it is taken

@@ -14,6 +14,7 @@ import torch
 from contracts import Passage
 from model.checkpoint import load_model
 from model.config import YarnScaling
+from model.generator import EMBEDDED
 from model.modeling import BailingMoeV2ForCausalLM
 from model.train import situations
 from model.train.branches import decode, decode_mtp
@@ -245,6 +246,15 @@ def test_a_grown_model_computes_what_it_computed() -> None:
     large = grow(small, make_model_config(hidden_size=96, num_attention_heads=4, num_key_value_heads=2, **WITH_MTP))
     ids = torch.randint(0, 512, (2, 30))
     torch.testing.assert_close(large(ids).logits, small(ids).logits, atol=2e-3, rtol=0)  # the norms' eps weighs more
+
+
+def test_a_new_model_may_begin_with_the_meanings_of_words_that_the_reader_knows(tmp_path: Path) -> None:
+    config = make_config(tmp_path, model={"vocab_size": 9216, "hidden_size": 96}, meanings_from=EMBEDDED)
+    run = SftRun(config, render, TEXTS)
+    assert (tmp_path / "tokenizer.json").read_bytes() == (EMBEDDED / "tokenizer.json").read_bytes()
+    ids = [run.packer.encode(word)[0] for word in (" kidney", " renal", " daily")]
+    kidney, renal, daily = torch.nn.functional.normalize(run.model.model.word_embeddings.weight[ids].detach())
+    assert kidney @ renal > kidney @ daily + 0.2
 
 
 @pytest.mark.parametrize("change", [{"num_experts": 8}, {"hidden_size": 32}, {"num_attention_heads": 4}])
