@@ -22,7 +22,7 @@ from model.chat_template import ChatTemplate
 from model.tokenizer import Tokenizer
 from model.train.examples import Group, Item
 from model.train.lines import Lines, split_lines
-from model.train.pointers import NUM_ROWS, Look, Source, Span, look_at_lines, look_at_source, spread
+from model.train.pointers import NUM_ROWS, Look, Source, Span, look_at_lines, look_at_source, shifted, spread
 
 NUM_OPENING_TOKENS = 3  # by then a sentence is one of the passages' and no other
 Render = Callable[[str, Sequence[Passage], Sequence[tuple[str, str]], Patient | None], list[Message]]
@@ -32,7 +32,8 @@ PROMPT, ANSWER, UNSCORED, DECISION = 0, 1, 2, 3
 @dataclass(frozen=True, slots=True)
 class PackedSequence:
     """One group in tokens. branch 0 is what all share; kind says how the token itself is scored: as part of a prompt,
-    of an answer, as a token of an answer at which it could go another way, or not at all."""
+    of an answer, as a token of an answer at which it could go another way, or not at all; looks what positions are told
+    to look at."""
 
     ids: tuple[int, ...]
     positions: tuple[int, ...]
@@ -99,7 +100,8 @@ class Packer:
     def pack(
         self, group: Group, max_tokens: int, max_rest: int = 1 << 30, with_looks: bool = False
     ) -> PackedSequence | None:
-        """None if the passages alone do not fit; branches that do not fit are left out."""
+        """None if the passages alone do not fit; branches that do not fit, or exceed max_rest in all, are left out.
+        with_looks: with what its positions look at (`pointers.py`)."""
         prompts = [self.prompt(group, item) for item in group.items]
         cut = shared_length(prompts, len(group.passages))
         shared, spans = self.encode_spans(prompts[0][:cut])
@@ -198,13 +200,11 @@ def make_batch(sequences: Sequence[PackedSequence], pad_id: int, multiple: int =
     looks = None
     if any(s.looks for s in sequences):
         looks = torch.full((len(sequences), len(Look), NUM_ROWS, 3), -1)
-        for row, sequence in enumerate(sequences):
-            shift, first = num_shared - own[row], own[row]
+        for row, (sequence, first) in enumerate(zip(sequences, own, strict=True)):
             for look in Look:
-                spans = [span[1:] for span in sequence.looks if span[0] == look]
-                moved = [[p + shift * (p >= first) for p in (a, b)] + [c + shift * (c > first)] for a, b, c in spans]
-                if moved:
-                    looks[row, look, : len(moved)] = torch.tensor(moved)
+                spans = [shifted(span, first, num_shared - first) for span in sequence.looks if span[0] == look]
+                if spans:
+                    looks[row, look, : len(spans)] = torch.tensor(spans)
     return Batch(
         rows("ids", pad_id), rows("positions", 0), rows("branches", -1), rows("kinds", UNSCORED), num_shared, looks
     )

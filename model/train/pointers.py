@@ -3,7 +3,8 @@
 Attention supervised where the answer's source is known (Liu et al. 2016, "Neural machine translation with supervised
 attention", arXiv 1609.04186): a few heads of the lower layers are told what to look at, so that copying a line, which
 gradient alone finds after thousands of steps, is there after dozens. The loss is minus the logarithm of the attention
-that falls into an interval of positions; its weight falls to 0 within the run, and the heads are then as free as all.
+that falls into an interval of positions. It must hold until the answers lean on these heads: on a small copy whose
+weight of it fell to 0 within the run they were lost again.
 
 Shape suffixes as in `model.modeling`; R the rows of a sequence that are asked of each kind of looking.
 """
@@ -130,6 +131,12 @@ def look_at_source(
             found += [(Look.QUESTION, here, *question), (Look.SOURCE, here, token, token + 1)]
         cursor = close
     return found
+
+
+def shifted(span: Span, first: int, shift: int) -> list[int]:
+    """Its position and interval, where all from `first` on stand `shift` places further on."""
+    _, here, low, high = span
+    return [here + shift * (here >= first), low + shift * (low >= first), high + shift * (high > first)]
 
 
 def spread(spans: Sequence[Span]) -> tuple[Span, ...]:
