@@ -64,14 +64,14 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
 
 
 def write_tokenizer(folder: Path, config: TrainConfig, texts: dict[str, list[Text]], render: Render) -> None:
-    """Trains the tokenizer on prompts, answers and texts of the run, or takes that of init_from, and writes its files,
-    unless they are there."""
+    """Trains the tokenizer on prompts, answers and texts of the run, or takes that of init_from or meanings_from, and
+    writes its files, unless they are there."""
     if (folder / "tokenizer.json").is_file():
         return
     folder.mkdir(parents=True, exist_ok=True)
-    if config.init_from is not None:
+    if source := config.init_from or config.meanings_from:
         for name in ("tokenizer_config.json", "generation_config.json", "tokenizer.json"):
-            shutil.copyfile(config.init_from / name, folder / name)
+            shutil.copyfile(source / name, folder / name)
         return
     tokenizer = train_tokenizer(_corpus(config, texts, render), config.model.vocab_size)
     files = {

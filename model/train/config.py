@@ -31,6 +31,7 @@ class TrainConfig:
     items_per_group: int = 8
     tokens_per_batch: int = 6144
     max_sequence_tokens: int = 2048
+    max_branch_tokens: int = 1 << 20  # of a sequence's questions and answers; those that do not fit are left out
     num_tokenizer_groups: int = 6000  # of generated examples that the tokenizer is trained on
     seed: int = 1
     matrix_lr: float = 0.02  # Muon: matrices inside the layers
@@ -40,9 +41,12 @@ class TrainConfig:
     warmup: float = 0.01  # share of the run
     decay: float = 0.4  # share of the run over which the rate falls to zero
     init_from: Path | None = None  # a checkpoint to grow from, with its tokenizer; None: random weights
+    meanings_from: Path | None = None  # without init_from: a written reader whose words' meanings to begin with
     decision_weight: float = 1.0  # of the loss where an answer could go another way; its other tokens weigh 1
     language_weight: float = 0.1  # of the loss on prompt tokens; the loss on answer tokens weighs 1
     language_share: float = 0.15  # of the prompt tokens on which it is taken
+    look_weight: float = 0.0  # of the loss on where heads look, see pointers.HEADS
+    look_until: float = 1.0  # progress at which that loss ends
     bias_rate: float = 0.001  # step of expert_bias against the load
     precision: str = "bfloat16"
     threads: int = 2
@@ -53,6 +57,7 @@ class TrainConfig:
     device: str = "cpu"  # or "cuda"
     workers: int = 0  # processes that make examples ahead; 0: this one makes them
     mtp_weight: float = 0.3  # of the MTP layer's loss (DeepSeek-V3, arXiv 2412.19437, section 4.2)
+    mtp_from: float = 0.0  # progress from which the MTP layer is trained
     round_from: float = 1.0  # progress from which it learns with its weights rounded to INT4
     log_every: int = 1  # steps; what is logged, a GPU must be waited for
     max_seconds: float = 0.0  # of a call, after which it saves and stops; the schedule runs with it. 0: to the end

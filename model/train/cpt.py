@@ -50,7 +50,7 @@ class CptRun(Run[Batch]):
         return batches
 
     def step(self, work: Batch) -> Step:
-        return losses(self.model, work, self.config, self.progress.steps)
+        return losses(self.model, work, self.config, self.progress.steps, self.share)
 
     def _stream(self, pool: int) -> Iterator[int]:
         """Tokens of documents drawn at random, without end."""

@@ -30,7 +30,6 @@ from model.train.rewards import REWARDS, agreement, total
 from model.train.run import Run, Step, prepare
 
 HELD = "held_agreement"  # how the reward that is never trained on is called in the log
-_SAME = 1e-6  # spread of rewards below which a question teaches nothing
 
 
 class GrpoRun(Run[list[Group]]):
@@ -113,10 +112,9 @@ class GrpoRun(Run[list[Group]]):
 
 
 def relative(rewards: Tensor) -> Tensor:
-    """Advantages [items, samples]: how far each reward is from its question's mean, in standard deviations; 0 where all
-    are alike."""
-    spread = rewards.std(1, keepdim=True, correction=0)
-    return torch.where(spread > _SAME, (rewards - rewards.mean(1, keepdim=True)) / (spread + _SAME), 0.0)
+    """Advantages [items, samples]: how far each reward is from its question's mean. Not in standard deviations: where
+    answers hardly differ, so should their weights (Liu et al. 2025, "Dr. GRPO", arXiv 2503.20783)."""
+    return rewards - rewards.mean(1, keepdim=True)
 
 
 def prompt_ids(packer: Packer, group: Group, item: Item) -> tuple[list[int], list[int]]:

@@ -15,6 +15,7 @@ from model.modeling import BailingMoeV2ForCausalLM
 from model.train.branches import decode, decode_mtp
 from model.train.config import TrainConfig
 from model.train.packing import ANSWER, DECISION, PROMPT, Batch
+from model.train.pointers import Watch
 from model.train.run import Step
 
 
@@ -31,7 +32,7 @@ class Scored:
         return Scored(*(x.to(device, non_blocking=True) for x in (self.rows, self.ids, self.weights)))
 
 
-def losses(model: BailingMoeV2ForCausalLM, batch: Batch, config: TrainConfig, seed: int) -> Step:
+def losses(model: BailingMoeV2ForCausalLM, batch: Batch, config: TrainConfig, seed: int, share: float = 1.0) -> Step:
     """Mean cross-entropy of answer tokens, of a random share of prompt tokens, and of the MTP layer on answer tokens.
 
     Only the rows that are scored pass the head: it is two fifths of the work otherwise.
@@ -40,13 +41,21 @@ def losses(model: BailingMoeV2ForCausalLM, batch: Batch, config: TrainConfig, se
     num_tokens = int((batch.branches >= 0).sum())
     num_answer_tokens = int(((batch.kinds == ANSWER) | (batch.kinds == DECISION)).sum())
     batch = batch.to(model.device)
-    x_BSD, routers = decode(model, batch)
+    watch = Watch(batch.looks.long(), batch.mask) if batch.looks is not None else None
+    x_BSD, routers = decode(model, batch, watch)
     hidden_BSD = model.model.norm(x_BSD)
     answer = mean_loss(model, hidden_BSD, scored["answer"])
     language = mean_loss(model, hidden_BSD, scored["language"])
     total = answer + config.language_weight * language
     figures = {"answer_loss": answer.detach(), "language_loss": language.detach()}
-    if model.config.num_nextn_predict_layers:
+    if watch is not None:
+        look = watch.total()
+        total = total + config.look_weight * look
+        figures["look_loss"] = look.detach()
+        figures |= {
+            f"look_{kind.name.lower()}": torch.stack(part).mean().detach() for kind, part in watch.losses.items()
+        }
+    if model.config.num_nextn_predict_layers and share >= config.mtp_from:
         mtp_BSD, of_mtp = decode_mtp(model, batch, hidden_BSD)
         mtp = mean_loss(model, mtp_BSD, scored["mtp"])
         total = total + config.mtp_weight * mtp

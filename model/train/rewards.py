@@ -35,6 +35,15 @@ def citation_recall(group: Group, item: Item, said: str) -> float:
     return len(cited & right) / len(right) if right else float(not cited)
 
 
+def coverage(group: Group, item: Item, said: str) -> float:
+    """Of the lines that answer, how many are said whole and with their passage's number."""
+    claims = [(Counter(_words(text)), key) for text, key in _claims(item, said)]
+    told = [
+        any(key == c.passage + 1 and not Counter(_words(c.text)) - words for words, key in claims) for c in item.claims
+    ]
+    return sum(told) / len(told) if told else float(not claims)
+
+
 def support(group: Group, item: Item, said: str) -> float:
     """Of the sentences said, how many hold no number, unit, drug or other word that their passage does not hold."""
     claims = _claims(item, said)
@@ -75,7 +84,17 @@ def length(group: Group, item: Item, said: str) -> float:
 
 REWARDS: Mapping[str, Reward] = {
     reward.__name__: reward
-    for reward in (citation_precision, citation_recall, support, answerability, structure, empathy, safety, length)
+    for reward in (
+        citation_precision,
+        citation_recall,
+        coverage,
+        support,
+        answerability,
+        structure,
+        empathy,
+        safety,
+        length,
+    )
 }
 
 

@@ -35,16 +35,17 @@ class SftRun(Run[Batch]):
     def work(self, pool: int) -> list[Batch]:
         config, rng = self.config, random.Random(f"{self.config.seed}/{pool}")
         longest = config.size_at(pool / config.num_pools)
+        is_told = config.look_weight > 0 and pool / config.num_pools < config.look_until
         sequences = []
         for index in range(config.groups_per_pool):
             size = longest * rng.uniform(0.3, 1.0)
             group = self.maker.make(f"{config.seed}/{pool}/{index}", size, config.items_per_group)
-            sequences.append(self.packer.pack(group, config.max_sequence_tokens))
+            sequences.append(self.packer.pack(group, config.max_sequence_tokens, config.max_branch_tokens, is_told))
         fitting = [s for s in sequences if s is not None]
         return make_batches(fitting, config.tokens_per_batch, config.model.pad_token_id or 0, rng, config.multiple)
 
     def step(self, work: Batch) -> Step:
-        return losses(self.model, work, self.config, self.progress.steps)
+        return losses(self.model, work, self.config, self.progress.steps, self.share)
 
     def samples(self) -> list[dict[str, Any]]:
         found = []

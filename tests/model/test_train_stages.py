@@ -14,6 +14,7 @@ import torch
 from contracts import Passage
 from model.checkpoint import load_model
 from model.config import YarnScaling
+from model.generator import EMBEDDED
 from model.modeling import BailingMoeV2ForCausalLM
 from model.train import situations
 from model.train.branches import decode, decode_mtp
@@ -178,7 +179,7 @@ def test_answers_drawn_together_are_those_drawn_alone(tuned: SftRun) -> None:
 
 def test_advantages_are_relative_to_the_questions_own_mean() -> None:
     advantages = relative(torch.tensor([[0.0, 1.0], [0.5, 0.5]]))
-    torch.testing.assert_close(advantages, torch.tensor([[-1.0, 1.0], [0.0, 0.0]]), atol=1e-4, rtol=0)
+    assert advantages.tolist() == [[-0.5, 0.5], [0.0, 0.0]]
 
 
 def test_a_reward_that_rises_while_the_held_one_falls_is_told() -> None:
@@ -247,6 +248,15 @@ def test_a_grown_model_computes_what_it_computed() -> None:
     torch.testing.assert_close(large(ids).logits, small(ids).logits, atol=2e-3, rtol=0)  # the norms' eps weighs more
 
 
+def test_a_new_model_may_begin_with_the_meanings_of_words_that_the_reader_knows(tmp_path: Path) -> None:
+    config = make_config(tmp_path, model={"vocab_size": 9216, "hidden_size": 96}, meanings_from=EMBEDDED)
+    run = SftRun(config, render, TEXTS)
+    assert (tmp_path / "tokenizer.json").read_bytes() == (EMBEDDED / "tokenizer.json").read_bytes()
+    ids = [run.packer.encode(word)[0] for word in (" kidney", " renal", " daily")]
+    kidney, renal, daily = torch.nn.functional.normalize(run.model.model.word_embeddings.weight[ids].detach())
+    assert kidney @ renal > kidney @ daily + 0.2
+
+
 @pytest.mark.parametrize("change", [{"num_experts": 8}, {"hidden_size": 32}, {"num_attention_heads": 4}])
 def test_what_is_no_larger_sibling_is_refused(change: dict[str, int]) -> None:
     small = BailingMoeV2ForCausalLM(make_model_config())
@@ -304,6 +314,9 @@ KIND = replace(ASKED, opening=situations.COMFORT)
         ("citation_precision", UNKNOWN, ABSTENTION, "Sodium was 131 mmol/L [1]."),
         ("citation_recall", ASKED, "Sodium was 131 mmol/L [1].", ABSTENTION),
         ("citation_recall", UNKNOWN, ABSTENTION, "Sodium was 131 mmol/L [1]."),
+        ("coverage", ASKED, "The sodium was 131 mmol/L [1].", "Sodium was [1]."),
+        ("coverage", ASKED, "Sodium was 131 mmol/L [1].", "Sodium was 131 mmol/L [2]."),
+        ("coverage", UNKNOWN, ABSTENTION, "Sodium was 131 mmol/L [1]."),
         ("support", ASKED, "Sodium was 131 mmol/L [1].", "Sodium was 141 mmol/L [1]."),
         ("support", ASKED, "Sodium was 131 mmol/L [1].", "Sodium was 131 mg [1]."),
         ("support", ASKED, "Sodium was 131 mmol/L [1].", "Apixaban 10 mg twice daily [2]."),
