@@ -32,12 +32,12 @@ def _open_minilm() -> tuple[Any, Any]:
 
 
 def _open_multilingual() -> tuple[Any, Any]:
-    from retrieval.multilingual.embedder import make_tokenizer
+    from retrieval.multilingual.embedder import open_tokenizer
     from retrieval.multilingual.encoder import load_encoder
     from retrieval.multilingual.packed import find_file, open_packed
 
-    packed = open_packed(find_file())
-    return make_tokenizer(packed), load_encoder(packed)
+    file = find_file()
+    return open_tokenizer(file), load_encoder(open_packed(file))
 
 
 GUARD_BASES: dict[str, Base] = {"minilm": _open_minilm, "e5": _open_multilingual}  # what the guard's weights adapt

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,7 +62,7 @@ class MultilingualEmbedder(EncoderEmbedder):
         return [_less(vectors, self._centres[PASSAGE_CENTRE]) for vectors in super().embed_parts(texts, parts)]
 
     def _open_tokenizer(self) -> Any:
-        return make_tokenizer(self._packed)
+        return open_tokenizer(self._file)
 
     def _open_model(self) -> Any:
         from retrieval.multilingual.encoder import load_encoder
@@ -73,6 +73,12 @@ class MultilingualEmbedder(EncoderEmbedder):
 def _less(vectors: FloatArray, centre: FloatArray) -> FloatArray:
     rest = vectors - centre
     return np.asarray(rest / np.linalg.norm(rest, axis=1, keepdims=True), dtype=np.float32)
+
+
+@cache
+def open_tokenizer(file: Path) -> Tokenizer:
+    """Made once for a process: it has 250,000 pieces. Whoever uses it leaves its settings as they are."""
+    return make_tokenizer(open_packed(file))
 
 
 def make_tokenizer(packed: PackedEncoder) -> Tokenizer:

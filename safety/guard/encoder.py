@@ -24,7 +24,7 @@ from safety.guard.conformal import TARGETS, has_han
 from safety.guard.features import NUM_BUCKETS, hashed_ngrams
 
 FloatArray = npt.NDArray[np.float32]
-Base = Callable[[], tuple[Any, Any]]  # opens an encoder as published: its tokenizer and its model
+Base = Callable[[], tuple[Any, Any]]  # an encoder as published: its tokenizer, which neither pads nor cuts, its model
 MAX_TOKENS = 96  # of one sentence
 BATCH_SIZE = 16
 ADAPTED = ("query", "key", "value", "dense")  # the linear layers of an encoder block
@@ -94,7 +94,7 @@ class GuardEncoder:
         return np.stack([tower.heads[target].score(rows, vectors) for target in TARGETS])
 
     def _encode(self, tower: Tower, texts: Sequence[str]) -> FloatArray:
-        ids = [encoding.ids for encoding in tower.tokenizer.encode_batch(list(texts))]
+        ids = to_ids(tower.tokenizer, texts)
         order = sorted(range(len(ids)), key=lambda row: len(ids[row]))
         batches = [order[first : first + BATCH_SIZE] for first in range(0, len(order), BATCH_SIZE)]
         vectors = np.empty((len(ids), tower.model.config.hidden_size), np.float32)
@@ -125,8 +125,6 @@ def _load(weights: Path, base: Base) -> Tower:
         tensors = load_file(weights)
         tokenizer, model = base()
         merge(model, tensors)
-        tokenizer.no_padding()
-        tokenizer.enable_truncation(MAX_TOKENS)
         return Tower(tokenizer, model.eval(), _heads(tensors))
     except (OSError, KeyError, ValueError, AttributeError, RuntimeError) as error:
         raise WeightsError(f"{weights.name} cannot be used ({error}); restore the file.") from error
@@ -141,8 +139,16 @@ def open_folder(folder: Path) -> tuple[Any, Any]:
 
     transformers_logging.disable_progress_bar()
     dtype = torch.bfloat16 if torch.cpu.get_capabilities().get("avx512_bf16") else torch.float32
-    model = AutoModel.from_pretrained(folder, dtype=dtype, local_files_only=True)
-    return Tokenizer.from_file(str(folder / "tokenizer.json")), model
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer, AutoModel.from_pretrained(folder, dtype=dtype, local_files_only=True)
+
+
+def to_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    """Each text's tokens with the two at its ends, at most MAX_TOKENS. Cut here: others may share the tokenizer."""
+    found = [encoding.ids for encoding in tokenizer.encode_batch(list(texts))]
+    return [ids if len(ids) <= MAX_TOKENS else [*ids[: MAX_TOKENS - 1], ids[-1]] for ids in found]
 
 
 def pool(model: Any, ids: Sequence[Sequence[int]]) -> Any:

@@ -21,7 +21,7 @@ from torch import nn
 
 from safety.guard.conformal import TARGETS
 from safety.guard.corpus import Example
-from safety.guard.encoder import MAX_TOKENS, Base, adapted_layers
+from safety.guard.encoder import Base, adapted_layers, to_ids
 from safety.guard.features import NUM_BUCKETS, hashed_ngrams
 
 SEED = 20261126
@@ -68,8 +68,6 @@ class GuardModel(nn.Module):
     def __init__(self, base: Base, plan: TrainingPlan) -> None:
         super().__init__()
         self._tokenizer, encoder = base()
-        self._tokenizer.no_padding()
-        self._tokenizer.enable_truncation(MAX_TOKENS)
         self.encoder = encoder.requires_grad_(False)
         self._plan = plan
         self.adapters: dict[str, _Adapter] = {}
@@ -84,8 +82,8 @@ class GuardModel(nn.Module):
 
     def read(self, texts: Sequence[str]) -> None:
         """Takes texts apart, once for all epochs."""
-        for text, encoding in zip(texts, self._tokenizer.encode_batch(list(texts)), strict=True):
-            self._read[text] = torch.tensor(encoding.ids), torch.from_numpy(hashed_ngrams(text))
+        for text, ids in zip(texts, to_ids(self._tokenizer, texts), strict=True):
+            self._read[text] = torch.tensor(ids), torch.from_numpy(hashed_ngrams(text))
 
     def length(self, text: str) -> int:
         """Tokens of a text that was read."""
