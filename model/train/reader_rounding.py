@@ -6,19 +6,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.modeling import BailingMoeV2ForCausalLM, DecoderLayer
+from model.modeling import BailingMoeV2ForCausalLM
 from model.quantize.rtn import round_to, search_scales
 from model.train.matching import MEANING, Matcher
 from model.train.reader_stream import GROUP, STREAM
+from model.train.rounding import is_rounded
 
 
 def round_model(model: BailingMoeV2ForCausalLM) -> None:
     """To what the checkpoint will hold: bf16, and of the feed-forward weights what INT4 leaves as it is."""
-    for layer in model.model.layers:
-        assert isinstance(layer, DecoderLayer)
-        for name, parameter in layer.mlp.named_parameters():
-            if parameter.dim() > 1 and name != "gate.weight":
-                parameter.copy_(_to_int4(parameter))
+    for name, parameter in model.named_parameters():
+        if is_rounded(name, parameter):
+            parameter.copy_(_to_int4(parameter))
     for parameter in model.parameters():
         parameter.copy_(parameter.bfloat16())
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from model.train.lines import MARKS, RULES, list_marks
 from model.train.matching import CONTEXT, MEANING
+from model.train.rounding import GROUP_SIZE
 
 NUM_LAYERS = 7
 HIDDEN, HEADS, GROUPS, HEAD = 416, 8, 2, 128
-GROUP = 32
+GROUP = GROUP_SIZE
 CONSTANT = 256.0  # in every position's stream; a power of 2: what is divided by it stays exact in bf16
 BEACON = 16.0  # in every position's stream, too: the MTP layer's input is measured by it
 CODE, SHORT = 48, 32  # dims of a token's code, and of what is kept of a neighbour's

@@ -20,7 +20,7 @@ GROUP_SIZE = 32
 @contextmanager
 def rounded(model: nn.Module) -> Iterator[None]:
     """Inside, the model's feed-forward weights are what INT4 in groups of GROUP_SIZE makes of them."""
-    parameters = [p for name, p in model.named_parameters() if _is_rounded(name, p)]
+    parameters = [p for name, p in model.named_parameters() if is_rounded(name, p)]
     whole = [parameter.data for parameter in parameters]
     with torch.no_grad():
         groups = torch.cat([weight.reshape(-1, GROUP_SIZE) for weight in whole])
@@ -35,5 +35,6 @@ def rounded(model: nn.Module) -> Iterator[None]:
             parameter.data = weight
 
 
-def _is_rounded(name: str, parameter: nn.Parameter) -> bool:
+def is_rounded(name: str, parameter: nn.Parameter) -> bool:
+    """Whether INT4 rounds it, by its name in the model."""
     return ".mlp." in name and parameter.dim() > 1 and not name.endswith(".mlp.gate.weight")
