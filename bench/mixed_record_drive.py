@@ -29,6 +29,8 @@ _SIZES = {"desk": (1440, 900), "phone": (390, 844)}
 _REDRAWN_MS = 8_000  # until the pane surely shows what a chip opens
 _SEARCHED = re.compile("can be searched|can be asked about")  # in any step from the first that says so
 _RECOGNISING = "Recognising picture"
+_MARKS = {"Consult": "[data-testid=stChatInput]", "Documents": "input[type=file]"}  # what only that screen has
+_DRAWN_MS = 30_000
 
 
 def add_patient(page: Page) -> None:
@@ -60,7 +62,16 @@ def upload(page: Page, record: MixedRecord, patience_s: float) -> dict[str, floa
 
 
 def open_screen(page: Page, name: str) -> None:
-    page.get_by_role("link", name=name, exact=True).click()
+    """Opens a screen by its link, once more if nothing came of it: where the machine is overloaded, a poll that the
+    browser sent for the screen before can be run after the new screen and leave it empty (Streamlit 1.67)."""
+    mark = page.locator(_MARKS[name]).first
+    link = page.get_by_role("link", name=name, exact=True)
+    link.click()
+    try:
+        mark.wait_for(state="attached", timeout=_DRAWN_MS)
+    except TooLate:
+        link.click()
+        mark.wait_for(state="attached")
 
 
 def is_recognising(page: Page) -> bool:

@@ -11,8 +11,8 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -20,6 +20,7 @@ from typing import cast
 import pytest
 import uvicorn
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Error as PlaywrightError
 
 from app.server import make_app
 from contracts import SamplingParams
@@ -32,6 +33,7 @@ from model.modeling import BailingMoeV2ForCausalLM
 ROOT = Path(__file__).resolve().parents[2]
 EMBEDDED = ROOT / "model" / "embedded"
 START_TIMEOUT_S = 120
+_PAGES = pytest.StashKey[list[Page]]()  # the windows that a test has opened
 expect.set_options(timeout=60_000)  # a machine that also trains a model answers late
 CHROMIUM_ARGS = (
     "--no-sandbox",
@@ -130,9 +132,21 @@ def chromium() -> Iterator[Browser]:
         browser.close()
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Adds to a failure what the open windows showed."""
+    report = yield
+    if report.when == "call" and report.failed:
+        for page in item.stash.get(_PAGES, ()):
+            with suppress(PlaywrightError):
+                report.sections.append((f"window at {page.url}", page.locator("body").inner_text(timeout=5_000)))
+    return report
+
+
 @pytest.fixture
-def open_page(chromium: Browser) -> Iterator[Callable[..., Page]]:
+def open_page(chromium: Browser, request: pytest.FixtureRequest) -> Iterator[Callable[..., Page]]:
     """Opens a window: `open_page(width, height, scheme)`. A request to anywhere but the app fails the test."""
+    pages = request.node.stash[_PAGES] = []
     contexts: list[BrowserContext] = []
     foreign: list[str] = []
 
@@ -142,6 +156,7 @@ def open_page(chromium: Browser) -> Iterator[Callable[..., Page]]:
         contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(60_000)
+        pages.append(page)
         return page
 
     yield open_one
