@@ -21,7 +21,7 @@ from playwright.sync_api import TimeoutError as TooLate
 
 from bench.mixed_record import MixedRecord, Planted, make_record
 from bench.report import print_report
-from bench.serving import MAX_WAIT_S, open_page, serve_app
+from bench.serving import MAX_WAIT_S, open_page, open_screen, serve_app
 
 NAME = "mixed_record.pdf"
 _PATIENT = "Ada Mixed"
@@ -29,8 +29,6 @@ _SIZES = {"desk": (1440, 900), "phone": (390, 844)}
 _REDRAWN_MS = 8_000  # until the pane surely shows what a chip opens
 _SEARCHED = re.compile("can be searched|can be asked about")  # in any step from the first that says so
 _RECOGNISING = "Recognising picture"
-_MARKS = {"Consult": "[data-testid=stChatInput]", "Documents": "input[type=file]"}  # what only that screen has
-_DRAWN_MS = 30_000
 
 
 def add_patient(page: Page) -> None:
@@ -59,19 +57,6 @@ def upload(page: Page, record: MixedRecord, patience_s: float) -> dict[str, floa
         expect(page.get_by_text(words).first).to_be_visible(timeout=patience_s * 1000)
         seen[step] = round(time.perf_counter() - started, 1)
     return seen
-
-
-def open_screen(page: Page, name: str) -> None:
-    """Opens a screen by its link, once more if nothing came of it: where the machine is overloaded, a poll that the
-    browser sent for the screen before can be run after the new screen and leave it empty (Streamlit 1.67)."""
-    mark = page.locator(_MARKS[name]).first
-    link = page.get_by_role("link", name=name, exact=True)
-    link.click()
-    try:
-        mark.wait_for(state="attached", timeout=_DRAWN_MS)
-    except TooLate:
-        link.click()
-        mark.wait_for(state="attached")
 
 
 def is_recognising(page: Page) -> bool:

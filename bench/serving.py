@@ -17,11 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import TimeoutError as TooLate
 
 from bench.report import ROOT, cpu_seconds, peak_rss_mb
 
 MAX_WAIT_S = 180.0
 FIRST_PATIENT = "Margaret Ellis"
+_MARKS = {"Consult": "[data-testid=stChatInput]", "Documents": "input[type=file]"}  # what only that screen has
+_DRAWN_MS = 30_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,19 @@ def open_page(url: str) -> Iterator[Page]:
         page.goto(url)
         yield page
         browser.close()
+
+
+def open_screen(page: Page, name: str) -> None:
+    """Opens a screen by its link, once more if nothing came of it: where the machine is overloaded, a poll that the
+    browser sent for the screen before can be run after the new screen and leave it empty (Streamlit 1.67)."""
+    mark = page.locator(_MARKS[name]).first
+    link = page.get_by_role("link", name=name, exact=True)
+    link.click()
+    try:
+        mark.wait_for(state="attached", timeout=_DRAWN_MS)
+    except TooLate:
+        link.click()
+        mark.wait_for(state="attached")
 
 
 def _find_free_port() -> int:

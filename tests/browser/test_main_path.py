@@ -14,6 +14,8 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Page, expect
 
+from bench.serving import open_screen
+
 pytestmark = pytest.mark.browser
 
 SHOTS = Path(__file__).resolve().parent / "shots"
@@ -52,7 +54,7 @@ def wait_for_answer(page: Page, num_turns: int = 1) -> None:
 
 
 def upload(page: Page, files: list[Path]) -> None:
-    page.get_by_role("link", name="Documents", exact=True).click()
+    open_screen(page, "Documents")
     expect(page.get_by_text("Add documents")).to_be_visible()
     page.locator("input[type=file]").set_input_files(files)
     for file in files:
@@ -96,7 +98,7 @@ def test_a_new_patient_is_checked_and_uploaded_records_are_read(
     expect(page.get_by_alt_text("Page 1 of note_plain.pdf")).to_be_visible()
     page.keyboard.press("Escape")
 
-    page.get_by_role("link", name="Consult", exact=True).click()
+    open_screen(page, "Consult")
     ask(page, "What did the CT scan show?")
     wait_for_answer(page)
     expect(page.locator(".chip").first).to_be_visible()
@@ -198,7 +200,7 @@ def test_a_deleted_document_is_gone(app_url: str, open_page: OpenPage) -> None:
     page = open_page()
     wait_for_demo(page, app_url)
     choose_patient(page, "Ada Tester")
-    page.get_by_role("link", name="Documents", exact=True).click()
+    open_screen(page, "Documents")
     card = page.locator("[class*=st-key-document_]", has_text="note_plain.pdf")
     card.get_by_role("button", name="Delete").click()
     page.get_by_role("dialog").get_by_role("button", name="Delete").click()

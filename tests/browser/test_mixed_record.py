@@ -14,9 +14,9 @@ from bench.mixed_record_drive import (
     delete_patient,
     has_highlight,
     open_citation,
-    open_screen,
     upload,
 )
+from bench.serving import open_screen
 
 pytestmark = pytest.mark.browser
 

@@ -11,6 +11,8 @@ from types import ModuleType
 import pytest
 from playwright.sync_api import Page, expect
 
+from bench.serving import open_screen
+
 pytestmark = pytest.mark.browser
 
 OpenPage = Callable[..., Page]
@@ -50,7 +52,7 @@ def test_a_hidden_instruction_is_shown_and_not_obeyed(app_url: str, open_page: O
     expect(page.get_by_text("Ask about Hidden Order")).to_be_visible()
     steps.upload(page, [shared / "clinical_docs" / "note_hidden_injection.pdf"])
     expect(page.get_by_text("holds an instruction to the program").first).to_be_visible()
-    page.get_by_role("link", name="Consult", exact=True).click()
+    open_screen(page, "Consult")
     steps.ask(page, "Does this patient have any allergies?")
     steps.wait_for_answer(page)
     answer = page.locator(".turn").last.locator(".claims").inner_text().casefold()
