@@ -24,6 +24,9 @@ def guard(
     step: Annotated[list[str] | None, typer.Option(help="encoder, thresholds or names; all if none is named.")] = None,
     encoder: Annotated[list[str] | None, typer.Option(help="minilm or e5; both if none is named.")] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda, for the encoders.")] = "cpu",
+    one_more: Annotated[
+        bool, typer.Option("--one-more", help="One more round from the weights that are here.")
+    ] = False,
 ) -> None:
     """The classifiers of the safety layer: weights and thresholds are written where the program reads them."""
     from safety.guard.check import ENCODERS
@@ -39,7 +42,7 @@ def guard(
         raise InputError(f"Unknown device {device!r}; use {' or '.join(DEVICES)}.")
     try:
         if "encoder" in wanted:
-            _train_encoder(data, encoder or ENCODERS, device)
+            _train_encoder(data, encoder or ENCODERS, device, one_more)
         if "thresholds" in wanted:
             _calibrate(data)
         if "names" in wanted:
@@ -48,14 +51,14 @@ def guard(
         raise InputError(f"{error.filename} is missing; give the folder of the public sets with --data.") from error
 
 
-def _train_encoder(data: Path, names: Sequence[str], device: str) -> None:
+def _train_encoder(data: Path, names: Sequence[str], device: str, is_one_more: bool) -> None:
     import torch
 
     from app.safety_layer import GUARD_BASES
     from safety.guard.check import weights_of
     from safety.guard.conformal import TARGETS
     from safety.guard.corpus import read_corpus, training_set
-    from safety.guard.training import PLANS, SEED, fit
+    from safety.guard.training import PLANS, SEED, fit, one_more
 
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("No GPU is to be found; use --device cpu.")
@@ -64,7 +67,9 @@ def _train_encoder(data: Path, names: Sequence[str], device: str) -> None:
         examples += [(number, example) for example in training_set(read_corpus(target, data), target, SEED)]
     typer.echo(f"{len(examples):,} examples", err=True)
     for name in names:
-        fit(GUARD_BASES[name], examples, PLANS[name], _show_step, device).save(weights_of(name))
+        path = weights_of(name)
+        plan, start = (one_more(PLANS[name]), path) if is_one_more else (PLANS[name], None)
+        fit(GUARD_BASES[name], examples, plan, _show_step, device, start).save(path)
 
 
 def _show_step(step: int, steps: int, loss: float) -> None:

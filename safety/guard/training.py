@@ -10,13 +10,13 @@ from __future__ import annotations
 import random
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 from torch import nn
 
 from safety.guard.conformal import TARGETS
@@ -48,8 +48,14 @@ class TrainingPlan:
 PLANS = {"minilm": TrainingPlan(), "e5": TrainingPlan(batch=192, first_adapted=0, adapter_rate=1.5e-3)}
 
 
+def one_more(plan: TrainingPlan) -> TrainingPlan:
+    """One round at half the rates: for texts that came after weights were trained."""
+    rates = {name: getattr(plan, name) / 2 for name in ("adapter_rate", "head_rate", "lexical_rate")}
+    return replace(plan, epochs=1, **rates)
+
+
 class _Adapter(nn.Module):
-    """A linear layer with a low-rank step, in float32, added to its weights as it will be when merged."""
+    """A linear layer and beside it a low-rank step, whose factors are float32."""
 
     def __init__(self, layer: nn.Linear, rank: int) -> None:
         super().__init__()
@@ -58,8 +64,9 @@ class _Adapter(nn.Module):
         self.up = nn.Parameter(torch.zeros(layer.out_features, rank))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        weight = self.layer.weight + (self.up @ self.down).to(self.layer.weight.dtype)
-        return nn.functional.linear(x, weight, self.layer.bias)
+        low = nn.functional.linear(x, self.down.to(x.dtype))
+        step: torch.Tensor = self.layer(x) + nn.functional.linear(low, self.up.to(x.dtype))
+        return step
 
 
 class GuardModel(nn.Module):
@@ -68,7 +75,7 @@ class GuardModel(nn.Module):
     def __init__(self, base: Base, plan: TrainingPlan) -> None:
         super().__init__()
         self._tokenizer, encoder = base()
-        self.encoder = encoder.requires_grad_(False)
+        self.encoder = encoder.requires_grad_(False).to(torch.bfloat16)  # it is only read; CPUs and GPUs are fast in it
         self._plan = plan
         self.adapters: dict[str, _Adapter] = {}
         for name, layer in adapted_layers(self.encoder, plan.first_adapted).items():
@@ -106,20 +113,42 @@ class GuardModel(nn.Module):
 
     def save(self, path: Path) -> None:
         """Adapters and heads as float16."""
+        tensors = self._tensors()
+        halves = {n: np.ascontiguousarray(t.detach().cpu().numpy().astype(np.float16)) for n, t in tensors.items()}
+        save_file(halves, path)
+
+    def load(self, path: Path) -> None:
+        """What `save` wrote. Raises OSError, KeyError, RuntimeError if the file is missing or of another shape."""
+        saved = load_file(path)
+        with torch.no_grad():
+            for name, tensor in self._tensors().items():
+                tensor.copy_(torch.from_numpy(saved[name]))
+
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        """What is trained, by the names in the file; views of the parameters."""
         tensors = {f"{name}.{part}": getattr(a, part) for name, a in self.adapters.items() for part in ("down", "up")}
         for number, target in enumerate(TARGETS):
             tensors[f"direct.{target}"] = self.direct.weight[number]
             tensors[f"bias.{target}"] = self.direct.bias[number : number + 1]
             tensors[f"lexical.{target}"] = self.lexical.weight[:, number]
-        halves = {n: np.ascontiguousarray(t.detach().cpu().numpy().astype(np.float16)) for n, t in tensors.items()}
-        save_file(halves, path)
+        return tensors
 
 
-def fit(base: Base, examples: Batch, plan: TrainingPlan, on_step: OnStep, device: str = "cpu") -> GuardModel:
-    """Trains on the examples; the same seed and machine give the same weights."""
+def fit(
+    base: Base,
+    examples: Batch,
+    plan: TrainingPlan,
+    on_step: OnStep,
+    device: str = "cpu",
+    start: Path | None = None,
+) -> GuardModel:
+    """Trains on the examples, from weights that were saved if `start` names some; the same seed and machine give the
+    same weights."""
     torch.manual_seed(SEED)
     chooser = random.Random(SEED)
     model = GuardModel(base, plan)
+    if start is not None:
+        model.load(start)
     model.read(list({example.text for _, example in examples}))
     model.to(device).train()
     steps = plan.epochs * len(list(_batches(model, examples, plan.batch, random.Random(SEED))))
@@ -129,8 +158,7 @@ def fit(base: Base, examples: Batch, plan: TrainingPlan, on_step: OnStep, device
     )
     batches = (batch for _ in range(plan.epochs) for batch in _batches(model, examples, plan.batch, chooser))
     for step, batch in enumerate(batches, 1):
-        with torch.autocast(device, torch.bfloat16, enabled=device != "cpu"):
-            loss = _loss(model, batch, plan)
+        loss = _loss(model, batch, plan)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_([p for p in model.parameters() if p.requires_grad], 1.0)

@@ -222,6 +222,10 @@ def test_what_is_trained_scores_alike_once_saved_and_loaded(tmp_path: Path) -> N
     with torch.no_grad():
         np.testing.assert_allclose(loaded, model(texts)[:, 0].numpy(), atol=0.15)
     assert np.all(loaded[::2] > loaded[1::2])
+    still = TrainingPlan(epochs=1, batch=8, adapter_rate=0, head_rate=0, lexical_rate=0)
+    again = fit(GUARD_BASES["minilm"], examples, still, lambda *_: None, start=tmp_path / "trained.safetensors")
+    with torch.no_grad():
+        np.testing.assert_allclose(again(texts)[:, 0].numpy(), model(texts)[:, 0].numpy(), atol=0.05)
 
 
 def test_the_committed_guard_tells_the_plainest_apart() -> None:
