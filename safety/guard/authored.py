@@ -91,7 +91,7 @@ def _read_lists(path: Path) -> list[tuple[str, str]]:
 # --- pairs with places to fill -----------------------------------------------------------------------------------
 
 
-def read_filled(num: int = 24) -> list[Pair]:
+def read_filled(num: int = 6) -> list[Pair]:
     """Each pair of slots*.txt with its places filled in so many ways, chosen by a hash; for training only."""
     return [pair for path in sorted(DATA.glob("slots*.txt")) for pair in _filled(_read_lists(path), num)]
 

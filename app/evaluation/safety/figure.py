@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import lzma
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,11 @@ class Error:
     def of_set(cls, name: str, number: int, why: str) -> Error:
         """An item of a public set: named by its place, as its words may not be passed on. why quotes none of them."""
         return cls(f"{name} #{number}", why)
+
+
+def unread(error: Error, split: str, number: int) -> Error:
+    """The error, of the latest split, which is to stay unread, by its number in its list alone."""
+    return replace(error, text=f"{split} #{number}") if split == "latest" else error
 
 
 @dataclass(frozen=True, slots=True)
