@@ -56,7 +56,7 @@ from contracts import (
 from model.packed.verify import WeightsChangedError
 from model.sampler import SamplerError
 from retrieval.completeness import written_on
-from retrieval.context import find_contexts
+from retrieval.context import find_contexts, with_sections
 from retrieval.letterhead import running_lines
 from retrieval.names import without_name
 from retrieval.packing import count_all, edges_first, pack
@@ -152,7 +152,7 @@ class Conversation:
             facts = {doc: self.store.get_page_facts(doc) for doc in {p.document_id for p in passages}}
             grounding = Grounding(
                 turn.question,
-                passages,
+                with_sections(passages, facts),
                 self.safety,
                 patient,
                 written=[written_on(passage, facts) for passage in passages],

@@ -17,7 +17,7 @@ from app.errors import InputError
 from app.events import Turn, TurnStatus
 from app.prompt import citation_form
 from app.services import Services, build_services
-from contracts import GenerationEvent, Generator, Message, Patient, SamplingParams, TextChunk, Verdict
+from contracts import ClaimKind, GenerationEvent, Generator, Message, Patient, SamplingParams, TextChunk, Verdict
 from model.fake import FakeGenerator
 from model.generator import EMBEDDED, LocalGenerator
 from tests.retrieval.pdfs import pdf_of
@@ -65,6 +65,17 @@ def test_the_header_of_a_letter_of_two_pages_is_no_answer(make_services: Make) -
 
     assert shown("Is there an allergy?") == [f"{banner}."]  # on every page, and still no header
     assert shown("Chest pain?") == [f"{banner}.", told]
+
+
+def test_an_illness_of_the_family_is_not_the_patients_in_a_passage_without_the_title(
+    make_services: Make, add_letter: AddLetter
+) -> None:
+    relatives = "\n".join(f"- Aunt number {n} on the other side is well and lives abroad." for n in range(40))
+    letter = f"# FAMILY HISTORY\n\n{relatives}\n- Heart attack at the age of 52.\n"
+    services = make_services(FakeGenerator(["He had a heart attack at the age of 52 [1]."]))
+    conversation = add_letter(services, letter)
+    claims = ask(services, conversation, "Did he have a heart attack?").claims
+    assert [claim.kind for claim in claims] == [ClaimKind.WITHHELD, ClaimKind.QUOTE]
 
 
 def test_an_answer_can_be_held_to_the_passages_that_were_given(tmp_path: Path, add_letter: AddLetter) -> None:
