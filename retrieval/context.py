@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from contracts import Passage, SectionKind, SectionSpan
 from retrieval.completeness import DocumentFacts, written_on
+from retrieval.letterhead import without_running_lines
 from retrieval.tables import column_headings
 
 
@@ -26,7 +27,9 @@ def find_contexts(passages: Sequence[Passage], facts: DocumentFacts, wanted: Col
         readable[passage.document_id].append(passage.text)
     texts = {document_id: "\n".join(parts) for document_id, parts in readable.items()}
     contexts = {}
-    for passage, columns in zip(passages, column_headings(passages), strict=True):
+    # A table goes on below the header of the next page.
+    bodies = [replace(passage, text=without_running_lines(passage, facts)) for passage in passages]
+    for passage, columns in zip(passages, column_headings(bodies), strict=True):
         if passage.id not in wanted:
             continue
         section = _section_over(passage, facts)

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contracts import FactKind, Passage
 from retrieval.completeness import DocumentFacts
 from retrieval.packing import Quote
+from retrieval.reading.running import Span
 
 # What a letterhead tells: where a letter comes from, and whose it is.
 _ASKS_LETTERHEAD = re.compile(
@@ -27,12 +28,21 @@ def running_lines(question: str, passages: Sequence[Passage], facts: DocumentFac
     a line tells."""
     if _ASKS_LETTERHEAD.search(question):
         return []
-    return [quote for index, passage in enumerate(passages) for quote in _in_passage(index, passage, facts)]
+    return [(index, start, end) for index, passage in enumerate(passages) for start, end in _running(passage, facts)]
 
 
-def _in_passage(index: int, passage: Passage, facts: DocumentFacts) -> Iterator[Quote]:
+def without_running_lines(passage: Passage, facts: DocumentFacts) -> str:
+    """What a passage says between the running lines of its page; "" where it is nothing else."""
+    text = passage.text
+    for start, end in reversed([*_running(passage, facts)]):
+        text = text[:start] + text[end:]
+    return text.strip("\n")
+
+
+def _running(passage: Passage, facts: DocumentFacts) -> Iterator[Span]:
+    """(start, end) in the passage of its running lines, in order."""
     noticed = facts.get(passage.document_id, {}).get(passage.page)
     for fact in noticed.facts if noticed else ():
         start, end = max(fact.start, passage.start), min(fact.end, passage.end)
         if fact.kind is FactKind.REPEATED and start < end:
-            yield index, start - passage.start, end - passage.start
+            yield start - passage.start, end - passage.start
