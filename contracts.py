@@ -231,6 +231,7 @@ class Passage:
     """A stretch of one page: `text == page.text[start:end]`, always. Passages of a document never overlap.
 
     context: what stands over it where it is read apart from its page: section, date, column headings. Never cited.
+    section: the title of the section that it stands in, where it does not hold it itself: what a claim may lean on.
     """
 
     id: str
@@ -243,6 +244,7 @@ class Passage:
     method: ReadMethod = ReadMethod.TEXT
     confidence: float = 1.0
     context: str = ""
+    section: str = ""
 
 
 class DocumentStatus(StrEnum):

@@ -56,7 +56,8 @@ from contracts import (
 from model.packed.verify import WeightsChangedError
 from model.sampler import SamplerError
 from retrieval.completeness import written_on
-from retrieval.context import find_contexts
+from retrieval.context import find_contexts, with_sections
+from retrieval.letterhead import running_lines
 from retrieval.names import without_name
 from retrieval.packing import count_all, edges_first, pack
 
@@ -148,7 +149,16 @@ class Conversation:
         yield StepStarted(Step.READING, what)
         try:
             is_everything = is_of_whole_record(turn, coverage) and coverage.is_everything
-            grounding = Grounding(turn.question, passages, self.safety, patient, self._written(passages), is_everything)
+            facts = {doc: self.store.get_page_facts(doc) for doc in {p.document_id for p in passages}}
+            grounding = Grounding(
+                turn.question,
+                with_sections(passages, facts),
+                self.safety,
+                patient,
+                written=[written_on(passage, facts) for passage in passages],
+                is_everything=is_everything,
+                running=running_lines(turn.question, passages, facts),
+            )
             yield from self._write(grounding, what, messages, passages, params, cancel, started)
         except tuple(_FAULTS) as error:  # the turn fails, and what was wrong with the model stays with it
             yield ModelChecked((Finding(_FAULTS[type(error)], Verdict.HOLD, 0, 0, str(error)),))
@@ -303,11 +313,6 @@ class Conversation:
         facts = {document: self.store.get_page_facts(document) for document in documents}
         over = find_contexts(readable, facts, {passage.id for passage in passages})
         return tuple(replace(passage, context=over.get(passage.id, "")) for passage in passages)
-
-    def _written(self, passages: Sequence[Passage]) -> list[str]:
-        """For each passage the date of its note, "" where it is not known."""
-        facts = {doc: self.store.get_page_facts(doc) for doc in {p.document_id for p in passages}}
-        return [written_on(passage, facts) for passage in passages]
 
     def _documents(self, patient_id: str, selected: Sequence[str] | None) -> list[Document]:
         documents = [d for d in self.store.list_documents(patient_id) if d.status not in _HIDDEN]

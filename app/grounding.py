@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from contracts import Citation, Claim, ClaimCheck, ClaimKind, Finding, Passage, Patient, SafetyChecker, Verdict
-from retrieval.packing import only_repeats, quotes
+from retrieval.packing import Quote, only_repeats, quotes
 from safety.claims import ClaimSplitter, citations_of, strip_citations
 from safety.conflicts import Conflict, Place, find_conflicts
 from safety.denials import is_general_denial, is_said_outright
@@ -36,9 +36,11 @@ class Grounding:
         patient: Patient | None = None,
         written: Sequence[str] | None = None,
         is_everything: bool = False,
+        running: Sequence[Quote] = (),
     ) -> None:
         """written: for each passage the ISO 8601 date of its note, "" where it is not known. is_everything: whether the
-        passages are all there is, so that what none of them holds is not in the record."""
+        passages are all there is, so that what none of them holds is not in the record. running: the lines that run
+        from page to page, on which no answer may rest."""
         self.question = question
         self.passages = list(passages)
         self.safety = safety
@@ -48,8 +50,9 @@ class Grounding:
         self._splitter = ClaimSplitter()
         self._keys: dict[int, int] = {}  # passage index -> the n of [n], in order of first citation
         self._shown: set[str] = set()
-        self._spans: list[tuple[int, int, int]] = []  # (passage index, start, end) of what stands in the answer
-        self._empty: list[tuple[int, int, int]] = []  # what was left out because it says nothing
+        self._spans: list[Quote] = []  # what stands in the answer
+        self._running = running
+        self._empty: list[Quote] = list(running)  # what answers nothing
         self._num_quotes = 0
         self._has_abstained = False
         self._is_on_topic = False
@@ -103,12 +106,10 @@ class Grounding:
 
     def _says_nothing(self, index: int, start: int, end: int) -> bool:
         """Whether a span of a passage is a title that repeats the question, or a line that runs from page to page."""
-        passage = self.passages[index]
-        line = passage.text[start:end].strip()
-        return only_repeats(self.question, passage.text, start, end) or any(
-            other.document_id == passage.document_id and other.page != passage.page and line in other.text.splitlines()
-            for other in self.passages
-        )
+        text = self.passages[index].text
+        running = [(first, last) for where, first, last in self._running if where == index]
+        told = (text[at] for at in range(start, end) if not any(first <= at < last for first, last in running))
+        return only_repeats(self.question, text, start, end) or not any(map(str.isalnum, told))
 
     def _abstain(self, words: str, check: ClaimCheck) -> list[Claim]:
         if self._has_abstained:

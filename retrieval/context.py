@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
-from contracts import Passage
+from contracts import Passage, SectionKind, SectionSpan
 from retrieval.completeness import DocumentFacts, written_on
+from retrieval.letterhead import without_running_lines
 from retrieval.tables import column_headings
 
 
@@ -25,7 +27,9 @@ def find_contexts(passages: Sequence[Passage], facts: DocumentFacts, wanted: Col
         readable[passage.document_id].append(passage.text)
     texts = {document_id: "\n".join(parts) for document_id, parts in readable.items()}
     contexts = {}
-    for passage, columns in zip(passages, column_headings(passages), strict=True):
+    # A table goes on below the header of the next page.
+    bodies = [replace(passage, text=without_running_lines(passage, facts)) for passage in passages]
+    for passage, columns in zip(passages, column_headings(bodies), strict=True):
         if passage.id not in wanted:
             continue
         section = _section_over(passage, facts)
@@ -37,11 +41,28 @@ def find_contexts(passages: Sequence[Passage], facts: DocumentFacts, wanted: Col
     return contexts
 
 
+def with_sections(passages: Sequence[Passage], facts: DocumentFacts) -> list[Passage]:
+    """The passages with the title of the section that each stands in, where it does not hold it itself.
+
+    One that goes on into another section is given none, lest that be taken for the first one's; but that of the family
+    always: without it a relative's illness would be the patient's."""
+    titled = []
+    for passage in passages:
+        span = _span_over(passage, facts)
+        holds = span and (span.end >= passage.end or span.kind is SectionKind.FAMILY_HISTORY)
+        titled.append(replace(passage, section=_section_over(passage, facts)) if holds else passage)
+    return titled
+
+
 def _section_over(passage: Passage, facts: DocumentFacts) -> str:
     """The title of the section in whose midst the passage begins; "" where the passage holds the title itself."""
+    span = _span_over(passage, facts)
+    is_inside = span and span.title_start >= passage.start and span.title_end > span.title_start
+    return "" if span is None or is_inside else span.title
+
+
+def _span_over(passage: Passage, facts: DocumentFacts) -> SectionSpan | None:
+    """The section in which the passage begins."""
     noticed = facts.get(passage.document_id, {}).get(passage.page)
-    for span in noticed.sections if noticed else ():
-        if span.start <= passage.start < span.end:
-            is_inside = span.title_start >= passage.start and span.title_end > span.title_start
-            return "" if is_inside else span.title
-    return ""
+    spans = noticed.sections if noticed else ()
+    return next((span for span in spans if span.start <= passage.start < span.end), None)

@@ -29,7 +29,7 @@ _HEADING_WEIGHT = 0.5  # a question's word counts this much when only the headin
 _ASKING_WORDS = (
     "patient tell show list give describe explain please any much many how why take use receive prescribe provide "
     "currently current now know done happen record note document say state mention there long often last latest recent "
-    "level value result reading amount today start anything something due next history"
+    "level value result reading amount today start anything something due next history like"
 )
 _ASKING = frozenset(analyse(_ASKING_WORDS))
 # What a record writes where a question names the kind: it says "apixaban 5 mg", never "the dose of apixaban".
@@ -42,6 +42,8 @@ _SIGNS = {
         "weight weigh": "weight kg",
         "height": "height cm",
         "temperature fever": "temperature febrile afebrile",
+        "chest": "chest breastbone sternum retrosternal substernal",
+        "feel feeling": "feel describe tight sharp dull burning aching crushing stabbing throbbing",
         "frequency": "daily once twice weekly nightly hours",
         "admission admit admitted": "admission admitted admit",
         "discharge discharged": "discharge discharged",

@@ -44,12 +44,16 @@ def column_headings(passages: Sequence[Passage]) -> list[str]:
     """For each passage the title and the heading row of the table in whose midst it begins, on one line; "" for others.
 
     `passages` must be in reading order. A table goes on over a page break if the rows have as many cells. A first row
-    that holds values as the rows below does is no heading: a wrong heading would be worse than none.
+    that holds values as the rows below does is no heading: a wrong heading would be worse than none. A passage without
+    text parts no table.
     """
     found: list[str] = []
     table: _Table | None = None
     previous: Passage | None = None
     for passage in passages:
+        if not passage.text:
+            found.append("")
+            continue
         first, *rest = passage.text.split("\n")
         table = _read(table, first) if table and previous and _goes_on(table, previous, passage) else None
         found.append(table.context if table and table.num_rows > 0 else "")

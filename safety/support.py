@@ -34,7 +34,7 @@ from safety.sentences import sentence_spans
 MIN_COVERAGE = 0.7  # share of a claim's content words found in its evidence
 MAX_WINDOW = 3  # adjacent sentences
 MAX_ITEMS = 12  # list items checked one by one
-HEADING_REACH = 600  # characters over which a heading holds
+HEADING_REACH = 600  # characters over which a heading in the passage holds
 
 SUPPORT_SOURCE = "Bedside support check (safety/support.py)"
 _LETTER = re.compile(r"[^\W\d_]")
@@ -64,7 +64,13 @@ _ANY_NEGATION = re.compile(
     re.IGNORECASE,
 )
 _EXCEPTION = re.compile(EXCEPTION, re.IGNORECASE)
-_FAMILY_HEADING = re.compile(r"\bfamily\b|家族", re.IGNORECASE)
+# A title and nothing more: "Family history of breast cancer" may be one of a list of problems.
+_FAMILY_HEADING = re.compile(
+    r"(?:(?:past|relevant) )?(?:\w+ ?(?:and|&|/) ?)?family(?: ?(?:and|&|/) ?\w+)?(?: medical)?(?: history| hx)?\s*:?"
+    r"|家族(?:病|遗传)?史:?",
+    re.IGNORECASE,
+)
+_TITLE = re.compile(r"[A-Z][^\d.,;:!?|]*")
 
 _RESULT_WORDS = "normal abnormal unremarkable positive negative high low raised elevated stable unstable clear"
 _RESULTS = frozenset(word.key for word in facts_of(_RESULT_WORDS, [(0, len(_RESULT_WORDS))]).words)
@@ -105,6 +111,9 @@ _RIDER = re.compile(
 )
 
 
+_Heading = tuple[int, frozenset[str], bool]  # where it ends, the keys of its words, whether it speaks of the family
+
+
 @dataclass(frozen=True, slots=True)
 class Support:
     """evidence maps passage index -> (start, end) in its text; missing says what kept the claim from standing."""
@@ -131,7 +140,7 @@ class _Parsed:
 
     text: str
     sentences: tuple[tuple[int, int], ...]
-    headings: tuple[tuple[int, frozenset[str], bool], ...]  # (end, keys, speaks of the family)
+    headings: tuple[_Heading, ...]
     facts: Facts
     keys: frozenset[str]
     uncertain: tuple[tuple[int, int], ...]
@@ -151,13 +160,13 @@ def check_support(claim: str, cited: Sequence[int], passages: Sequence[Passage])
         return Support(False, missing="it names nothing that could be looked up")
     named = [index for index in dict.fromkeys(cited) if 0 <= index < len(passages)]
     others = [index for index in range(len(passages)) if index not in named]
-    evidence = {i: span for i in named if (span := _find(facts, passages[i].text))}
+    evidence = {i: span for i in named if (span := _find(facts, passages[i]))}
     if not evidence:
-        evidence = next(({i: span} for i in others if (span := _find(facts, passages[i].text))), {})
+        evidence = next(({i: span} for i in others if (span := _find(facts, passages[i]))), {})
     if not evidence:
         evidence = _find_items(text, [*named, *others], passages)
     if not evidence:
-        return Support(False, missing=_explain(facts, [passages[i].text for i in named or others]))
+        return Support(False, missing=_explain(facts, [passages[i] for i in named or others]))
     return Support(True, evidence, _citation_findings(claim, cited, evidence, len(passages)))
 
 
@@ -207,9 +216,9 @@ def abstention_object(claim: str) -> str:
 # --- one claim, one passage -------------------------------------------------------------------------------------
 
 
-def _find(claim: Facts, text: str) -> tuple[int, int] | None:
+def _find(claim: Facts, passage: Passage) -> tuple[int, int] | None:
     """The shortest stretch of the passage in which the claim stands."""
-    parsed = _parse(text)
+    parsed = _parse(passage.text, passage.section)
     needed = {word.key for word in claim.words if word.is_required}
     if not needed <= parsed.keys:
         return None
@@ -217,26 +226,38 @@ def _find(claim: Facts, text: str) -> tuple[int, int] | None:
 
 
 @lru_cache(maxsize=8192)
-def _parse(text: str) -> _Parsed:
+def _parse(text: str, section: str) -> _Parsed:
+    """section: the title that the passage stands under, where it does not hold it itself."""
     sentences = tuple(sentence_spans(text))
     facts = facts_of(text, sentences)
-    headings = tuple(_headings(text, sentences, facts))
-    return _Parsed(
-        text, sentences, headings, facts, frozenset(w.key for w in facts.words), tuple(uncertain_spans(text, sentences))
-    )
+    headings = (*_carried(section), *_headings(text, sentences, facts))
+    keys = {word.key for word in facts.words}.union(*(heading[1] for heading in headings))
+    return _Parsed(text, sentences, headings, facts, frozenset(keys), tuple(uncertain_spans(text, sentences)))
 
 
-def _headings(
-    text: str, sentences: Sequence[tuple[int, int]], facts: Facts
-) -> Iterator[tuple[int, frozenset[str], bool]]:
-    for start, end in sentences:
-        line = text[start:end].lstrip("# ")
+def _carried(section: str) -> Iterator[_Heading]:
+    """A title from before the passage holds from its first character on."""
+    spans = [(0, len(section))]
+    for _, keys, is_family in _headings(section, spans, facts_of(section, spans)):
+        yield 0, keys, is_family
+
+
+def _headings(text: str, sentences: Sequence[tuple[int, int]], facts: Facts) -> Iterator[_Heading]:
+    """The titles that say what stands below them; and those over prose that say nothing known, since what stands above
+    them does not hold for it."""
+    for (start, end), following in zip(sentences, (*sentences[1:], (0, 0)), strict=False):
+        line = plain(text[start:end].lstrip("# "))
         if _HEADING.fullmatch(line) and len(line.split()) <= 6 and _HEADING_WORD.search(line):
-            yield (
-                end,
-                frozenset(w.key for w in facts.words if start <= w.start < end),
-                bool(_FAMILY_HEADING.search(line)),
-            )
+            keys = frozenset(w.key for w in facts.words if start <= w.start < end)
+            yield end, keys, bool(_FAMILY_HEADING.fullmatch(line))
+        elif _is_title(line, text[slice(*following)]):
+            yield end, frozenset(), False
+
+
+def _is_title(line: str, below: str) -> bool:
+    """Whether a short line announces the prose below it. The items of a list ("Penicillin" above "Latex") do not."""
+    is_short = len(line.split()) <= 6 and bool(_TITLE.fullmatch(line))
+    return is_short and below.endswith(".") and len(below) > 2 * len(line)
 
 
 def _windows(parsed: _Parsed) -> Iterator[_Window]:
@@ -264,7 +285,8 @@ def _cut(facts: Facts, words: tuple[Word, ...], start: int, end: int) -> Facts:
 
 def _lacks(claim: Facts, window: _Window, parsed: _Parsed) -> str:
     """Why the claim does not stand in the window; "" if it does."""
-    heading, is_family = _heading_over(parsed, window.start)
+    # Only a title that holds for the whole window, not one that another within it ends.
+    heading = _heading_over(parsed, window.start)[0] & _heading_over(parsed, window.end)[0]
     found = window.keys | heading
     for word in claim.words:
         if word.is_required and word.key not in found:
@@ -277,7 +299,7 @@ def _lacks(claim: Facts, window: _Window, parsed: _Parsed) -> str:
         or _lacks_change(claim, window, heading)
         or _lacks_result(claim, window, parsed)
         or _lacks_denial(claim, window, parsed.text)
-        or _lacks_status(claim, window, parsed, is_family)
+        or _lacks_status(claim, window, parsed)
     )
 
 
@@ -409,17 +431,17 @@ def _all_elsewhere(places: Sequence[int], own: Sequence[tuple[int, int]], rivals
     )
 
 
-def _lacks_status(claim: Facts, window: _Window, parsed: _Parsed, is_family: bool) -> str:
+def _lacks_status(claim: Facts, window: _Window, parsed: _Parsed) -> str:
     for word in claim.words:
         occurrences = [other for other in window.facts.words if other.key == word.key]
         if not occurrences:
             continue
-        if not any(_has_same_status(word, other, claim, parsed, is_family) for other in occurrences):
+        if not any(_has_same_status(word, other, claim, parsed) for other in occurrences):
             return f"“{_readable(word)}” is said with another meaning there (denied, possible or a relative's)"
     return ""
 
 
-def _has_same_status(word: Word, other: Word, claim: Facts, parsed: _Parsed, is_family: bool) -> bool:
+def _has_same_status(word: Word, other: Word, claim: Facts, parsed: _Parsed) -> bool:
     if ("negated" in word.flags) != ("negated" in other.flags):
         return False
     is_doubted = any(start <= other.start < end for start, end in parsed.uncertain)
@@ -427,7 +449,7 @@ def _has_same_status(word: Word, other: Word, claim: Facts, parsed: _Parsed, is_
         return False
     if not word.is_required:
         return True
-    if ("family" in word.flags) != ("family" in other.flags or is_family) and not word.key.startswith("term:"):
+    if ("family" in word.flags) != ("family" in other.flags or _heading_over(parsed, other.start)[1]):
         return False
     if "family" in other.flags and not any("family" in w.flags for w in claim.words):
         return False
@@ -435,10 +457,9 @@ def _has_same_status(word: Word, other: Word, claim: Facts, parsed: _Parsed, is_
 
 
 def _heading_over(parsed: _Parsed, place: int) -> tuple[frozenset[str], bool]:
-    for end, keys, is_family in reversed(parsed.headings):
-        if end <= place:
-            return (keys, is_family) if place - end <= HEADING_REACH else (frozenset(), False)
-    return frozenset(), False
+    """The last title above; the one from before the passage, which ends at 0, is known to hold for all of it."""
+    end, keys, is_family = next((h for h in reversed(parsed.headings) if h[0] <= place), (0, frozenset(), False))
+    return (keys, is_family) if end == 0 or place - end <= HEADING_REACH else (frozenset(), False)
 
 
 # --- lists ------------------------------------------------------------------------------------------------------
@@ -457,7 +478,7 @@ def _find_items(text: str, order: Sequence[int], passages: Sequence[Passage]) ->
         own = facts_of(item, [(0, len(item))])
         if not any(word.is_required for word in own.words):
             return {}
-        found = next(((i, span) for i in order if (span := _find(facts, passages[i].text))), None)
+        found = next(((i, span) for i in order if (span := _find(facts, passages[i]))), None)
         if found is None:
             return {}
         index, (start, end) = found
@@ -495,11 +516,11 @@ def _citation_findings(
     return tuple(findings)
 
 
-def _explain(claim: Facts, texts: Sequence[str]) -> str:
+def _explain(claim: Facts, passages: Sequence[Passage]) -> str:
     """The reason of the passage that came closest."""
     closest, reason = -1.0, "it stands in no passage"
-    for text in texts:
-        parsed = _parse(text)
+    for passage in passages:
+        parsed = _parse(passage.text, passage.section)
         keys = sum(word.key in parsed.keys for word in claim.words)
         for window in _windows(parsed):
             score = keys / 1000 + sum(word.key in window.keys for word in claim.words)

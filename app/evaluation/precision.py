@@ -1,7 +1,7 @@
 """The clinical regression report: what a lower precision changed, measured on the probe set and held against the gate.
 
-The reference runs wholly before the candidate is loaded, so that only one of them is ever in memory. Each is computed
-in the precision it is stored in. Knows nothing of how a report is drawn: see report_page.py.
+The reference runs wholly before the candidate is loaded, so that only one of them is ever in memory. Both compute in
+f32 if the model is small, else in bf16. Knows nothing of how a report is drawn: see report_page.py.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from app.evaluation.probes import CATEGORIES, LANGUAGES, Probe, load_held_text, 
 from app.evaluation.report import FORMAT
 from contracts import Message, ModelInfo, Passage, ProgressCallback, SamplingParams, TextChunk
 from model.chat_template import ChatTemplate
-from model.checkpoint import list_shards, load_hashed_model
+from model.checkpoint import default_dtype, list_shards, load_hashed_model
 from model.compare import ModelComparison, TokenSequence, Trace, compare_to, record_trace, shape_of
 from model.config import ModelConfig
 from model.engine import Engine
@@ -71,8 +71,8 @@ class _Material:
 
 @dataclass(slots=True)
 class _Checkpoint:
-    """One loaded checkpoint and how text becomes its token ids. Both sides run on the reference kernels, so that what
-    differs is the weights' doing."""
+    """One loaded checkpoint and how text becomes its token ids. Both sides run on the reference kernels and compute in
+    the same precision, whatever their weights are stored in, so that what differs is the weights' doing."""
 
     model: BailingMoeV2ForCausalLM
     tokenizer: Tokenizer
@@ -85,6 +85,7 @@ class _Checkpoint:
         template = ChatTemplate.load(folder, tokenizer)
         model, sha256 = load_hashed_model(
             folder,
+            default_dtype(folder),
             on_progress=lambda load: on_progress(
                 f"{role}, {load.step} weights: MB", load.bytes_done // MB, load.bytes_total // MB
             ),

@@ -253,4 +253,6 @@ def _to_document(row: Row) -> Document:
 
 def _to_passage(row: Row, document_name: str, page_text: str) -> Passage:
     text = page_text[row.start : row.end]
-    return from_row(Passage, row, document_name=document_name, text=text, method=ReadMethod(row.method), context="")
+    return from_row(
+        Passage, row, document_name=document_name, text=text, method=ReadMethod(row.method), context="", section=""
+    )

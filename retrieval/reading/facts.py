@@ -1,18 +1,18 @@
 """Pages -> what they tell about the document itself: whose it is, when, by whom, what kind of note, what repeats.
 
 Each fact keeps the words it was read from. Looks for labelled values only ("DOB: ..."), so that a relative's name in
-the prose is never taken for the patient's. Running headers, footers and paragraphs carried forward from page to page
-are marked, not removed: what is left out cannot be found again.
+the prose is never taken for the patient's. Running headers and footers (retrieval.reading.running) and paragraphs
+carried forward from page to page are marked, not removed: what is left out cannot be found again.
 """
 
 from __future__ import annotations
 
 import re
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 from contracts import Fact, FactKind, Page, PageFacts
 from retrieval.reading.dates import find_dates
+from retrieval.reading.running import find_running_lines
 from retrieval.reading.sections import find_sections
 
 _NAME_LABELS = (
@@ -65,22 +65,18 @@ _NOT_A_NAME = re.compile(
     r"|denies|states|has|had|was|is|with|who|seen|admitted|complains|history)\b"
 )
 _MIN_COPIED_CHARS = 120  # shorter sentences are written anew in the same words ("No acute distress.")
-_EDGE_LINES = 3  # a running header or footer stands in the first or last lines of a page
-_MIN_REPEATS = 3
+_IDENTITY = (FactKind.PATIENT_NAME, FactKind.BIRTH_DATE, FactKind.RECORD_NUMBER)
 
 
 def find_facts(pages: Sequence[Page]) -> dict[int, PageFacts]:
     """Page number -> sections and facts of every page; headers and copies are known by looking at all together."""
     sections = find_sections(pages)
-    marked: defaultdict[int, list[Fact]] = defaultdict(list)
-    for fact in [*_repeated_lines(pages), *_copied_paragraphs(pages)]:
-        marked[fact.page].append(fact)
-    found: dict[int, PageFacts] = {}
-    for page in pages:
-        facts = [*_labelled_facts(page), *_dated_facts(page), *_note_types(page), *marked[page.number]]
-        ordered = tuple(sorted(facts, key=lambda fact: (fact.start, fact.end)))
-        found[page.number] = PageFacts(page.number, sections[page.number], ordered)
-    return found
+    facts = {page.number: [*_labelled_facts(page), *_dated_facts(page), *_note_types(page)] for page in pages}
+    identity = {number: [fact for fact in found if fact.kind in _IDENTITY] for number, found in facts.items()}
+    for fact in [*find_running_lines(pages, identity), *_copied_paragraphs(pages)]:
+        facts[fact.page].append(fact)
+    ordered = {number: sorted(found, key=lambda fact: (fact.start, fact.end)) for number, found in facts.items()}
+    return {number: PageFacts(number, sections[number], tuple(found)) for number, found in ordered.items()}
 
 
 def _labelled_facts(page: Page) -> Iterator[Fact]:
@@ -112,20 +108,6 @@ def _note_types(page: Page) -> Iterator[Fact]:
     head = page.text[:600]
     if match := re.search(rf"(?i)(?:{_NOTE_TYPES})", head):
         yield Fact(FactKind.NOTE_TYPE, match[0], page.number, *match.span())
-
-
-def _repeated_lines(pages: Sequence[Page]) -> Iterator[Fact]:
-    """Lines at the edge of three pages or more that are the same but for their numbers."""
-    places: defaultdict[str, list[Fact]] = defaultdict(list)
-    for page in pages:
-        lines = [match for match in re.finditer(r"[^\n]+", page.text) if match[0].strip()]
-        edges = lines if len(lines) <= 2 * _EDGE_LINES else lines[:_EDGE_LINES] + lines[-_EDGE_LINES:]
-        for match in edges:
-            shape = re.sub(r"\d+", "0", " ".join(match[0].casefold().split()))
-            places[shape].append(Fact(FactKind.REPEATED, "", page.number, *match.span()))
-    for facts in places.values():
-        if len({fact.page for fact in facts}) >= _MIN_REPEATS:
-            yield from facts
 
 
 def _copied_paragraphs(pages: Sequence[Page]) -> Iterator[Fact]:

@@ -17,9 +17,10 @@ from app.errors import InputError
 from app.events import Turn, TurnStatus
 from app.prompt import citation_form
 from app.services import Services, build_services
-from contracts import GenerationEvent, Generator, Message, Patient, SamplingParams, TextChunk, Verdict
+from contracts import ClaimKind, GenerationEvent, Generator, Message, Patient, SamplingParams, TextChunk, Verdict
 from model.fake import FakeGenerator
 from model.generator import EMBEDDED, LocalGenerator
+from tests.retrieval.pdfs import pdf_of
 
 Make = Callable[[Generator], Services]
 AddLetter = Callable[..., str]
@@ -48,6 +49,33 @@ def test_a_supported_answer_is_stored_with_its_page_and_what_was_sent(
     assert "Apixaban 5 mg twice daily" in turn.record["messages"][-1]["text"]
     assert turn.record["rules"] == services.safety.version
     assert turn.record["sampling"]["constraint"] is None
+
+
+def test_the_header_of_a_letter_of_two_pages_is_no_answer(make_services: Make) -> None:
+    head, banner, told = "Northmoor Hospital · Chest pain clinic", "Allergies: penicillin", "Chest pain, tight."
+    pages = [
+        [head, "", banner, "", said, "", more] for said, more in ((told, "He smokes."), ("He drives.", "He is 46."))
+    ]
+    services = make_services(FakeGenerator([f"{head} [1]. {banner} [1]."]))
+    patient = services.store.add_patient(Patient(name="Daniel Okafor"))
+    services.library.ingest(services.library.add(patient.id, "letter.pdf", pdf_of(pages)).id)
+
+    def shown(question: str) -> list[str]:
+        return [claim.text for claim in ask(services, services.store.add_conversation(patient.id).id, question).claims]
+
+    assert shown("Is there an allergy?") == [f"{banner}."]  # on every page, and still no header
+    assert shown("Chest pain?") == [f"{banner}.", told]
+
+
+def test_an_illness_of_the_family_is_not_the_patients_in_a_passage_without_the_title(
+    make_services: Make, add_letter: AddLetter
+) -> None:
+    relatives = "\n".join(f"- Aunt number {n} on the other side is well and lives abroad." for n in range(40))
+    letter = f"# FAMILY HISTORY\n\n{relatives}\n- Heart attack at the age of 52.\n"
+    services = make_services(FakeGenerator(["He had a heart attack at the age of 52 [1]."]))
+    conversation = add_letter(services, letter)
+    claims = ask(services, conversation, "Did he have a heart attack?").claims
+    assert [claim.kind for claim in claims] == [ClaimKind.WITHHELD, ClaimKind.QUOTE]
 
 
 def test_an_answer_can_be_held_to_the_passages_that_were_given(tmp_path: Path, add_letter: AddLetter) -> None:

@@ -98,24 +98,26 @@ LETTER = "Why she was admitted\nMrs Ellis was admitted with breathlessness after
     [
         (LETTER, "Why she was admitted", "Why was she admitted?"),
         (
-            "Northmoor Hospital · Chest pain clinic\nThe pain is tight.",
-            "Northmoor Hospital · Chest pain clinic",
-            "Pain?",
-        ),
-        (
             "# Allergies and intolerances\nPenicillin; clinical status: active; reaction: rash",
             "Allergies and intolerances",
             "Is she allergic to penicillin?",
         ),
     ],
 )
-def test_a_title_or_a_running_line_is_no_answer(safety: RuleSafetyChecker, page: str, line: str, question: str) -> None:
-    texts = [page, "Northmoor Hospital · Chest pain clinic\nReview in May."]
-    passages = [Passage(f"d:{n}", "d", "Letter.pdf", n, 0, len(text), text) for n, text in enumerate(texts, 1)]
-    grounding = Grounding(question, passages, safety)
+def test_a_title_is_no_answer(safety: RuleSafetyChecker, page: str, line: str, question: str) -> None:
+    grounding = Grounding(question, [Passage("d:1", "d", "Letter.pdf", 1, 0, len(page), page)], safety)
     claims = [*grounding.feed(f"{line} [1]."), *grounding.finish("stop")]
     assert line not in [claim.text.rstrip(".") for claim in claims]
     assert any(claim.kind is ClaimKind.QUOTE for claim in claims)
+
+
+def test_a_running_line_is_neither_an_answer_nor_quoted(safety: RuleSafetyChecker) -> None:
+    head = "Northmoor Hospital · Chest pain clinic"
+    page = f"{head}\nThe chest pain is tight."
+    passage = Passage("d:1", "d", "Letter.pdf", 1, 0, len(page), page)
+    grounding = Grounding("Chest pain?", [passage], safety, running=[(0, 0, len(head))])
+    claims = [*grounding.feed(f"{head} [1]."), *grounding.finish("stop")]
+    assert [(claim.kind, claim.text) for claim in claims] == [(ClaimKind.QUOTE, "The chest pain is tight.")]
 
 
 def test_a_denial_that_stands_alone_on_its_line_is_an_answer(safety: RuleSafetyChecker) -> None:

@@ -105,6 +105,16 @@ def test_the_same_weights_pass_with_nothing_changed(passed: dict[str, Any], refe
     assert (passed["candidate"]["precision"], passed["probes"]["items"]) == ("f32", NUM_ITEMS)
 
 
+def test_what_the_same_weights_are_stored_in_changes_nothing(tmp_path: Path) -> None:
+    stored = tmp_path / "f32"
+    stored.mkdir()
+    for name in TEXT_FILES:
+        shutil.copy(EMBEDDED / name, stored)
+    save_checkpoint(load_model(EMBEDDED, torch.float32), stored, torch.float32)
+    report = compare_checkpoints(EMBEDDED, stored, 4)  # the one holds bf16
+    assert (report["kl"]["max"], report["answers"]["changed"]) == (0, 0)
+
+
 def test_one_expert_scaled_by_four_fails_and_is_named(failed: dict[str, Any]) -> None:
     assert not failed["gate"]["passed"]
     assert "expert_error" in broken_limits(failed)

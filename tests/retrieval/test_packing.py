@@ -74,6 +74,12 @@ def test_best_quote_answers(query: str, expected: str) -> None:
     assert expected in quoted(query, NOTE, PLAN)[0]
 
 
+def test_what_a_pain_feels_like_is_quoted_in_the_words_of_the_record() -> None:
+    told = "He describes a tight pressure behind the breastbone."
+    history = f"He has had chest pain for weeks.\n{told}\nHe takes ibuprofen for knee pain.\nNo back pain.\nHe drives."
+    assert quoted("What does the chest pain feel like?", history, limit=3) == [history.split("\n")[0], told]
+
+
 def test_short_line_is_quoted_with_its_heading() -> None:
     assert quoted("Any known allergies?", NOTE, PLAN)[0] == "ALLERGIES\nNone known."
 

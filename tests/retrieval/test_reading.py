@@ -18,7 +18,7 @@ import pytest
 from PIL import Image, ImageChops, ImageDraw, ImageFont, ImageStat
 
 from bench.small_files import NOTE, archive, mail, pdf, picture, small_files
-from contracts import FactKind, ReadMethod, SectionKind
+from contracts import FactKind, Page, ReadMethod, SectionKind
 from retrieval.errors import DocumentError
 from retrieval.highlight import line_shapes
 from retrieval.parsers import parse
@@ -63,8 +63,6 @@ def test_ruled_table_keeps_its_empty_cells(readers: Readers) -> None:
 
 
 def test_sections_have_kinds_spans_and_titles() -> None:
-    from contracts import Page
-
     pages = [Page(1, NOTE), Page(2, "Metformin stopped.\n\nVITAL SIGNS\nBP 120/80.")]
     noticed = find_facts(pages)
     kinds = [section.kind for section in noticed[1].sections]
@@ -77,20 +75,12 @@ def test_sections_have_kinds_spans_and_titles() -> None:
     assert vitals.kind is SectionKind.VITALS
 
 
-def test_running_headers_and_copied_paragraphs_are_marked() -> None:
-    from contracts import Page
-
+def test_paragraphs_carried_forward_are_marked() -> None:
     copied = (
         "She was seen with her daughter; heart failure is stable, weight unchanged, no oedema, and she is well. " * 2
     )
     pages = [Page(n, f"Ward 7 page {n}\n\nVisit {n} was on day {n}.\n\n{copied}") for n in (1, 2, 3)]
     facts = [fact for noticed in find_facts(pages).values() for fact in noticed.facts]
-    repeated = {
-        (fact.page, pages[fact.page - 1].text[fact.start : fact.end])
-        for fact in facts
-        if fact.kind is FactKind.REPEATED
-    }
-    assert {(n, f"Ward 7 page {n}") for n in (1, 2, 3)} <= repeated
     assert [(fact.page, fact.value) for fact in facts if fact.kind is FactKind.COPIED] == [(2, "page 1"), (3, "page 1")]
 
 

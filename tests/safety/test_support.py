@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -283,3 +284,42 @@ def test_the_evidence_in_a_table_is_its_row() -> None:
     text = "\n".join(rows)
     start, end = check_support("Furosemide 40 mg twice daily.", (0,), [passage(text)]).evidence[0]
     assert text[start:end] == rows[1]
+
+
+# --- under a title ------------------------------------------------------------------------------------------------
+
+STORY = "Why she was admitted\nShe had been taking ibuprofen 400 mg for knee pain since Christmas."
+FAMILY = "Heart attack at the age of 52. Type 2 diabetes."
+
+
+@pytest.mark.parametrize(
+    ("section", "text", "claim"),
+    [
+        ("Allergies", "Penicillin: widespread urticaria.", "She is allergic to penicillin."),
+        ("ALLERGIES:", "Penicillin: widespread urticaria.", "Allergies: penicillin."),
+        ("Medicines stopped", "Aspirin 75 mg.", "Aspirin was stopped."),
+        ("Family history", FAMILY, "Family history of type 2 diabetes."),
+        ("", f"Problems\nFamily history of breast cancer\n{FAMILY}", "He had a heart attack at the age of 52."),
+    ],
+)
+def test_a_claim_may_lean_on_the_title_its_passage_stands_under(section: str, text: str, claim: str) -> None:
+    support = check_support(claim, (0,), [replace(passage(text), section=section)])
+    assert support.supported, support.missing
+    assert support.evidence[0][1] <= len(text)
+
+
+@pytest.mark.parametrize(
+    ("section", "text", "claim"),
+    [
+        ("Family history", FAMILY, "He had a heart attack at the age of 52."),
+        ("Social and family history", FAMILY, "He has type 2 diabetes."),
+        ("", f"Family history\n{FAMILY}", "He had a heart attack at the age of 52."),
+        ("Medicines stopped", "Aspirin 75 mg.", "Aspirin was started."),
+        ("Allergies", STORY, "She is allergic to ibuprofen."),
+        ("", f"Allergies\nPenicillin: rash.\n{STORY}", "She is allergic to ibuprofen."),
+    ],
+)
+def test_a_title_says_nothing_of_what_stands_under_another_nor_of_the_patient_what_is_the_familys(
+    section: str, text: str, claim: str
+) -> None:
+    assert not check_support(claim, (0,), [replace(passage(text), section=section)]).supported
