@@ -41,7 +41,7 @@ _FORWARD = {Assertion(status): Cue(phrases) for status, phrases in _CUES["forwar
 _BACKWARD = {Assertion(status): Cue(phrases) for status, phrases in _CUES["backward"].items()}
 _NOT_CONTRACTED = re.compile(r"n't\b")
 _NOT_DOING = re.compile(r"(?:not|n't)\s+(?!having|complaining|reporting|experiencing|showing|endorsing)\w+ing\b")
-_END = Phrases(_CUES["end"], extra=r";|；|。|\.\s+(?=\S)|\s{4,}")
+_END = Cue(_CUES["end"], extra=r";|；|。|\.\s+(?=\S)|\s{4,}")
 # A condition ends where its consequence begins; a relative's story where the patient's does.
 _END_OF = {
     Assertion.HYPOTHETICAL: re.compile(r", (?:he|she|they|you|then|please|call|go)\b|，"),
@@ -65,9 +65,9 @@ _QUESTION = re.compile(
     r"|^[^,.;:?]{,200} or [^,.;:?]{,200} (?:in|for|after|with|during) [^,.;:?]{,200}\?\W*$"
     r"|^[^.?]{,300}: (?:is|are|can|does|an?|cause)\b(?![^?]*\b(?:i|we|next|now)\b)[^?]*\?\W*$"
 )
-_IMMEDIATE = Phrases(_CUES["immediate"])
+_IMMEDIATE = Cue(_CUES["immediate"])
 _PAST = Cue(_CUES["past"], extra=r"[(,–-]\s?(?:19|20)\d\d\b|\b(?:19|20)\d\d\W*$")
-_PRESENT = Phrases(_CUES["present"])
+_PRESENT = Cue(_CUES["present"])
 _OPTIONS = r"\ba[).] .{1,80}\bb[).] |\(a\) .{1,80}\(b\) |(?m:^)\s*q\d*[.:]"
 MAX_EXAM = 4000  # characters; a longer text is a record, whatever words stand in it
 _EXAM = Phrases(_CUES["exam"], extra=_OPTIONS)
@@ -99,7 +99,7 @@ def scopes(sentence: str, is_literal: bool = False) -> tuple[Scope, ...]:
 
 def is_now(sentence: str) -> bool:
     """Whether a sentence in lower case says of something that it is so now, whatever else it says."""
-    return bool(_PRESENT.search(sentence))
+    return _PRESENT.is_in(sentence)
 
 
 def is_exam_question(text: str) -> bool:
@@ -140,7 +140,7 @@ def _scopes(sentence: str, is_literal: bool = False) -> tuple[Scope, ...]:
 def _is_general_question(sentence: str) -> bool:
     """Asks for knowledge, or what the record says, and names nobody who is ill now."""
     is_asked = _KNOWLEDGE.search(sentence) or _QUESTION.search(sentence)
-    return bool(is_asked) and not _IMMEDIATE.search(sentence)
+    return bool(is_asked) and not _IMMEDIATE.is_in(sentence)
 
 
 @lru_cache(maxsize=512)

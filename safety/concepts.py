@@ -11,7 +11,6 @@ import re
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache, lru_cache, reduce
 from operator import itemgetter, or_
 from time import perf_counter
@@ -34,8 +33,7 @@ _GAPS = {
 _NAMED = re.compile(r"<(\w+)>")
 
 
-@dataclass(frozen=True, slots=True)
-class Hit:
+class Hit(NamedTuple):
     """text[start:end] names the concept; sentence is where it stands."""
 
     concept: str
@@ -72,10 +70,10 @@ def find_concepts(lowered: str, sentences: Sequence[tuple[int, int]], timeout_s:
         first, last = bisect_left(places, start), bisect_left(places, end)
         here = words[first:last]
         parts = reduce(or_, map(_parts_of, here), 0)
-        for place, (phrases, needed, _) in zip(places[first:last], here, strict=True):
-            if needed & parts:
-                for concept, pattern, one_of in phrases:
-                    if one_of & parts and (match := pattern.match(lowered, place, end)):
+        for place, (letters, needed, _) in zip(places[first:last], here, strict=True):
+            if held := needed & parts:
+                for concept, pattern in _tried(letters, held):
+                    if match := pattern.match(lowered, place, end):
                         yield Hit(concept, place, match.end(), (start, end))
 
 
@@ -91,17 +89,27 @@ _bit_of, _parts_of = itemgetter(1), itemgetter(2)
 
 
 @lru_cache(maxsize=2**16)
-def _word(word: str) -> tuple[tuple[_Phrase, ...], int, int]:
-    """What a word may begin, what of that needs, and which parts the word itself holds."""
-    return *_begun_by(word[:MAX_KEY]), reduce(or_, map(_bit_of, _parts().iter(word)), 0)
+def _word(word: str) -> tuple[str, int, int]:
+    """A word's first letters, which tell what it may begin as no key is a whole word of MAX_KEY letters; what those
+    phrases require, all together; and which parts the word itself holds."""
+    letters = word[:MAX_KEY]
+    return letters, _needed(letters), reduce(or_, map(_bit_of, _parts().iter(word)), 0)
+
+
+@lru_cache(maxsize=2**14)
+def _tried(letters: str, held: int) -> tuple[tuple[str, re.Pattern[str]], ...]:
+    """(concept, pattern) of what a word with these first letters may begin, in a sentence that holds these parts."""
+    return tuple((phrase.concept, phrase.pattern) for phrase in _begun_by(letters) if phrase.required & held)
 
 
 @cache
-def _begun_by(letters: str) -> tuple[tuple[_Phrase, ...], int]:
-    """The phrases that a word with these first letters may begin, and what they require, all together. No key is a
-    whole word of MAX_KEY letters, so that these tell as much as the word."""
-    phrases = tuple(phrase for key in keys_of(letters) for phrase in _phrases().get(key, ()))
-    return phrases, reduce(or_, (phrase.required for phrase in phrases), 0)
+def _needed(letters: str) -> int:
+    return reduce(or_, (phrase.required for phrase in _begun_by(letters)), 0)
+
+
+@cache
+def _begun_by(letters: str) -> tuple[_Phrase, ...]:
+    return tuple(phrase for key in keys_of(letters) for phrase in _phrases().get(key, ()))
 
 
 @cache
@@ -118,9 +126,10 @@ def _parts() -> Any:
 def _phrases() -> dict[str, list[_Phrase]]:
     """Key of safety.beginnings -> phrases that begin so."""
     found: dict[str, list[_Phrase]] = defaultdict(list)
-    for name, written in _written():
-        phrase = _Phrase(name, re.compile(written), reduce(or_, (_bits()[part] for part in required(written))))
-        for key in beginnings(written):
+    for written in _written():
+        bits = reduce(or_, map(_bits().__getitem__, written.required))
+        phrase = _Phrase(written.concept, re.compile(written.pattern), bits)
+        for key in written.begun:
             found[key].append(phrase)
     return dict(found)
 
@@ -128,19 +137,28 @@ def _phrases() -> dict[str, list[_Phrase]]:
 @cache
 def _bits() -> dict[str, int]:
     """A bit for each part that some phrase requires."""
-    parts = dict.fromkeys(part for _, written in _written() for part in sorted(required(written)))
+    parts = sorted({part for written in _written() for part in written.required})
     return {part: 1 << number for number, part in enumerate(parts)}
 
 
+class _Written(NamedTuple):
+    """A phrase as a regular expression, with the keys of its beginnings and what it requires beyond them."""
+
+    concept: str
+    pattern: str
+    begun: set[str]
+    required: frozenset[str]
+
+
 @cache
-def _written() -> list[tuple[str, str]]:
-    """(concept, phrase as a regular expression), in the order of the file."""
+def _written() -> list[_Written]:
+    """In the order of the file."""
     data = concepts()
     return [
-        (name, _expand(phrase, data["words"]))
+        _Written(name, pattern, begun := beginnings(pattern), required(pattern, begun))
         for name, languages in data["concepts"].items()
         for phrases in languages.values()
-        for phrase in phrases
+        for pattern in (_expand(phrase, data["words"]) for phrase in phrases)
     ]
 
 

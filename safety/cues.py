@@ -4,17 +4,22 @@ less than half the speed. Knows nothing of what a cue says."""
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import lru_cache, reduce
+from itertools import count
+from operator import or_
 
 from safety.beginnings import WORD, beginnings, keys_of
+from safety.required import required
+
+BOUNDED = r"\b(?:{})\b"
 
 
 class Phrases:
     """The phrases of all languages as one pattern. A text in ASCII is spared the Chinese ones, which would take most
     of the time. `english` says how the English ones are bounded; `extra` is a pattern beside them."""
 
-    def __init__(self, phrases: Mapping[str, Sequence[str]], english: str = r"\b(?:{})\b", extra: str = "") -> None:
+    def __init__(self, phrases: Mapping[str, Sequence[str]], english: str = BOUNDED, extra: str = "") -> None:
         latin, beside = english.format("|".join(_latin(phrases))), [extra] if extra else []
         self._ascii = re.compile("|".join([latin, *beside]))
         self._all = re.compile("|".join([latin, *phrases["zh"], *beside]))
@@ -31,30 +36,90 @@ class Phrases:
 
 
 class Cue(Phrases):
-    """Phrases that are searched only where a word begins as one of them does."""
+    """Phrases that are tried only where a word begins as one of them does. `extra`, and the few phrases that may begin
+    with anything, are searched wherever the text holds letters that they cannot do without."""
 
     def __init__(self, phrases: Mapping[str, Sequence[str]], extra: str = "") -> None:
         super().__init__(phrases, extra=extra)
-        written = [*_latin(phrases), *phrases["zh"], *filter(None, [extra])]
-        try:
-            self._keys: frozenset[str] | None = frozenset(key for phrase in written for key in beginnings(phrase))
-        except ValueError:
-            self._keys = None  # it may begin with anything
+        keys = {phrase: _beginnings(phrase) for phrase in (*_latin(phrases), *phrases["zh"])}
+        anywhere = [*(BOUNDED.format(phrase) for phrase, begun in keys.items() if not begun), *filter(None, [extra])]
+        self._bit = _entered(set[str]().union(*keys.values()))
+        self._begun = re.compile(BOUNDED.format("|".join(phrase for phrase in _latin(phrases) if keys[phrase])))
+        self._anywhere = [(re.compile(pattern), _required(pattern)) for pattern in anywhere]
 
     def spans(self, text: str) -> list[tuple[int, int]]:
-        return super().spans(text) if self._may_be_in(text) else []
+        if not text.isascii():
+            return super().spans(text) if self._may_be_in(text) else []
+        found, end = [], 0
+        for place in self._places(text):
+            if place >= end and (match := self._begun.match(text, place)):
+                end = match.end()
+                found.append((place, end))
+        return found + [match.span() for pattern in self._searched(text) for match in pattern.finditer(text)]
 
     def is_in(self, text: str) -> bool:
-        return self._may_be_in(text) and bool(self.search(text))
+        if not text.isascii():
+            return self._may_be_in(text) and bool(self.search(text))
+        return any(self._begun.match(text, place) for place in self._places(text)) or any(
+            pattern.search(text) for pattern in self._searched(text)
+        )
 
     def _may_be_in(self, text: str) -> bool:
-        return self._keys is None or not self._keys.isdisjoint(_keys_in(text))
+        return bool(_begun_in(text)[0] & self._bit) or any(self._searched(text))
+
+    def _places(self, text: str) -> list[int]:
+        """Where words begin as phrases do, in order."""
+        every, words = _begun_in(text)
+        return [place for place, begun in words if begun & self._bit] if every & self._bit else []
+
+    def _searched(self, text: str) -> Iterator[re.Pattern[str]]:
+        return (pattern for pattern, parts in self._anywhere if not parts or any(part in text for part in parts))
 
 
 def _latin(phrases: Mapping[str, Sequence[str]]) -> list[str]:
     return [phrase.replace(" ", r"\s+") for language in ("en", "es") for phrase in phrases.get(language, ())]
 
 
+def _beginnings(phrase: str) -> set[str]:
+    """Empty if it may begin with anything."""
+    try:
+        return beginnings(phrase)
+    except ValueError:
+        return set()
+
+
+def _required(pattern: str) -> frozenset[str]:
+    """Empty if nothing is."""
+    try:
+        return required(pattern)
+    except ValueError:
+        return frozenset()
+
+
+# --- which cues a word may begin --------------------------------------------------------------------------------
+
+
+_BEGUN: dict[str, int] = {}  # key of safety.beginnings -> the cues that begin so, a bit each; every Cue enters itself
+_COUNT = count()
+
+
+def _entered(keys: Collection[str]) -> int:
+    """The bit of a new cue whose phrases begin with one of these keys."""
+    bit = 1 << next(_COUNT)
+    for key in keys:
+        _BEGUN[key] = _BEGUN.get(key, 0) | bit
+    _begun_by.cache_clear()
+    _begun_in.cache_clear()
+    return bit
+
+
+@lru_cache(maxsize=2**14)
+def _begun_by(word: str) -> int:
+    return reduce(or_, (_BEGUN.get(key, 0) for key in keys_of(word)))
+
+
 @lru_cache(maxsize=256)
-def _keys_in(text: str) -> frozenset[str]:
-    return frozenset(key for word in WORD.findall(text) for key in keys_of(word))
+def _begun_in(text: str) -> tuple[int, list[tuple[int, int]]]:
+    """The cues that may be in a text, and (place, cues) of each word that begins some."""
+    words = [(match.start(), begun) for match in WORD.finditer(text) if (begun := _begun_by(match.group()))]
+    return reduce(or_, (begun for _, begun in words), 0), words

@@ -22,7 +22,7 @@ from safety.assertion import Assertion, assess, is_exam_question
 from safety.calm import Calm
 from safety.concepts import Hit, find_concepts, is_alarm
 from safety.normalise import NormalisedText, lower, normalise
-from safety.required import required
+from safety.required import all_required
 from safety.rule import Rule
 from safety.sentences import sentence_spans
 
@@ -38,12 +38,12 @@ _FLAGS = regex.IGNORECASE | regex.VERSION1
 
 @dataclass(frozen=True, slots=True)
 class _Compiled:
-    """patterns: each with the parts of words of which a sentence in lower case must hold one. conditions: the rule's,
-    taken apart once."""
+    """patterns: each with sets of parts of words, of each of which a sentence in lower case must hold one. conditions:
+    the rule's, taken apart once."""
 
     rule: Rule
     conditions: tuple[tuple[str, ...], ...]
-    patterns: tuple[tuple[regex.Pattern[str], frozenset[str]], ...]
+    patterns: tuple[tuple[regex.Pattern[str], list[frozenset[str]]], ...]
     unless: tuple[regex.Pattern[str], ...]
 
 
@@ -52,21 +52,22 @@ class Matcher:
 
     def __init__(self, rules: Iterable[Rule], timeout_s: float = TIMEOUT_S) -> None:
         self._timeout_s = timeout_s
-        self._compiled = [
+        compiled = [
             _Compiled(rule, rule.conditions, _with_required(rule.patterns), _compile(rule.unless)) for rule in rules
         ]
-        self._keywords = _automaton({word for compiled in self._compiled for word in compiled.rule.keywords})
+        self._compiled = {d: [c for c in compiled if d in c.rule.direction] for d in Direction}
+        self._keywords = {
+            d: _automaton({word for c in of_d for word in c.rule.keywords}) for d, of_d in self._compiled.items()
+        }
 
     def find(self, text: str, direction: Direction) -> list[Finding]:
         """Findings in order of their place. A rule that runs out of time gives a finding `unavailable` instead."""
         source = normalise(text)
         lowered = lower(source.text)
         segments = _segments(source.text)
-        keywords = _occurrences(lowered, self._keywords)
+        keywords = _occurrences(lowered, self._keywords[direction])
         findings = self._find_conditions(source, lowered, segments, direction)
-        for compiled in self._compiled:
-            if direction not in compiled.rule.direction:
-                continue
+        for compiled in self._compiled[direction]:
             places = [place for word in compiled.rule.keywords for place in keywords.get(word, ())]
             if not places:
                 continue
@@ -80,7 +81,7 @@ class Matcher:
         self, source: NormalisedText, lowered: str, segments: Sequence[tuple[int, int]], direction: Direction
     ) -> list[Finding]:
         """Findings of the rules that are made of concepts; none in an examination question."""
-        asked = [c for c in self._compiled if c.conditions and direction in c.rule.direction]
+        asked = [compiled for compiled in self._compiled[direction] if compiled.conditions]
         if not asked:
             return []
         try:
@@ -111,8 +112,8 @@ class Matcher:
     def _match(self, compiled: _Compiled, sentence: str) -> tuple[int, int] | None:
         """The first match in one sentence that counts."""
         lowered = lower(sentence)
-        for pattern, parts in compiled.patterns:
-            if parts and not any(part in lowered for part in parts):
+        for pattern, needed in compiled.patterns:
+            if not all(any(part in lowered for part in parts) for parts in needed):
                 continue
             for match in pattern.finditer(sentence, timeout=self._timeout_s):
                 if any(unless.search(sentence, timeout=self._timeout_s) for unless in compiled.unless):
@@ -122,16 +123,16 @@ class Matcher:
         return None
 
 
-def _with_required(patterns: Iterable[str]) -> tuple[tuple[regex.Pattern[str], frozenset[str]], ...]:
+def _with_required(patterns: Iterable[str]) -> tuple[tuple[regex.Pattern[str], list[frozenset[str]]], ...]:
     return tuple(zip(_compile(patterns), (_required(_expand(pattern)) for pattern in patterns), strict=True))
 
 
-def _required(pattern: str) -> frozenset[str]:
-    """Empty if nothing is."""
+def _required(pattern: str) -> list[frozenset[str]]:
+    """Empty if nothing is. Digits are left out: a pattern's digit is of any script."""
     try:
-        return required(pattern)
+        return [parts for parts in all_required(pattern) if not all(map(str.isdigit, parts))]
     except (ValueError, re.error):  # the standard library reads less than regex does
-        return frozenset()
+        return []
 
 
 def _compile(patterns: Iterable[str]) -> tuple[regex.Pattern[str], ...]:

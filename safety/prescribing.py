@@ -250,8 +250,10 @@ class _Prescription:
                 )
 
     def _cautions(self, active: Sequence[Mention]) -> Iterator[Finding]:
+        named = {mention.drug for mention in active}
+        applying = [c for c in self.known.cautions if not named.isdisjoint(c.drugs) and self._applies(c)]
         for mention in active:
-            met = [c for c in self.known.cautions if mention.drug in c.drugs and self._applies(c)]
+            met = [c for c in applying if mention.drug in c.drugs]
             if met:
                 worst = max(met, key=lambda caution: caution.effect.rank)
                 name = worst.condition.replace("_", " ") + (f" {worst.limit:g}" if worst.limit else "")

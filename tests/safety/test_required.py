@@ -6,7 +6,7 @@ import pytest
 
 from safety.beginnings import WORD
 from safety.concepts import _phrases, find_concepts
-from safety.required import required
+from safety.required import all_required, required
 from safety.rule_files import load_rules
 from safety.sentences import sentence_spans
 
@@ -26,6 +26,13 @@ from safety.sentences import sentence_spans
 )
 def test_parts(pattern: str, parts: set[str]) -> None:
     assert required(pattern) == parts
+
+
+def test_what_a_match_holds_beside_its_beginning() -> None:
+    pattern = r"(?:pain|ache) (?:in|round) (?:the )?(?:jaw|arm)"
+    assert required(pattern, {"pain", "ache"}) == {"jaw", "arm"}
+    assert required(r"painful\b", {"pain"}) == {"painful"}
+    assert all_required(pattern) == [{"pain", "ache"}, {"in", "round"}, {"jaw", "arm"}]
 
 
 @pytest.mark.parametrize("pattern", [r"\w+ \w+", r"(?:abc)?", r"(?:abc|\w+)"])

@@ -127,9 +127,10 @@ FIGURE = Figure(
         "were recalled and 16.7 % false alarms, 67.4 and 12.8 % by the rules alone; read since. “Spanish”: 30 and 26 "
         "written before there was a Spanish rule, by the author of the rules, all of them recalled and 4 % false "
         "alarms by the rules alone at first sight. “Later”: 12 and 12 written after them in freer words, of which 33 "
-        "% were recalled and 17 % false alarms, 83 and 25 % with the head; read since. “Unread”: written after the "
-        "rules were last changed. “Latest”: English, Chinese and Spanish in a voice that no training has seen, not "
-        "read since; by the weights and rules before 47 of 50 were recalled and 12 of 50 false alarms. “Feared and "
+        "% were recalled and 17 % false alarms, 83 and 25 % with the head; read since. “Unread”: written after those "
+        "and not read; by the rules alone 30 % were recalled and no false alarms at first sight, 50 % since the rules "
+        "hear more Spanish. “Latest”: English, Chinese and Spanish in a voice that no training has seen, not read "
+        "since; by the weights and rules before 47 of 50 were recalled and 12 of 50 false alarms. “Feared and "
         "settled”: written before the rules for it, which noticed 57 % of the "
         "settled ones before and 7 % at first sight."
     ),
