@@ -220,15 +220,15 @@ def _split(text: str) -> str:
 
 # Of the large public sets so many examples a target are enough; our own sentences are taken whole.
 _MOST = {
-    "medsafetybench": 2000,
-    "clinical": 900,
-    "medquad": 350,
-    "toyhom": 250,
-    "toyhom_sentence": 600,
-    "bentsao": 150,
-    "medmcqa": 600,
-    "pubmedqa": 120,
-    "presidio": 400,
+    "medsafetybench": 3500,
+    "clinical": 2700,
+    "medquad": 400,
+    "toyhom": 300,
+    "toyhom_sentence": 1000,
+    "bentsao": 200,
+    "medmcqa": 1300,
+    "pubmedqa": 400,
+    "presidio": 600,
 }
 _MOST_OF = {
     "errand": {"clinical": 3000},
@@ -238,8 +238,7 @@ _EASY = {"override": 3, "self-harm": 3}  # their negatives are easy: a third
 
 
 def training_set(examples: Sequence[Example], target: str, seed: int) -> list[Example]:
-    """The examples of the train split that a target is trained on, in random order; pairs are the hardest and come
-    twice."""
+    """The examples of the train split that a target is trained on, in random order."""
     chosen, taken = [], Counter[str]()
     shuffled = [example for example in examples if example.split == "train"]
     random.Random(seed).shuffle(shuffled)
@@ -248,4 +247,4 @@ def training_set(examples: Sequence[Example], target: str, seed: int) -> list[Ex
         if taken[example.source] < most // _EASY.get(target, 1):
             taken[example.source] += 1
             chosen.append(example)
-    return chosen + [replace(e, pair=f"{e.pair} again") for e in chosen if e.source == "pairs"]
+    return chosen
