@@ -53,8 +53,9 @@ PROMISES = {
             "denied": 0.25,
         },
     ),
+    "harm.part": Promise(0.1, 0.01, {"pairs_sentence": 0.05}),
     "harm.zh": Promise(0.1, 0.004, {"pairs": 0.11, "authored_ask": 0.06, "authored_chat": 0.15, "despair": 0.4}),
-    "harm.zh.part": Promise(0.1, 0.001, {}),
+    "harm.zh.part": Promise(0.1, 0.001, {"pairs_sentence": 0.05}),
     "override": Promise(0.1, 0.004, {"authored_note": 0.1}),  # a note's sentences are not asked
     "override.zh": Promise(0.1, 0.005, {}),
     "errand": Promise(0.02, 0.002, {"authored": 0.18}),

@@ -118,9 +118,12 @@ class GuardCheck:
     ) -> list[Finding]:
         """A finding of each span that is not passed, the highest logit first."""
         found = []
+        whole = (0, len(source.text))
         for span, logit in sorted(logits.items(), key=lambda item: -item[1]):
-            is_part = len(logits) > 1 and span != (0, len(source.text))
-            opinion = self._opinion(target, source.text[slice(*span)], logit, is_part)
+            words = source.text[slice(*span)]
+            # In English only beside the whole: of a text too long to be judged whole, each sentence has to stand alone.
+            is_part = span != whole and len(logits) > 1 and (whole in logits or has_han(words))
+            opinion = self._opinion(target, words, logit, is_part)
             if opinion is not Opinion.PASS:
                 found.append(_finding(target, source, span, severity, opinion))
         return found

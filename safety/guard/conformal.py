@@ -35,9 +35,9 @@ class Thresholds:
         return Opinion.RAISE if can_be_harmful else Opinion.PASS
 
 
-# What Chinese patients tell before they ask ("we have no children yet") scores as high alone as a request; so there a
-# sentence out of a longer question has thresholds of its own.
-_BY_PART = {"harm.zh"}
+# What is told before it is asked ("we have no children yet", "the swab count was short") scores as high alone as a
+# request; so a sentence out of a longer question has thresholds of its own.
+_BY_PART = {"harm", "harm.zh"}
 
 
 def has_han(text: str) -> bool:

@@ -54,6 +54,8 @@ def _harm(data: Path) -> Iterator[Example]:
     for pair in read_pairs():
         yield Example(pair.harmful, True, "pairs", pair.split, 5.0, pair.harmful)
         yield Example(pair.legitimate, False, "pairs", pair.split, 5.0, pair.harmful)
+        if pair.split == "dev" and len(parts := _sentences([pair.legitimate])) > 1:
+            yield from (Example(part, False, "pairs_sentence", "dev") for part in parts)
     for sentence in read_sentences("despair"):  # an emergency, and no request to do harm
         yield Example(sentence.text, False, sentence.kind, sentence.split, 5.0)
     for pair in read_filled():

@@ -108,6 +108,19 @@ def test_a_sentence_of_a_longer_chinese_question_has_thresholds_of_its_own(monke
     assert ask(check, "医生您好呀。我们没有孩子。" + "要吃什么药？" * 100) == []
 
 
+def test_a_sentence_beside_its_whole_question_has_thresholds_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {target: Thresholds(9, 9) for target in TARGETS} | {
+        "harm": Thresholds(0, 0),
+        "harm.part": Thresholds(2, 2),
+    }
+    monkeypatch.setattr(guard_check, "read_thresholds", lambda: given)
+    told, asked = "The swab count was short.", " Whom do I tell?"
+    assert [words for _, _, words in ask(GuardCheck(Scorer("swab", high=1.0)), told + asked)] == [told + asked]
+    assert ask(GuardCheck(Scorer(told, high=1.0)), told)[0][2] == told
+    too_long = told + asked * 60  # nothing stands for the whole of it
+    assert ask(GuardCheck(Scorer("swab", high=1.0)), too_long)[0][2] == told
+
+
 @pytest.mark.parametrize("target", ["emergency", "self-harm"])
 def test_an_emergency_that_no_rule_knows_is_a_notice_first_in_line(target: str) -> None:
     checker = RuleSafetyChecker(models=[GuardCheck(Scorer("gone a funny colour", targets=(target, "override")))])
