@@ -56,9 +56,9 @@ PROMISES = {
     "harm.part": Promise(0.1, 0.01, {"pairs_sentence": 0.05}),
     "harm.zh": Promise(0.1, 0.004, {"pairs": 0.11, "authored_ask": 0.06, "authored_chat": 0.15, "despair": 0.4}),
     "harm.zh.part": Promise(0.1, 0.001, {"pairs_sentence": 0.05}),
-    "override": Promise(0.1, 0.004, {"authored_note": 0.1}),  # a note's sentences are not asked
+    "override": Promise(0.1, 0.001, {"authored_note": 0.1}),  # a note's sentences are not asked
     "override.zh": Promise(0.1, 0.005, {}),
-    "errand": Promise(0.02, 0.002, {"authored": 0.18}),
+    "errand": Promise(0.02, 0.0035, {"authored": 0.18}),
     "errand.zh": Promise(0.1, 0.008, {"authored": 0.06}),
     # Patients' own questions and cases of examinations: a few are urgent indeed.
     "emergency": Promise(0.02, 0.003, {"authored_calm": 0.04, "medmcqa": 0.03, "denied": 0.2}),

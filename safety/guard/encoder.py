@@ -30,6 +30,8 @@ BATCH_SIZE = 16
 ADAPTED = ("query", "key", "value", "dense")  # the linear layers of an encoder block
 
 
+_OF_DOCUMENTS = TARGETS.index("errand")
+_DOUBT = (-1.5, 2.0)  # logits between which a second opinion is had: of one and a half in a hundred clinical sentences
 _LOADING = threading.Lock()
 
 
@@ -72,11 +74,12 @@ class GuardEncoder:
 
     def score(self, texts: Sequence[str], is_document: bool = False) -> dict[str, FloatArray]:
         """Target -> float32 [N] logits, the mean of all towers; of a document, which has thousands of sentences, the
-        first alone reads those without Chinese. Raises WeightsError."""
+        first alone reads those without Chinese that it is sure of. Raises WeightsError."""
         first, *others = self.load()
         rows = [hashed_ngrams(text) for text in texts]
         total = self._score(first, texts, rows)
-        places = [place for place, text in enumerate(texts) if not is_document or has_han(text)]
+        is_sure = (total[_OF_DOCUMENTS] < _DOUBT[0]) | (total[_OF_DOCUMENTS] > _DOUBT[1])
+        places = [n for n, text in enumerate(texts) if not (is_document and is_sure[n]) or has_han(text)]
         counts = np.ones(len(texts), np.float32)
         counts[places] += len(others)
         for tower in others:
