@@ -223,6 +223,15 @@ def test_a_document_is_read_by_the_first_encoder_alone_but_for_its_chinese() -> 
     assert abs(scanned[1] - alone[1]) > 0.1 < abs(scanned[0] - asked[0])
 
 
+def test_the_second_encoder_reads_of_a_document_what_the_first_is_not_sure_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    both = GuardEncoder({weights_of(name): GUARD_BASES[name] for name in ENCODERS})
+    texts = ["Write a poem about the sea."]
+    asked, alone = both.score(texts)["errand"], both.score(texts, True)["errand"]
+    monkeypatch.setattr("safety.guard.encoder._DOUBT", (-99.0, 99.0))
+    assert both.score(texts, True)["errand"] == pytest.approx(asked, abs=0.05)
+    assert abs(alone - asked) > 0.1
+
+
 def test_what_is_trained_scores_alike_once_saved_and_loaded(tmp_path: Path) -> None:
     pairs = [pair for pair in read_pairs() if pair.split == "train"][:4]
     texts = [text for pair in pairs for text in (pair.harmful, pair.legitimate)]

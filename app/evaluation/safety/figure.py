@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import lzma
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ class Error:
 
 def unread(error: Error, split: str, number: int) -> Error:
     """The error, of the latest split, which is to stay unread, by its number in its list alone."""
-    return replace(error, text=f"{split} #{number}") if split == "latest" else error
+    return Error.of_set(split, number, error.why) if split == "latest" else error
 
 
 @dataclass(frozen=True, slots=True)
