@@ -68,6 +68,7 @@ _QUESTION = re.compile(
 _IMMEDIATE = Cue(_CUES["immediate"])
 _PAST = Cue(_CUES["past"], extra=r"[(,–-]\s?(?:19|20)\d\d\b|\b(?:19|20)\d\d\W*$")
 _PRESENT = Cue(_CUES["present"])
+_SETTLED = Cue(_CUES["settled"])
 _OPTIONS = r"\ba[).] .{1,80}\bb[).] |\(a\) .{1,80}\(b\) |(?m:^)\s*q\d*[.:]"
 MAX_EXAM = 4000  # characters; a longer text is a record, whatever words stand in it
 _EXAM = Phrases(_CUES["exam"], extra=_OPTIONS)
@@ -99,7 +100,7 @@ def scopes(sentence: str, is_literal: bool = False) -> tuple[Scope, ...]:
 
 def is_now(sentence: str) -> bool:
     """Whether a sentence in lower case says of something that it is so now, whatever else it says."""
-    return _PRESENT.is_in(sentence)
+    return _PRESENT.is_in(sentence) and any(_outside(_SETTLED.spans(sentence), _PRESENT.spans(sentence)))
 
 
 def is_exam_question(text: str) -> bool:

@@ -1,5 +1,5 @@
 """What makes alarming words no alarm, though nothing denies them: a figure of speech, a story, a lesson, an animal or a
-thing; and, for the rules that say so, what is over, long-standing or slight.
+thing, an errand about emergencies in general; and, for the rules that say so, what is over, long-standing or slight.
 
 Cue phrases are in lexicon/cues.yaml under "calm". Knows nothing of rules; which reasons silence a rule is the rule's to
 say, since a stroke that passed is still urgent and a cramp that passed is not.
@@ -20,14 +20,17 @@ class Calm(StrEnum):
     FIGURE = "figure"  # "I nearly had a heart attack when I saw the bill"
     STORY = "story"  # of a film, a lesson, a drill
     THING = "thing"  # an animal or a thing does it
+    ERRAND = "errand"  # its clause is of a poster, an audit, a word; unless somebody is ill in the sentence
     OVER = "over"  # what stands before the cue has passed
     LASTING = "lasting"  # it has been so for long
     SLIGHT = "slight"
 
 
-ALWAYS = frozenset({Calm.FIGURE, Calm.STORY, Calm.THING})
+ALWAYS = frozenset({Calm.FIGURE, Calm.STORY, Calm.THING, Calm.ERRAND})
 BY_RULE = frozenset(Calm) - ALWAYS
 _CUES = {Calm(reason): Cue(phrases) for reason, phrases in cues()["calm"].items()}
+_ILL = Cue(cues()["ill"])
+_UNLESS = {Calm.LASTING: is_now, Calm.ERRAND: _ILL.is_in}  # of a sentence in which a reason counts for nothing
 _CLAUSE_END = re.compile(r"[,;.，；。]|\b(?:but|and|now)\b|但|现在")
 _SLIGHT_REACH = 40  # characters behind the cue
 
@@ -44,7 +47,7 @@ def _spans(sentence: str) -> tuple[tuple[Calm, int, int], ...]:
         (reason, *_reach(reason, sentence, *place))
         for reason, cue in _CUES.items()
         for place in cue.spans(sentence)
-        if reason is not Calm.LASTING or not is_now(sentence)
+        if reason not in _UNLESS or not _UNLESS[reason](sentence)
     )
 
 
@@ -54,6 +57,8 @@ def _reach(reason: Calm, sentence: str, start: int, end: int) -> tuple[int, int]
             return start, end
         case Calm.STORY:
             return 0, len(sentence)
+        case Calm.ERRAND:
+            return _clause_start(sentence, start), _clause_end(sentence, end)
         case Calm.THING:
             return start, _clause_end(sentence, end)
         case Calm.OVER:

@@ -77,7 +77,8 @@ class Cue(Phrases):
 
 
 def _latin(phrases: Mapping[str, Sequence[str]]) -> list[str]:
-    return [phrase.replace(" ", r"\s+") for language in ("en", "es") for phrase in phrases.get(language, ())]
+    latin = [phrase for language in ("en", "es") for phrase in phrases.get(language, ())]
+    return [phrase.replace(" ?", r"\s*").replace(" ", r"\s+") for phrase in latin]
 
 
 def _beginnings(phrase: str) -> set[str]:

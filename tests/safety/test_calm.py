@@ -20,6 +20,9 @@ MATCHER = Matcher(load_rules().rules)
         ("他笑得喘不过气", "喘不过气", Calm.FIGURE),
         ("the novel's hero gets stabbed", "stabbed", Calm.STORY),
         ("模拟演练里病人突然倒地", "倒地", Calm.STORY),
+        ("please proofread the sepsis leaflet", "sepsis", Calm.ERRAND),
+        ("脓毒症的讲座在几楼", "脓毒症", Calm.ERRAND),
+        ("traduzco un folleto sobre el ictus", "ictus", Calm.ERRAND),
         ("the printer choked on the labels", "choked", Calm.THING),
         ("he choked on water at dinner, fine now", "choked", Calm.OVER),
         ("the spot has been there for years, bit bigger maybe", "spot", Calm.LASTING),
@@ -43,7 +46,22 @@ def test_reason(sentence: str, words: str, reason: Calm) -> None:
     ],
 )
 def test_nothing_calms_what_is_so(sentence: str) -> None:
-    assert not any(reasons(sentence, place, place + 1) & {Calm.FIGURE, Calm.STORY} for place in range(len(sentence)))
+    calm = {Calm.FIGURE, Calm.STORY, Calm.ERRAND}
+    assert not any(reasons(sentence, place, place + 1) & calm for place in range(len(sentence)))
+    assert MATCHER.find(sentence, Direction.INPUT)
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "i was proofreading the sepsis leaflet, a man collapsed and has no pulse",
+        "she collapsed during the journal club",
+        "the rota is done, and bed 4 is not breathing",
+        "he had a stroke years ago and is a teacher now, but now his face droops",
+        "海报还没贴好，病人突然没有呼吸了",
+    ],
+)
+def test_no_errand_hides_who_is_ill(sentence: str) -> None:
     assert MATCHER.find(sentence, Direction.INPUT)
 
 
