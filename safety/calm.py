@@ -31,7 +31,7 @@ BY_RULE = frozenset(Calm) - ALWAYS
 _CUES = {Calm(reason): Cue(phrases) for reason, phrases in cues()["calm"].items()}
 _ILL = Cue(cues()["ill"])
 _UNLESS = {Calm.LASTING: is_now, Calm.ERRAND: _ILL.is_in}  # of a sentence in which a reason counts for nothing
-_CLAUSE_END = re.compile(r"[,;.，；。]|\b(?:but|and|now)\b|但|现在")
+_CLAUSE_END = re.compile(r"[,;.，；。]|\b(?:but|and|now|when)\b|但|现在")
 _SLIGHT_REACH = 40  # characters behind the cue
 
 

@@ -56,6 +56,9 @@ def test_nothing_calms_what_is_so(sentence: str) -> None:
     [
         "i was proofreading the sepsis leaflet, a man collapsed and has no pulse",
         "she collapsed during the journal club",
+        "while i typed the quiz for the staff, he stopped breathing",
+        "i was translating a leaflet into polish when my tongue swelled up",
+        "期末考试时他突然倒地没有呼吸",
         "the rota is done, and bed 4 is not breathing",
         "he had a stroke years ago and is a teacher now, but now his face droops",
         "海报还没贴好，病人突然没有呼吸了",
