@@ -42,15 +42,16 @@ _BACKWARD = {Assertion(status): Cue(phrases) for status, phrases in _CUES["backw
 _NOT_CONTRACTED = re.compile(r"n't\b")
 _NOT_DOING = re.compile(r"(?:not|n't)\s+(?!having|complaining|reporting|experiencing|showing|endorsing)\w+ing\b")
 _END = Cue(_CUES["end"], extra=r";|；|。|\.\s+(?=\S)|\s{4,}")
+_ZH_COMMA = r"，|(?<=[\u3400-\u9fff]),"  # NFKC has made it the ASCII one, in what a rule reads
 # A condition ends where its consequence begins; a relative's story where the patient's does.
 _END_OF = {
-    Assertion.HYPOTHETICAL: re.compile(r", (?:he|she|they|you|then|please|call|go)\b|，"),
+    Assertion.HYPOTHETICAL: re.compile(r", (?:he|she|they|you|then|please|call|go)\b|" + _ZH_COMMA),
     Assertion.FAMILY: re.compile(
         r"\b(?:patient|he|she|i|who|is|now|just|him|found|says|said|reports|noticed|called|brought|thinks|witnessed)\b"
-        r"|, (?=has\b)|患者|本人|我|，"
+        r"|, (?=has\b)|患者|本人|我|" + _ZH_COMMA
     ),
     Assertion.HISTORICAL: re.compile(
-        r"\b(?:has|is|with|and (?:is|now|has)|states?|developed|come in|came in|woke|having|started)\b|，"
+        r"\b(?:has|is|with|and (?:is|now|has)|states?|developed|come in|came in|woke|having|started)\b|" + _ZH_COMMA
     ),
 }
 _WINDOW = {Assertion.HISTORICAL: 90}  # characters a cue reaches, where the sentence's end is too far

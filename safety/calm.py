@@ -18,7 +18,7 @@ from safety.lexicon import cues
 
 class Calm(StrEnum):
     FIGURE = "figure"  # "I nearly had a heart attack when I saw the bill"
-    STORY = "story"  # of a film, a lesson, a drill
+    STORY = "story"  # of a film, a lesson, a drill; its clause alone, if somebody is ill in the sentence
     THING = "thing"  # an animal or a thing does it
     ERRAND = "errand"  # its clause is of a poster, an audit, a word; unless somebody is ill in the sentence
     OVER = "over"  # what stands before the cue has passed
@@ -31,7 +31,8 @@ BY_RULE = frozenset(Calm) - ALWAYS
 _CUES = {Calm(reason): Cue(phrases) for reason, phrases in cues()["calm"].items()}
 _ILL = Cue(cues()["ill"])
 _UNLESS = {Calm.LASTING: is_now, Calm.ERRAND: _ILL.is_in}  # of a sentence in which a reason counts for nothing
-_CLAUSE_END = re.compile(r"[,;.，；。]|\b(?:but|and|now|when)\b|但|现在")
+_MEANWHILE = Cue(cues()["meanwhile"])  # before a story or an errand: the rest of the sentence is none
+_CLAUSE_END = re.compile(r"[,;.，；。]|\b(?:but|and|now|when|cuando)\b|但|现在")
 _SLIGHT_REACH = 40  # characters behind the cue
 
 
@@ -55,9 +56,11 @@ def _reach(reason: Calm, sentence: str, start: int, end: int) -> tuple[int, int]
     match reason:
         case Calm.FIGURE:
             return start, end
-        case Calm.STORY:
+        case Calm.STORY | Calm.ERRAND if _MEANWHILE.is_in(sentence[_clause_start(sentence, start) : start]):
+            return start, end
+        case Calm.STORY if not _ILL.is_in(sentence):
             return 0, len(sentence)
-        case Calm.ERRAND:
+        case Calm.STORY | Calm.ERRAND:
             return _clause_start(sentence, start), _clause_end(sentence, end)
         case Calm.THING:
             return start, _clause_end(sentence, end)

@@ -33,6 +33,12 @@ from safety.assertion import Assertion, assess, scopes
         ("突发胸痛。", "胸痛", Assertion.PRESENT),
         ("如有胸痛请就诊。", "胸痛", Assertion.HYPOTHETICAL),
         ("父亲有脑卒中。", "脑卒中", Assertion.FAMILY),
+        ("爸爸去世三年了,是脑出血。", "脑出血", Assertion.FAMILY),
+        # As NFKC leaves the Chinese comma: no scope goes across it.
+        ("父亲有脑卒中,我胸痛。", "胸痛", Assertion.PRESENT),
+        ("既往高血压,突发胸痛。", "胸痛", Assertion.PRESENT),
+        ("如果头痛,按时吃药,胸痛。", "胸痛", Assertion.PRESENT),
+        ("卒中史,已戒烟。", "卒中", Assertion.HISTORICAL),
     ],
 )
 def test_status(sentence: str, concept: str, status: Assertion) -> None:

@@ -19,6 +19,7 @@ MATCHER = Matcher(load_rules().rules)
         ("this spreadsheet is giving me a stroke", "stroke", Calm.FIGURE),
         ("他笑得喘不过气", "喘不过气", Calm.FIGURE),
         ("the novel's hero gets stabbed", "stabbed", Calm.STORY),
+        ("in the film he is choking on a fish bone", "choking", Calm.STORY),
         ("模拟演练里病人突然倒地", "倒地", Calm.STORY),
         ("please proofread the sepsis leaflet", "sepsis", Calm.ERRAND),
         ("脓毒症的讲座在几楼", "脓毒症", Calm.ERRAND),
@@ -62,9 +63,16 @@ def test_nothing_calms_what_is_so(sentence: str) -> None:
         "the rota is done, and bed 4 is not breathing",
         "he had a stroke years ago and is a teacher now, but now his face droops",
         "海报还没贴好，病人突然没有呼吸了",
+        "while i typed the poster the bloke in bay two slumped",
+        "as we watched the film about sharks the porter fainted",
+        "during the mock case a student fainted",
+        "the porter collapsed while we did the drill",
+        "in the film he dies, and now my chest is tight",
+        "mientras corregía el cartel el celador se ha desplomado",
+        "我们正在排练，护士突然倒地",
     ],
 )
-def test_no_errand_hides_who_is_ill(sentence: str) -> None:
+def test_no_errand_or_story_hides_who_is_ill(sentence: str) -> None:
     assert MATCHER.find(sentence, Direction.INPUT)
 
 
