@@ -40,7 +40,11 @@ _PSEUDO = Cue(_CUES["pseudo"])
 _FORWARD = {Assertion(status): Cue(phrases) for status, phrases in _CUES["forward"].items()}
 _BACKWARD = {Assertion(status): Cue(phrases) for status, phrases in _CUES["backward"].items()}
 _NOT_CONTRACTED = re.compile(r"n't\b")
-_NOT_DOING = re.compile(r"(?:not|n't)\s+(?!having|complaining|reporting|experiencing|showing|endorsing)\w+ing\b")
+_NOT_DOING = re.compile(
+    r"(?:not|n't)\s+(?:(?!having|complaining|reporting|experiencing|showing|endorsing)\w+ing"
+    r"|print|download|upload|load|save|open|sync|work|connect|arrive|log in|match)\b"
+)
+_NEXT = re.compile(r",|\band\b")
 _END = Cue(_CUES["end"], extra=r";|；|。|\.\s+(?=\S)|\s{4,}")
 _ZH_COMMA = r"，|(?<=[\u3400-\u9fff]),"  # NFKC has made it the ASCII one, in what a rule reads
 # A condition ends where its consequence begins; a relative's story where the patient's does.
@@ -131,7 +135,7 @@ def _scopes(sentence: str, is_literal: bool = False) -> tuple[Scope, ...]:
             begin = end + 2 if status is Assertion.NEGATED else end
             limit = min((a for a, _ in limits if a >= begin), default=len(sentence))
             if _NOT_DOING.match(sentence, start):  # "not making sense, sugar 2.1" denies no sugar
-                limit = min(limit, sentence.find(",", end) if "," in sentence[end:] else limit)
+                limit = min(limit, match.start() if (match := _NEXT.search(sentence, end)) else limit)
             found.append(Scope(status, end, min(limit, end + _WINDOW.get(status, _DEFAULT_WINDOW))))
     for status, places in backward.items():
         for start, end in _outside(pseudo, places):
@@ -165,6 +169,6 @@ def _last_comma(sentence: str, start: int, end: int) -> int:
     """Where the clause of a backward cue begins: "fever, chest pain absent" leaves the fever. A cue that is a clause of
     its own speaks of the one before: "bowel obstruction, resolved"."""
     before = sentence[:start].rstrip()
-    if before.endswith(",") and re.match(r"\s*(?:[.;,]|$)", sentence[end:]):
+    if before.endswith(",") and re.match(r"\s*[\"”]?(?:[.;,]|$)", sentence[end:]):
         start = len(before) - 1
     return max(sentence.rfind(mark, 0, start) for mark in (",", "，", ":", "：")) + 1

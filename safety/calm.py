@@ -18,7 +18,7 @@ from safety.lexicon import cues
 
 class Calm(StrEnum):
     FIGURE = "figure"  # "I nearly had a heart attack when I saw the bill"
-    STORY = "story"  # of a film, a lesson, a drill; its clause alone, if somebody is ill in the sentence
+    STORY = "story"  # its clause is of a film, a lesson, a drill
     THING = "thing"  # an animal or a thing does it
     ERRAND = "errand"  # its clause is of a poster, an audit, a word; unless somebody is ill in the sentence
     OVER = "over"  # what stands before the cue has passed
@@ -58,8 +58,6 @@ def _reach(reason: Calm, sentence: str, start: int, end: int) -> tuple[int, int]
             return start, end
         case Calm.STORY | Calm.ERRAND if _MEANWHILE.is_in(sentence[_clause_start(sentence, start) : start]):
             return start, end
-        case Calm.STORY if not _ILL.is_in(sentence):
-            return 0, len(sentence)
         case Calm.STORY | Calm.ERRAND:
             return _clause_start(sentence, start), _clause_end(sentence, end)
         case Calm.THING:
