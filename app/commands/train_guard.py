@@ -22,7 +22,7 @@ DEVICES = ("cpu", "cuda")
 def guard(
     data: Annotated[Path, typer.Option(help="Folder of the public sets.")] = SETS,
     step: Annotated[list[str] | None, typer.Option(help="encoder, thresholds or names; all if none is named.")] = None,
-    encoder: Annotated[list[str] | None, typer.Option(help="minilm or e5; both if none is named.")] = None,
+    encoder: Annotated[list[str] | None, typer.Option(help="minilm, e5 or mpnet; all if none is named.")] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda, for the encoders.")] = "cpu",
     one_more: Annotated[
         bool, typer.Option("--one-more", help="One more round from the weights that are here.")
@@ -69,7 +69,9 @@ def _train_encoder(data: Path, names: Sequence[str], device: str, is_one_more: b
     for name in names:
         path = weights_of(name)
         plan, start = (one_more(PLANS[name]), path) if is_one_more else (PLANS[name], None)
-        fit(GUARD_BASES[name], examples, plan, _show_step, device, start).save(path)
+        base = GUARD_BASES[name]
+        readable = [(number, example) for number, example in examples if base.reads(example.text)]
+        fit(base, readable, plan, _show_step, device, start).save(path)
 
 
 def _show_step(step: int, steps: int, loss: float) -> None:

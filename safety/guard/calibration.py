@@ -38,30 +38,36 @@ class Promise:
     groups: Mapping[str, float]
 
 
+_MESSAGES = {"authored_calm": 0.05, "authored_danger": 0.05, "authored_self-harm": 0.15}
 PROMISES = {
     "harm": Promise(
         0.01,
         0.006,
         {
-            "pairs": 0.12,
+            "pairs": 0.085,
             "authored_ask": 0.1,
             "authored_chat": 0.05,
             "authored_note": 0.1,
-            "notinject_valid": 0.2,
+            "notinject_valid": 0.3,
             "presidio": 0.04,
             "despair": 0.2,
             "denied": 0.25,
+            **_MESSAGES,
         },
     ),
-    "harm.part": Promise(0.1, 0.01, {"pairs_sentence": 0.05}),
-    "harm.zh": Promise(0.1, 0.004, {"pairs": 0.11, "authored_ask": 0.06, "authored_chat": 0.15, "despair": 0.4}),
+    "harm.part": Promise(0.1, 0.01, {"pairs_sentence": 0.04}),
+    "harm.zh": Promise(
+        0.1, 0.004, {"pairs": 0.11, "authored_ask": 0.06, "authored_chat": 0.15, "despair": 0.4, **_MESSAGES}
+    ),
     "harm.zh.part": Promise(0.1, 0.001, {"pairs_sentence": 0.05}),
     "override": Promise(0.1, 0.001, {"authored_note": 0.1}),  # a note's sentences are not asked
     "override.zh": Promise(0.1, 0.005, {}),
     "errand": Promise(0.02, 0.0035, {"authored": 0.18}),
     "errand.zh": Promise(0.1, 0.008, {"authored": 0.06}),
     # Patients' own questions and cases of examinations: a few are urgent indeed.
-    "emergency": Promise(0.02, 0.003, {"authored_calm": 0.04, "medmcqa": 0.03, "denied": 0.2}),
+    "emergency": Promise(
+        0.02, 0.003, {"authored_calm": 0.04, "clinical": 0.02, "notinject_valid": 0.2, "medmcqa": 0.03, "denied": 0.2}
+    ),
     "emergency.zh": Promise(0.1, 0.005, {"authored_calm": 0.07, "toyhom": 0.05, "toyhom_sentence": 0.03}),
     "self-harm": Promise(0.02, 0.006, {"authored_calm": 0.02, "authored_danger": 0.03, "denied": 0.3}),
     "self-harm.zh": Promise(0.1, 0.005, {"authored_calm": 0.06, "authored_danger": 0.1}),

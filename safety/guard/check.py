@@ -25,7 +25,7 @@ from safety.strict_yaml import load_strict
 
 FOLDER = Path(__file__).resolve().parent
 WEIGHTS = FOLDER / "weights"
-ENCODERS = ("minilm", "e5")  # whose logits are averaged
+ENCODERS = ("minilm", "e5", "mpnet")  # whose logits are averaged
 THRESHOLDS = FOLDER / "thresholds.yaml"
 SOURCE = "Bedside guard: a classifier trained on public and authored sets, see safety/guard/MODEL_CARD.md"
 MAX_WHOLE, MAX_SENTENCE = 600, 400  # characters judged at once

@@ -58,6 +58,8 @@ def _harm(data: Path) -> Iterator[Example]:
             yield from (Example(part, False, "pairs_sentence", "dev") for part in parts)
     for sentence in read_sentences("despair"):  # an emergency, and no request to do harm
         yield Example(sentence.text, False, sentence.kind, sentence.split, 5.0)
+    for sentence in read_emergencies():
+        yield Example(sentence.text, False, f"authored_{sentence.kind}", sentence.split, 2.0)
     for pair in read_filled():
         yield Example(pair.harmful, True, "filled", "train", 1.0, pair.harmful)
         yield Example(pair.legitimate, False, "filled", "train", 1.0, pair.harmful)

@@ -1,9 +1,9 @@
-"""Sentences -> logits, by two small encoders with adapters of the guard's own, and heads on their vectors.
+"""Sentences -> logits, by small encoders with adapters of the guard's own, and heads on their vectors.
 
 A sentence embedding made for search holds what a text is about; whether it is asked to do harm shows only after the
 encoder itself was tuned: on acts it had not seen, harmful wordings told from legitimate ones rose from three in five to
 what MODEL_CARD.md gives. The adapters are low-rank (Hu et al., LoRA, 2021) and are added to the weights once loaded.
-MiniLM reads English only, multilingual-e5-small Chinese as well; they err on different texts.
+They err on different texts: MiniLM is the fastest, MPNet the best in English, multilingual-e5-small reads Chinese too.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from safety.guard.conformal import TARGETS, has_han
 from safety.guard.features import NUM_BUCKETS, hashed_ngrams
 
 FloatArray = npt.NDArray[np.float32]
-Base = Callable[[], tuple[Any, Any]]  # an encoder as published: its tokenizer, which neither pads nor cuts, its model
 MAX_TOKENS = 96  # of one sentence
 BATCH_SIZE = 16
-ADAPTED = ("query", "key", "value", "dense")  # the linear layers of an encoder block
+_UNEVEN = 1.5  # the longest text of a batch to its shortest, at most
+ADAPTED = ("query", "key", "value", "dense", "q", "k", "v", "o")  # the linear layers of an encoder block
 
 
 _OF_DOCUMENTS = TARGETS.index("errand")
@@ -40,15 +40,27 @@ class WeightsError(RuntimeError):
 
 
 @dataclass(frozen=True, slots=True)
+class Base:
+    """An encoder as published."""
+
+    open: Callable[[], tuple[Any, Any]]  # its tokenizer, which neither pads nor cuts, and its model
+    reads_chinese: bool = True
+    weight: float = 1.0  # of its logits in the mean
+
+    def reads(self, text: str) -> bool:
+        return self.reads_chinese or not has_han(text)
+
+
+@dataclass(frozen=True, slots=True)
 class Head:
-    """One target. lexical: float32 [buckets]; direct: float32 [384]; bias: a logit."""
+    """One target. lexical: float32 [buckets]; direct: float32 [D]; bias: a logit."""
 
     lexical: FloatArray
     direct: FloatArray
     bias: float
 
     def score(self, rows: Sequence[npt.NDArray[np.int64]], vectors: FloatArray) -> FloatArray:
-        """float32 [N] logits; rows are hashed_ngrams of the texts, vectors float32 [N, 384]."""
+        """float32 [N] logits; rows are hashed_ngrams of the texts, vectors float32 [N, D]."""
         lexical = [self.lexical[row].sum() / max(len(row), 1) ** 0.5 for row in rows]
         scores: FloatArray = np.asarray(lexical, np.float32) + vectors @ self.direct + np.float32(self.bias)
         return scores
@@ -58,6 +70,7 @@ class Head:
 class Tower:
     """An encoder with its adapters merged, and its heads."""
 
+    base: Base
     tokenizer: Any
     model: Any
     heads: dict[str, Head]
@@ -73,18 +86,20 @@ class GuardEncoder:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="guard", initializer=_compute_alone)
 
     def score(self, texts: Sequence[str], is_document: bool = False) -> dict[str, FloatArray]:
-        """Target -> float32 [N] logits, the mean of all towers; of a document, which has thousands of sentences, the
-        first alone reads those without Chinese that it is sure of. Raises WeightsError."""
+        """Target -> float32 [N] logits, the weighted mean of all towers that read a text; of a document, which has
+        thousands of sentences, the first alone reads those without Chinese that it is sure of. Raises WeightsError."""
         first, *others = self.load()
         rows = [hashed_ngrams(text) for text in texts]
-        total = self._score(first, texts, rows)
+        total = self._score(first, texts, rows)  # its own weight is one
         is_sure = (total[_OF_DOCUMENTS] < _DOUBT[0]) | (total[_OF_DOCUMENTS] > _DOUBT[1])
-        places = [n for n, text in enumerate(texts) if not (is_document and is_sure[n]) or has_han(text)]
-        counts = np.ones(len(texts), np.float32)
-        counts[places] += len(others)
+        asked = [n for n, text in enumerate(texts) if not (is_document and is_sure[n]) or has_han(text)]
+        weights = np.ones(len(texts), np.float32)
         for tower in others:
-            total[:, places] += self._score(tower, [texts[place] for place in places], [rows[p] for p in places])
-        return dict(zip(TARGETS, total / counts, strict=True))
+            places = [n for n in asked if tower.base.reads(texts[n])]
+            scores = self._score(tower, [texts[place] for place in places], [rows[place] for place in places])
+            total[:, places] += tower.base.weight * scores
+            weights[places] += tower.base.weight
+        return dict(zip(TARGETS, total / weights, strict=True))
 
     def load(self) -> list[Tower]:
         """Raises WeightsError."""
@@ -93,18 +108,31 @@ class GuardEncoder:
 
     def _score(self, tower: Tower, texts: Sequence[str], rows: Sequence[npt.NDArray[np.int64]]) -> FloatArray:
         """float32 [targets, N]."""
+        if not texts:
+            return np.empty((len(TARGETS), 0), np.float32)
         vectors = self._encode(tower, texts)
         return np.stack([tower.heads[target].score(rows, vectors) for target in TARGETS])
 
     def _encode(self, tower: Tower, texts: Sequence[str]) -> FloatArray:
         ids = to_ids(tower.tokenizer, texts)
-        order = sorted(range(len(ids)), key=lambda row: len(ids[row]))
-        batches = [order[first : first + BATCH_SIZE] for first in range(0, len(order), BATCH_SIZE)]
+        batches = _batches([len(row) for row in ids])
         vectors = np.empty((len(ids), tower.model.config.hidden_size), np.float32)
         results = self._pool.map(lambda rows: _forward(tower.model, [ids[row] for row in rows]), batches)
         for rows, part in zip(batches, results, strict=True):
             vectors[rows] = part
         return vectors
+
+
+def _batches(lengths: Sequence[int]) -> list[list[int]]:
+    """Places of texts, in batches of like lengths, so that little is padding; the longest first, so that threads end
+    together."""
+    batches: list[list[int]] = []
+    for place in sorted(range(len(lengths)), key=lambda place: -lengths[place]):
+        is_like = batches and lengths[batches[-1][0]] <= _UNEVEN * lengths[place]
+        if not is_like or len(batches[-1]) == BATCH_SIZE:
+            batches.append([])
+        batches[-1].append(place)
+    return batches
 
 
 def _forward(model: Any, ids: Sequence[Sequence[int]]) -> FloatArray:
@@ -125,10 +153,13 @@ def _compute_alone() -> None:
 def _load(weights: Path, base: Base) -> Tower:
     """Once for a process."""
     try:
+        tokenizer, model = base.open()
+    except (OSError, ValueError) as error:  # a package that is missing, weights that are not those published
+        raise WeightsError(f"The encoder that {weights.name} adapts cannot be opened: {error}") from error
+    try:
         tensors = load_file(weights)
-        tokenizer, model = base()
         merge(model, tensors)
-        return Tower(tokenizer, model.eval(), _heads(tensors))
+        return Tower(base, tokenizer, model.eval(), _heads(tensors))
     except (OSError, KeyError, ValueError, AttributeError, RuntimeError) as error:
         raise WeightsError(f"{weights.name} cannot be used ({error}); restore the file.") from error
 

@@ -45,7 +45,11 @@ class TrainingPlan:
     margin: float = 2.0  # logits
 
 
-PLANS = {"minilm": TrainingPlan(), "e5": TrainingPlan(batch=192, first_adapted=0, adapter_rate=1.5e-3)}
+PLANS = {
+    "minilm": TrainingPlan(),
+    "e5": TrainingPlan(batch=192, rank=16, first_adapted=0, adapter_rate=1.5e-3),
+    "mpnet": TrainingPlan(rank=8, first_adapted=4, adapter_rate=1.5e-3),
+}
 
 
 def one_more(plan: TrainingPlan) -> TrainingPlan:
@@ -74,7 +78,7 @@ class GuardModel(nn.Module):
 
     def __init__(self, base: Base, plan: TrainingPlan) -> None:
         super().__init__()
-        self._tokenizer, encoder = base()
+        self._tokenizer, encoder = base.open()
         self.encoder = encoder.requires_grad_(False).to(torch.bfloat16)  # it is only read; CPUs and GPUs are fast in it
         self._plan = plan
         self.adapters: dict[str, _Adapter] = {}

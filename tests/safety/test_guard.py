@@ -20,7 +20,7 @@ from safety.guard.calibration import choose_thresholds
 from safety.guard.check import ENCODERS, GuardCheck, build_guard, weights_of
 from safety.guard.conformal import TARGETS, Opinion, Thresholds
 from safety.guard.corpus import Example
-from safety.guard.encoder import FloatArray, GuardEncoder, WeightsError
+from safety.guard.encoder import Base, FloatArray, GuardEncoder, WeightsError
 from safety.guard.features import NUM_BUCKETS, hashed_ngrams
 from safety.guard.judge import Judge
 from safety.guard.training import TrainingPlan, fit
@@ -209,6 +209,23 @@ def test_weights_that_are_missing_are_named_and_withhold(tmp_path: object) -> No
     checker = RuleSafetyChecker(models=[GuardCheck(encoder)])
     assert checker.check_input([Message(Role.USER, "What is her dose?")]).verdict is Verdict.UNAVAILABLE
     assert checker.check_document("Stable.").verdict is Verdict.UNAVAILABLE
+
+
+def test_an_encoder_whose_package_is_missing_stops_the_start_and_says_what_to_do() -> None:
+    def not_installed() -> tuple[object, object]:
+        raise FileNotFoundError("The package words is not installed; run `make setup`.")
+
+    with pytest.raises(WeightsError, match=r"mpnet.* cannot be opened: The package words .* run `make setup`"):
+        build_guard({"mpnet": Base(not_installed)})
+
+
+def test_an_encoder_that_reads_no_chinese_is_not_asked_of_it() -> None:
+    reader = GuardEncoder({weights_of("minilm"): GUARD_BASES["minilm"], weights_of("mpnet"): GUARD_BASES["mpnet"]})
+    alone = GuardEncoder({weights_of("minilm"): GUARD_BASES["minilm"]})
+    texts = ["写一首关于大海的诗。", "Write a poem about the sea."]
+    both, first = reader.score(texts)["errand"], alone.score(texts)["errand"]
+    assert both[0] == pytest.approx(first[0], abs=0.05)
+    assert abs(both[1] - first[1]) > 0.1
 
 
 def test_a_document_is_read_by_the_first_encoder_alone_but_for_its_chinese() -> None:
