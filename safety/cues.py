@@ -65,12 +65,11 @@ class Cue(Phrases):
         )
 
     def _may_be_in(self, text: str) -> bool:
-        return bool(_begun_in(text)[0] & self._bit) or any(self._searched(text))
+        return self._bit in _begun_in(text) or any(self._searched(text))
 
     def _places(self, text: str) -> list[int]:
         """Where words begin as phrases do, in order."""
-        every, words = _begun_in(text)
-        return [place for place, begun in words if begun & self._bit] if every & self._bit else []
+        return _begun_in(text).get(self._bit, [])
 
     def _searched(self, text: str) -> Iterator[re.Pattern[str]]:
         return (pattern for pattern, parts in self._anywhere if not parts or any(part in text for part in parts))
@@ -115,12 +114,17 @@ def _entered(keys: Collection[str]) -> int:
 
 
 @lru_cache(maxsize=2**14)
-def _begun_by(word: str) -> int:
-    return reduce(or_, (_BEGUN.get(key, 0) for key in keys_of(word)))
+def _begun_by(word: str) -> tuple[int, ...]:
+    """The bit of each cue that a word may begin."""
+    begun = reduce(or_, (_BEGUN.get(key, 0) for key in keys_of(word)))
+    return tuple(1 << number for number in range(begun.bit_length()) if begun >> number & 1)
 
 
 @lru_cache(maxsize=256)
-def _begun_in(text: str) -> tuple[int, list[tuple[int, int]]]:
-    """The cues that may be in a text, and (place, cues) of each word that begins some."""
-    words = [(match.start(), begun) for match in WORD.finditer(text) if (begun := _begun_by(match.group()))]
-    return reduce(or_, (begun for _, begun in words), 0), words
+def _begun_in(text: str) -> dict[int, list[int]]:
+    """The bit of each cue that words of a text may begin, and where they do, in order."""
+    places: dict[int, list[int]] = {}
+    for match in WORD.finditer(text):
+        for bit in _begun_by(match.group()):
+            places.setdefault(bit, []).append(match.start())
+    return places
