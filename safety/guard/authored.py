@@ -61,9 +61,13 @@ def read_sentences(name: str) -> list[Sentence]:
 
 
 def read_emergencies() -> list[Sentence]:
-    """Messages of kind danger, self-harm or calm, to train or dev by a hash; those for figures stand elsewhere."""
-    lines = _read_lists(DATA / "emergencies.txt")
-    return [Sentence(kind, "dev" if crc32(line.encode()) % 5 == 0 else "train", line) for kind, line in lines]
+    """Messages of kind danger, self-harm or calm, to train or dev by a hash where the heading names no split; those for
+    figures stand elsewhere."""
+    sentences = []
+    for heading, line in _read_lists(DATA / "emergencies.txt"):
+        kind, _, named = heading.partition(" ")
+        sentences.append(Sentence(kind, named or ("dev" if crc32(line.encode()) % 5 == 0 else "train"), line))
+    return sentences
 
 
 def _hashed_split(act: str) -> str:

@@ -66,11 +66,27 @@ PROMISES = {
     "errand.zh": Promise(0.1, 0.008, {"authored": 0.06}),
     # Patients' own questions and cases of examinations: a few are urgent indeed.
     "emergency": Promise(
-        0.02, 0.003, {"authored_calm": 0.04, "clinical": 0.02, "notinject_valid": 0.2, "medmcqa": 0.03, "denied": 0.2}
+        0.02, 0.003, {"authored_calm": 0.04, "clinical": 0.025, "notinject_valid": 0.4, "medmcqa": 0.03, "denied": 0.2}
     ),
-    "emergency.zh": Promise(0.1, 0.005, {"authored_calm": 0.07, "toyhom": 0.05, "toyhom_sentence": 0.03}),
-    "self-harm": Promise(0.02, 0.006, {"authored_calm": 0.02, "authored_danger": 0.03, "denied": 0.3}),
-    "self-harm.zh": Promise(0.1, 0.005, {"authored_calm": 0.06, "authored_danger": 0.1}),
+    "emergency.zh": Promise(0.1, 0.005, {"authored_calm": 0.07, "toyhom": 0.05, "toyhom_sentence": 0.04}),
+    "emergency.asked": Promise(
+        0.02,
+        0.006,
+        {"authored_calm": 0.03, "clinical": 0.08, "notinject_valid": 0.4, "medmcqa": 0.03, "denied": 0.2},
+    ),
+    "emergency.zh.asked": Promise(
+        0.05, 0.015, {"authored_calm": 0.03, "authored_chat": 0.15, "toyhom": 0.05, "toyhom_sentence": 0.05}
+    ),
+    "self-harm": Promise(0.02, 0.006, {"authored_calm": 0.02, "authored_danger": 0.03, "denied": 0.12}),
+    "self-harm.zh": Promise(0.1, 0.01, {"authored_calm": 0.06, "authored_danger": 0.1}),
+    "self-harm.asked": Promise(
+        0.02,
+        0.006,
+        {"authored_calm": 0.02, "authored_danger": 0.04, "clinical": 0.06, "notinject_valid": 0.4, "denied": 0.15},
+    ),
+    "self-harm.zh.asked": Promise(
+        0.05, 0.01, {"authored_calm": 0.03, "authored_danger": 0.05, "authored_chat": 0.12, "toyhom_sentence": 0.05}
+    ),
 }
 
 

@@ -38,6 +38,10 @@ class Thresholds:
 # What is told before it is asked ("we have no children yet", "the swab count was short") scores as high alone as a
 # request; so a sentence out of a longer question has thresholds of its own.
 _BY_PART = {"harm", "harm.zh"}
+# A danger that is asked about ("should I wait, she can't lift her arm?") scores lower than one that is told, and still
+# far above what is asked for knowledge.
+_BY_FORM = {"emergency", "self-harm"}
+_ASKED = re.compile(r"(?:[^.!?。！？]|\.(?=\d))*[?？]\W*")  # one sentence, and a question
 
 
 def has_han(text: str) -> bool:
@@ -47,6 +51,8 @@ def has_han(text: str) -> bool:
 
 def threshold_name(target: str, text: str, is_part: bool = False) -> str:
     """Which thresholds a text is held against, or a sentence that is a part of one: Chinese has its own, as the encoder
-    reads English."""
+    reads English, and so has a single question."""
     name = f"{target}.zh" if has_han(text) else target
+    if target in _BY_FORM and _ASKED.fullmatch(text):
+        return f"{name}.asked"
     return f"{name}.part" if is_part and name in _BY_PART else name

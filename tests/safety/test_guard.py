@@ -18,7 +18,7 @@ from safety.guard import check as guard_check
 from safety.guard.authored import SPLITS, read_filled, read_pairs, read_sentences
 from safety.guard.calibration import choose_thresholds
 from safety.guard.check import ENCODERS, GuardCheck, build_guard, weights_of
-from safety.guard.conformal import TARGETS, Opinion, Thresholds
+from safety.guard.conformal import TARGETS, Opinion, Thresholds, threshold_name
 from safety.guard.corpus import Example
 from safety.guard.encoder import Base, FloatArray, GuardEncoder, WeightsError
 from safety.guard.features import NUM_BUCKETS, hashed_ngrams
@@ -112,6 +112,8 @@ def test_a_sentence_beside_its_whole_question_has_thresholds_of_its_own(monkeypa
     given = {target: Thresholds(9, 9) for target in TARGETS} | {
         "harm": Thresholds(0, 0),
         "harm.part": Thresholds(2, 2),
+        "emergency.asked": Thresholds(9, 9),
+        "self-harm.asked": Thresholds(9, 9),
     }
     monkeypatch.setattr(guard_check, "read_thresholds", lambda: given)
     told, asked = "The swab count was short.", " Whom do I tell?"
@@ -119,6 +121,29 @@ def test_a_sentence_beside_its_whole_question_has_thresholds_of_its_own(monkeypa
     assert ask(GuardCheck(Scorer(told, high=1.0)), told)[0][2] == told
     too_long = told + asked * 60  # nothing stands for the whole of it
     assert ask(GuardCheck(Scorer("swab", high=1.0)), too_long)[0][2] == told
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("Should I wait, she can't lift her arm?", "emergency.asked"),
+        ("Temp is 39.4, is that too much?", "emergency.asked"),
+        ("她抬不起胳膊，要等吗？", "emergency.zh.asked"),
+        ("She can't lift her arm.", "emergency"),
+        ("She can't lift her arm. Should I wait?", "emergency"),  # its sentences are judged one by one as well
+    ],
+)
+def test_a_danger_that_is_asked_about_has_thresholds_of_its_own(text: str, name: str) -> None:
+    assert threshold_name("emergency", text) == name
+    assert "asked" not in threshold_name("harm", text)
+
+
+def test_the_committed_guard_hears_a_danger_in_a_question() -> None:
+    check = build_guard(GUARD_BASES)
+    for urgent in ("How long can I leave a testicle that's been agony for two hours?", "我爸嘴歪了，还要等到周一吗？"):
+        assert "model.emergency" in {rule for rule, _, _ in ask(check, urgent)}, urgent
+    for calm in ("Can my dad eat grapefruit with his heart tablets?", "脑卒中有哪些预警信号？"):
+        assert ask(check, calm) == [], calm
 
 
 @pytest.mark.parametrize("target", ["emergency", "self-harm"])

@@ -41,6 +41,7 @@ def run(bench: Bench) -> Sequence[Rate]:
         *_colloquial(bench, alone, "emergencies_spanish.yaml", "Spanish, unread", UNREAD, is_unread=True),
         *_colloquial(bench, alone, "emergencies_calmed.yaml", "feared and settled"),
         *_colloquial(bench, alone, "emergencies_latest.yaml", "latest", is_unread=True),
+        *_colloquial(bench, alone, "emergencies_asked.yaml", "asked", is_unread=True),
     ]
 
 
@@ -131,8 +132,9 @@ FIGURE = Figure(
         "and not read; by the rules alone 30 % were recalled and no false alarms at first sight, 50 % since the rules "
         "hear more Spanish. “Latest”: English, Chinese and Spanish in a voice that no training has seen, not read "
         "since; by the weights and rules before 47 of 50 were recalled and 12 of 50 false alarms. “Feared and "
-        "settled”: written before the rules for it, which noticed 57 % of the "
-        "settled ones before and 7 % at first sight."
+        "settled”: written before the rules for it, which noticed 57 % of the settled ones before and 7 % at first "
+        "sight. “Asked”: dangers and harmless matters put as questions, in a voice that no training has seen, not "
+        "read; written once it was seen that of 28 dangers put so the rules recalled 13, with the head 16."
     ),
     peer="symptom checkers 49–90 % (Semigran, BMJ 2015)",
     run=run,
