@@ -105,9 +105,8 @@ def scopes(sentence: str, is_literal: bool = False) -> tuple[Scope, ...]:
 
 def is_now(sentence: str) -> bool:
     """Whether a sentence in lower case says of something that it is so now, whatever else it says."""
-    return _PRESENT.is_in(sentence) and (
-        not _SETTLED.is_in(sentence) or any(_outside(_SETTLED.spans(sentence), _PRESENT.spans(sentence)))
-    )
+    present = _PRESENT.spans(sentence)
+    return bool(present) and any(_outside(_SETTLED.spans(sentence), present))
 
 
 def is_exam_question(text: str) -> bool:

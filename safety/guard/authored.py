@@ -62,11 +62,12 @@ def read_sentences(name: str) -> list[Sentence]:
 
 def read_emergencies() -> list[Sentence]:
     """Messages of kind danger, self-harm or calm, to train or dev by a hash where the heading names no split; those for
-    figures stand elsewhere."""
-    sentences = []
-    for heading, line in _read_lists(DATA / "emergencies.txt"):
+    figures stand elsewhere. Raises ValueError for a split that is none."""
+    path, sentences = DATA / "emergencies.txt", []
+    for heading, line in _read_lists(path):
         kind, _, named = heading.partition(" ")
-        sentences.append(Sentence(kind, named or ("dev" if crc32(line.encode()) % 5 == 0 else "train"), line))
+        hashed = "dev" if crc32(line.encode()) % 5 == 0 else "train"
+        sentences.append(Sentence(kind, _known_split(path, heading, named or hashed), line))
     return sentences
 
 

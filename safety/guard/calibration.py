@@ -103,7 +103,7 @@ def score_examples(encoder: GuardEncoder, examples: Mapping[str, Sequence[Exampl
 
 
 def choose_thresholds(target: str, examples: Sequence[Example], logits: Sequence[float]) -> dict[str, Thresholds]:
-    """Name -> thresholds, of the target and of its Chinese texts, from the dev split."""
+    """Name -> thresholds, of all that threshold_name tells apart of the target, from the dev split."""
     by_name: dict[str, list[tuple[Example, float]]] = defaultdict(list)
     for example, logit in zip(examples, logits, strict=True):
         if example.split == "dev":
