@@ -411,7 +411,7 @@ def test_prefill_attention(kind: str, H: int, G: int, C: int) -> None:
 # --- sampling ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("V", "k"), [(50, 1), (2048, 1), (2100, 4)])
+@pytest.mark.parametrize(("V", "k"), [(50, 1), (2048, 1), (2100, 4), (40_000, 64)])
 def test_top_logits(V: int, k: int) -> None:
     logits = torch.randn(3, V)
     logits[1, V // 2] = logits[1, 3] = 9.0  # equals: the lower id first

@@ -118,6 +118,8 @@ def test_two_words_are_unpacked_exactly() -> None:
         pairs = to_pairs(run_ptx(product.INT4_PLANES[plane], low | high << 16))
         for half, words in enumerate((low, high)):
             assert np.array_equal(pairs[:, half], (words >> 4 * plane & 0xF).astype(float) - 8)
+        biased = to_pairs(run_ptx(product.BIASED_PLANES[plane], low | high << 16))
+        assert np.array_equal(biased, pairs + 136)
     for plane in range(2):
         pairs = to_pairs(run_ptx(product.FP8_PLANES[plane], low | high << 16))
         for half, words in enumerate((low, high)):

@@ -115,9 +115,9 @@ def make_expert_scratch(max_tokens: int, num_slots: int, num_experts: int, width
 MIN_EXPERT_BLOCK, MAX_EXPERT_BLOCK = 8, 128  # tokens of one expert that are multiplied together
 
 
-LOGITS_CHUNK = 2048  # logits that a program takes the largest of
+LOGITS_CHUNK = 1024  # logits, or of them what is left, that a program takes the largest of
 
 
 def make_keys(max_rows: int, vocab_size: int, k: int, device: str) -> Tensor:
-    """Scratch of top_logits, i64: the largest of each chunk of each row."""
-    return torch.empty(max_rows, -(-vocab_size // LOGITS_CHUNK) * k, dtype=torch.int64, device=device)
+    """Scratch of top_logits, i64: the largest of each chunk of each row, and of those again."""
+    return torch.empty(2, max_rows, -(-vocab_size // LOGITS_CHUNK) * k, dtype=torch.int64, device=device)

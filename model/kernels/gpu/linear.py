@@ -8,12 +8,11 @@ from torch import Tensor
 
 from model.kernels.gpu.arithmetic import round_to, wait_for_inputs
 from model.kernels.gpu.layout import Weight, shape_of
-from model.kernels.gpu.product import as_operand, choose_tile, multiply, prefetch_weights
+from model.kernels.gpu.product import as_operand, choose_tile, multiply
 
 
 @triton.jit(do_not_specialize=["num_tokens"])  # no compilation in the middle of an answer
 def _linear(x_ptr, w_ptr, s_ptr, out_ptr, num_tokens, x_stride, out_stride, W: tl.constexpr, TILE: tl.constexpr):
-    prefetch_weights(w_ptr, tl.program_id(0) * TILE.rows, W, TILE)
     wait_for_inputs()
     rows = tl.program_id(0) * TILE.rows + tl.arange(0, TILE.rows)
     tokens = tl.program_id(1) * TILE.tokens + tl.arange(0, TILE.tokens)

@@ -14,20 +14,22 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from model.kernels.gpu.arithmetic import INTERPRETED, dot, find_arch, launch_options, prefetch, scale_bf16
+from model.kernels.gpu.arithmetic import INTERPRETED, dot, find_arch, launch_options, scale_bf16
 from model.kernels.gpu.buffers import MULTIPROCESSORS as _MULTIPROCESSORS
 from model.kernels.gpu.buffers import STEP_ROWS
 from model.kernels.gpu.layout import FP8_BLOCK, SLAB_ROWS, Int4Weight, Weight, shape_of
 from model.kernels.gpu.layout import SCALE_RUN as _SCALE_RUN
 
 # Two words in a register -> two bf16, bits moved, times a scale, plus an offset. INT4: OR-ed into the last bits of 128,
-# a nibble n gives 128 + n; minus 136 it is n - 8. FP8: e4m3 goes to where bf16 has its exponent and mantissa; the
-# exponents' biases differ by 120.
+# a nibble n gives 128 + n; minus 136 it is n - 8, where the tensor cores do not take the 136 off themselves. FP8: e4m3
+# goes to where bf16 has its exponent and mantissa; the exponents' biases differ by 120.
 _NIBBLE = "shr.u32 t, $1, {shift}; lop3.b32 t, t, 0x000F000F, 0x43004300, 0xEA;"
 _BYTE = "shl.b32 t, $1, {shift}; and.b32 s, t, 0x80008000; shr.u32 t, t, 4; and.b32 t, t, 0x07F007F0; or.b32 t, t, s;"
 _UNPACK = "{{{{ .reg .b32 t, s, m, b; {move} mov.b32 m, {scale}; mov.b32 b, {offset}; fma.rn.bf16x2 $0, t, m, b; }}}}"
 _FROM_NIBBLE = _UNPACK.format(move=_NIBBLE, scale="0x3F803F80", offset="0xC308C308")  # 1, -136
 _FROM_BYTE = _UNPACK.format(move=_BYTE, scale="0x7B807B80", offset="0x80008000")  # 2 ** 120, -0
+_BIASED = "{{{{ .reg .b32 t; {move} mov.b32 $0, t; }}}}".format(move=_NIBBLE)
+BIASED_PLANES = tuple(_BIASED.format(shift=4 * plane) for plane in range(4))
 INT4_PLANES = tuple(_FROM_NIBBLE.format(shift=4 * plane) for plane in range(4))
 FP8_PLANES = tuple(_FROM_BYTE.format(shift=8 - 8 * plane) for plane in range(2))
 MULTIPROCESSORS = tl.constexpr(_MULTIPROCESSORS)
@@ -40,6 +42,7 @@ LARGE = 256 * _MULTIPROCESSORS
 FEW = 16  # tokens of a tile up to which its rows are chosen to fill the chip
 SCALE_RUN = tl.constexpr(_SCALE_RUN)
 _INT4_PLANES = tl.constexpr(INT4_PLANES)
+_BIASED_PLANES = tl.constexpr(BIASED_PLANES)
 _FP8_PLANES = tl.constexpr(FP8_PLANES)
 
 
@@ -158,16 +161,14 @@ def unpack(words, plane: tl.constexpr, PLANES: tl.constexpr):
 
 
 @triton.jit
-def prefetch_weights(w_ptr, first_row, W: tl.constexpr, TILE: tl.constexpr):
-    """Asks for a program's packed weights to come to the L2 cache. Called before wait_for_inputs: no kernel writes
-    them, so they come while what the program waits for still runs. Only where all programs run at once."""
-    IS_ONE_WAVE: tl.constexpr = W.rows <= TILE.rows * 4 * MULTIPROCESSORS
-    if TILE.split and W.planes > 1 and IS_ONE_WAVE:
-        LINE: tl.constexpr = 64  # words: 128 bytes
-        LINES: tl.constexpr = (TILE.rows // 16 * W.slab + LINE - 1) // LINE
-        i = tl.minimum(tl.arange(0, triton.next_power_of_2(LINES)), LINES - 1)
-        word = tl.minimum(first_row // 16 * W.slab + i * LINE, (W.rows + 15) // 16 * W.slab - 1)
-        prefetch(w_ptr + word)
+def unpack_biased(words, plane: tl.constexpr):
+    """bf16 values of one plane of INT4: nibble + 128, at half of unpack's instructions."""
+    if INTERPRETED:
+        values = (((words >> (4 * plane)) & 0xF) + 128).to(tl.float32).to(tl.bfloat16)
+    else:
+        asm: tl.constexpr = _BIASED_PLANES[plane]
+        values = tl.inline_asm_elementwise(asm, "=r,r", [words], dtype=tl.bfloat16, is_pure=True, pack=2)
+    return values
 
 
 @triton.jit
@@ -221,7 +222,10 @@ def multiply_few(x_ptrs_T, is_token_T, w_ptr, s_ptr, rows_N, is_row_N, W: tl.con
             if W.columns % GROUP:
                 is_x &= (column[:, None] + word[None, :] < W.columns)[:, :, None]
             x = tl.load(x_ptrs + column[:, None, None], mask=is_x, other=0.0)
-            if plane % 2:
+            if PLANES == 4:  # the second product is the same for all rows: 16 of them are computed
+                part = dot(unpack_biased(words, plane), x, part)
+                odd = dot(tl.full([SPLIT, ROWS, WORDS], -136.0, tl.bfloat16), x, odd)
+            elif plane % 2:
                 odd = dot(unpack(words, plane, PLANES), x, odd)
             else:
                 part = dot(unpack(words, plane, PLANES), x, part)

@@ -11,7 +11,7 @@ from model.kernels.gpu.buffers import STEP_ROWS
 from model.kernels.gpu.cache import view_cache
 from model.kernels.gpu.layout import Weight
 from model.kernels.gpu.linear import linear
-from model.kernels.gpu.product import as_operand, choose_tile, multiply, prefetch_weights
+from model.kernels.gpu.product import as_operand, choose_tile, multiply
 from model.kernels.gpu.rope import finish_heads, norm_rope_store
 
 
@@ -22,7 +22,6 @@ def _project(
     HALF: tl.constexpr, S: tl.constexpr, W: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
     first_row = tl.program_id(0) * TILE.rows
-    prefetch_weights(w_ptr, first_row, W, TILE)
     wait_for_inputs()
     rows = first_row + tl.arange(0, TILE.rows)
     tokens = tl.program_id(1) * TILE.tokens + tl.arange(0, TILE.tokens)

@@ -40,6 +40,15 @@ def _top_of_chunk(logits_ptr, keys_ptr, num_logits, stride, K: tl.constexpr, CHU
 
 
 @triton.jit
+def _top_of_keys(keys_ptr, fewer_ptr, num_keys, K: tl.constexpr, CHUNK: tl.constexpr):
+    wait_for_inputs()
+    row, chunk = tl.program_id(1), tl.program_id(0)
+    i = chunk * CHUNK + tl.arange(0, CHUNK)
+    keys = tl.load(keys_ptr + row * num_keys + i, mask=i < num_keys, other=LOWEST)
+    tl.store(fewer_ptr + (row * tl.num_programs(0) + chunk) * K + tl.arange(0, K), _largest(keys, K))
+
+
+@triton.jit
 def _top_of_row(keys_ptr, values_ptr, ids_ptr, finite_ptr, num_keys, K: tl.constexpr, BLOCK: tl.constexpr):
     wait_for_inputs()
     row = tl.program_id(0)
@@ -73,14 +82,18 @@ def top_logits(logits_NV: Tensor, values_Nk: Tensor, ids_Nk: Tensor, is_finite_N
         raise ValueError(f"The GPU keeps a power of two of logits a row, not {k}.")
     if not num_rows:
         return
+    options = {"K": k, "num_warps": 4, **launch_options()}
+    held, spare = keys
     chunks = triton.cdiv(num_logits, LOGITS_CHUNK)
     _top_of_chunk[(chunks, num_rows)](
-        logits_NV, keys, num_logits, logits_NV.stride(0), K=k, CHUNK=LOGITS_CHUNK, num_warps=4, **launch_options()
+        logits_NV, held, num_logits, logits_NV.stride(0), CHUNK=LOGITS_CHUNK, **options
     )
-    _top_of_row[(num_rows,)](
-        keys, values_Nk, ids_Nk, is_finite_N, chunks * k,
-        K=k, BLOCK=max(triton.next_power_of_2(chunks * k), 2 * k), num_warps=8, **launch_options(),
-    )  # fmt: skip
+    while (num_keys := chunks * k) > LOGITS_CHUNK:  # one program would take ten times as long as many
+        chunks = triton.cdiv(num_keys, LOGITS_CHUNK)
+        _top_of_keys[(chunks, num_rows)](held, spare, num_keys, CHUNK=LOGITS_CHUNK, **options)
+        held, spare = spare, held
+    block = max(triton.next_power_of_2(num_keys), 2 * k)
+    _top_of_row[(num_rows,)](held, values_Nk, ids_Nk, is_finite_N, num_keys, BLOCK=block, **options)
 
 
 def penalize(logits_NV: Tensor, is_seen_NV: Tensor, penalty_N: Tensor) -> None:
