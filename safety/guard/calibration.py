@@ -20,6 +20,7 @@ from safety.guard.conformal import DOCUMENT_TARGETS, Opinion, Thresholds, thresh
 from safety.guard.corpus import Example
 from safety.guard.encoder import GuardEncoder
 
+MENTIONS_MISSED = 0.01
 PART = "_sentence"  # how the name of a set of single sentences ends
 HEADER = """\
 # Made by `bedside train guard` from texts that the heads were not trained on; see MODEL_CARD.md. Logits.
@@ -111,6 +112,16 @@ def choose_thresholds(target: str, examples: Sequence[Example], logits: Sequence
     return {name: _choose(PROMISES[name], scored) for name, scored in by_name.items()}
 
 
+def choose_mentions(dangers: Sequence[tuple[str, float]]) -> dict[str, Thresholds]:
+    """Name -> the logit up to which an emergency that a rule names is a mention: of such dangers, given with the larger
+    of their two logits, at most MENTIONS_MISSED lie so low. Minus infinity where too few are given to say."""
+    by_name: dict[str, list[float]] = defaultdict(list)
+    for text, logit in dangers:
+        by_name[threshold_name("mention", text)].append(logit)
+    lowest = {name: round(_lower(logits, MENTIONS_MISSED), 3) for name, logits in by_name.items()}
+    return {name: Thresholds(logit, logit) for name, logit in lowest.items()}
+
+
 def _name(target: str, example: Example) -> str:
     return threshold_name(target, example.text, example.source.endswith(PART))
 
@@ -130,6 +141,12 @@ def _upper(logits: Sequence[float], share: float) -> float:
         return -np.inf
     place = min(ceil((len(logits) + 1) * (1 - share)), len(logits))
     return float(np.sort(np.asarray(logits))[place - 1])
+
+
+def _lower(logits: Sequence[float], share: float) -> float:
+    """The logit that at most this share of new texts is below; minus infinity of too few."""
+    place = int((len(logits) + 1) * share)
+    return float(np.sort(np.asarray(logits))[place - 1]) if place else -np.inf
 
 
 def write_thresholds(path: Path, thresholds: Mapping[str, Thresholds]) -> None:

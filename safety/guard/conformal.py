@@ -40,7 +40,7 @@ class Thresholds:
 _BY_PART = {"harm", "harm.zh"}
 # A danger that is asked about ("should I wait, she can't lift her arm?") scores lower than one that is told, and still
 # far above what is asked for knowledge.
-_BY_FORM = {"emergency", "self-harm"}
+_BY_FORM = {"emergency", "self-harm", "mention"}
 _ASKED = re.compile(r"(?:[^.!?。！？]|\.(?=\d))*[?？]\W*")  # one sentence, and a question
 
 

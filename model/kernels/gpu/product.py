@@ -28,7 +28,7 @@ _BYTE = "shl.b32 t, $1, {shift}; and.b32 s, t, 0x80008000; shr.u32 t, t, 4; and.
 _UNPACK = "{{{{ .reg .b32 t, s, m, b; {move} mov.b32 m, {scale}; mov.b32 b, {offset}; fma.rn.bf16x2 $0, t, m, b; }}}}"
 _FROM_NIBBLE = _UNPACK.format(move=_NIBBLE, scale="0x3F803F80", offset="0xC308C308")  # 1, -136
 _FROM_BYTE = _UNPACK.format(move=_BYTE, scale="0x7B807B80", offset="0x80008000")  # 2 ** 120, -0
-_BIASED = "{{{{ .reg .b32 t; {move} mov.b32 $0, t; }}}}".format(move=_NIBBLE)
+_BIASED = f"{{{{ .reg .b32 t; {_NIBBLE} mov.b32 $0, t; }}}}"
 BIASED_PLANES = tuple(_BIASED.format(shift=4 * plane) for plane in range(4))
 INT4_PLANES = tuple(_FROM_NIBBLE.format(shift=4 * plane) for plane in range(4))
 FP8_PLANES = tuple(_FROM_BYTE.format(shift=8 - 8 * plane) for plane in range(2))

@@ -85,9 +85,7 @@ def top_logits(logits_NV: Tensor, values_Nk: Tensor, ids_Nk: Tensor, is_finite_N
     options = {"K": k, "num_warps": 4, **launch_options()}
     held, spare = keys
     chunks = triton.cdiv(num_logits, LOGITS_CHUNK)
-    _top_of_chunk[(chunks, num_rows)](
-        logits_NV, held, num_logits, logits_NV.stride(0), CHUNK=LOGITS_CHUNK, **options
-    )
+    _top_of_chunk[(chunks, num_rows)](logits_NV, held, num_logits, logits_NV.stride(0), CHUNK=LOGITS_CHUNK, **options)
     while (num_keys := chunks * k) > LOGITS_CHUNK:  # one program would take ten times as long as many
         chunks = triton.cdiv(num_keys, LOGITS_CHUNK)
         _top_of_keys[(chunks, num_rows)](held, spare, num_keys, CHUNK=LOGITS_CHUNK, **options)
