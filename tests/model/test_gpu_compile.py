@@ -263,7 +263,7 @@ def test_decode_is_bound_by_memory_not_by_instructions(name: str, compile_for: C
     four warps a clock: a round of the loop must take fewer clocks than what four read, of 16 rows 1,056 bytes each."""
     for kernel in compile_for(90, OPERATIONS[name]):
         num_bytes = kernel.tile.rows // 16 * 4 * 1056
-        assert 100 < _find_longest_loop(kernel.binary) < 0.85 * num_bytes / 18.6
+        assert 100 < _find_longest_loop(kernel.binary) < 0.9 * num_bytes / 18.6
 
 
 @pytest.mark.parametrize("name", ["linear int4 512", "experts int4 8192", "prefill bf16 cache"])

@@ -105,24 +105,26 @@ def choose_tile(num_tokens: int, layout: Layout) -> tuple[Tile, dict[str, Any]]:
     tokens = 32 if num_tokens > FEW else _round_up(num_tokens)
     if layout.rows >= LARGE:
         return _few(layout, 64, tokens, LARGE_SPLIT)
-    return _few(layout, 32 if tokens == 32 else layout.rows // MULTIPROCESSORS.value, tokens, SPLIT)
+    return _few(layout, 32 if tokens == 32 else layout.rows // (2 * MULTIPROCESSORS.value), tokens, SPLIT)
 
 
 def choose_expert_tile(tokens: int, layout: Layout, num_blocks: int) -> tuple[Tile, dict[str, Any]]:
     """The same for num_blocks blocks of up to `tokens` tokens of one expert."""
     if tokens > FEW:
         return _many(layout, tokens)
-    is_many = layout.rows * num_blocks >= LARGE * 2
-    return _few(layout, 64 if is_many else 32, tokens, EXPERT_SPLIT[layout.columns < layout.rows])
+    split = EXPERT_SPLIT[layout.columns < layout.rows]
+    if layout.rows * num_blocks >= LARGE * 2:
+        return _few(layout, 64, tokens, split)
+    return _few(layout, 32, tokens, split, num_stages=4 if split > 1 else 3)
 
 
 def _round_up(num_tokens: int) -> int:
     return 8 if num_tokens <= 8 else 16
 
 
-def _few(layout: Layout, rows: int, tokens: int, split: int) -> tuple[Tile, dict[str, Any]]:
+def _few(layout: Layout, rows: int, tokens: int, split: int, num_stages: int = 3) -> tuple[Tile, dict[str, Any]]:
     most = 64 // (4 // layout.planes)  # more would not fit the registers
-    return Tile(max(16, min(most, _floor_power_of_2(rows))), tokens, split), _options(split, 3, layout)
+    return Tile(max(16, min(most, _floor_power_of_2(rows))), tokens, split), _options(split, num_stages, layout)
 
 
 def _many(layout: Layout, tokens: int) -> tuple[Tile, dict[str, Any]]:
