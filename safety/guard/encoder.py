@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from safetensors.numpy import load_file
 
+from safety.guard import weights_file
 from safety.guard.conformal import TARGETS, has_han
 from safety.guard.features import NUM_BUCKETS, hashed_ngrams
 
@@ -157,7 +157,7 @@ def _load(weights: Path, base: Base) -> Tower:
     except (OSError, ValueError) as error:  # a package that is missing, weights that are not those published
         raise WeightsError(f"The encoder that {weights.name} adapts cannot be opened: {error}") from error
     try:
-        tensors = load_file(weights)
+        tensors = weights_file.load(weights)
         merge(model, tensors)
         return Tower(base, tokenizer, model.eval(), _heads(tensors))
     except (OSError, KeyError, ValueError, AttributeError, RuntimeError) as error:
@@ -214,15 +214,15 @@ def merge(model: Any, tensors: dict[str, npt.NDArray[Any]]) -> None:
     with torch.no_grad():
         for name in [key.removesuffix(".down") for key in tensors if key.endswith(".down")]:
             layer = model.get_submodule(name)
-            down, up = (tensors[f"{name}.{part}"].astype(np.float32) for part in ("down", "up"))
-            layer.weight += torch.from_numpy(up @ down).to(layer.weight.dtype)
+            change = tensors[f"{name}.up"] @ tensors[f"{name}.down"]
+            layer.weight += torch.from_numpy(change).to(layer.weight.dtype)
 
 
 def _heads(tensors: dict[str, npt.NDArray[Any]]) -> dict[str, Head]:
     """Raises ValueError for a head of another shape, KeyError for one that is missing."""
     heads = {}
     for name in TARGETS:
-        parts = [tensors[f"{part}.{name}"].astype(np.float32) for part in ("lexical", "direct", "bias")]
+        parts = [tensors[f"{part}.{name}"] for part in ("lexical", "direct", "bias")]
         if parts[0].shape != (NUM_BUCKETS,):
             raise ValueError(f"the head {name} is of another size")
         heads[name] = Head(parts[0], parts[1], float(parts[2][0]))

@@ -14,11 +14,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from safetensors.numpy import load_file, save_file
 from torch import nn
 
+from safety.guard import weights_file
 from safety.guard.conformal import TARGETS
 from safety.guard.corpus import Example
 from safety.guard.encoder import Base, adapted_layers, to_ids
@@ -116,14 +115,12 @@ class GuardModel(nn.Module):
         return logits
 
     def save(self, path: Path) -> None:
-        """Adapters and heads as float16."""
-        tensors = self._tensors()
-        halves = {n: np.ascontiguousarray(t.detach().cpu().numpy().astype(np.float16)) for n, t in tensors.items()}
-        save_file(halves, path)
+        """Adapters and heads, in safety.guard.weights_file's form."""
+        weights_file.save({name: t.detach().float().cpu().numpy() for name, t in self._tensors().items()}, path)
 
     def load(self, path: Path) -> None:
         """What `save` wrote. Raises OSError, KeyError, RuntimeError if the file is missing or of another shape."""
-        saved = load_file(path)
+        saved = weights_file.load(path)
         with torch.no_grad():
             for name, tensor in self._tensors().items():
                 tensor.copy_(torch.from_numpy(saved[name]))

@@ -15,6 +15,7 @@ from app.safety_layer import GUARD_BASES, build_safety
 from contracts import Direction, GenerationEnd, Message, ModelInfo, Role, TextChunk, TokenLogprob, Verdict
 from safety.checker import RuleSafetyChecker
 from safety.guard import check as guard_check
+from safety.guard import weights_file
 from safety.guard.authored import SPLITS, read_filled, read_pairs, read_sentences
 from safety.guard.calibration import choose_mentions, choose_thresholds
 from safety.guard.check import ENCODERS, GuardCheck, build_guard, weights_of
@@ -358,3 +359,18 @@ def test_despair_gets_the_banner_and_an_answer(text: str) -> None:
 )
 def test_headings_of_a_record_are_no_errands(heading: str) -> None:
     assert build_safety().check_document(heading).findings == ()
+
+
+def test_weights_are_read_back_to_half_a_percent_and_in_half_the_bytes(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    tensors = {"large": draw.normal(0, 0.1, (16, 768)).astype(np.float32), "bias": np.float32([0.25])}
+    tensors["large"][3, 64:128] = 0.0
+    weights_file.save(tensors, tmp_path / "weights")
+    read = weights_file.load(tmp_path / "weights")
+    assert np.linalg.norm(read["large"] - tensors["large"]) < 0.01 * np.linalg.norm(tensors["large"])
+    assert (read["large"].shape, read["bias"].tolist()) == ((16, 768), [0.25])
+    assert (tmp_path / "weights").stat().st_size < 0.55 * tensors["large"].size * 2
+
+
+def test_all_of_the_guard_is_at_most_ten_megabytes() -> None:
+    assert sum(path.stat().st_size for path in guard_check.WEIGHTS.glob("*.safetensors")) <= 10e6
