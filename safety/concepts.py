@@ -21,7 +21,8 @@ import ahocorasick
 from safety.assertion import Assertion, assess
 from safety.beginnings import MAX_KEY, WORD, beginnings, keys_of
 from safety.calm import ALWAYS, Calm, reasons
-from safety.lexicon import concepts
+from safety.cues import Cue
+from safety.lexicon import concepts, cues
 from safety.required import required
 
 PAGE = 2000  # characters; a page needs a few milliseconds
@@ -30,6 +31,8 @@ _GAPS = {
     " ~ ": rf"(?:[\s,/(-]{{1,6}}{_NO_DENIAL}[\w'’.+%-]+){{0,3}}?[\s,/(-]{{1,6}}",
     " … ": rf"(?:[\s,/(-]{{1,6}}{_NO_DENIAL}[\w'’.:%°+/-]+){{0,8}}?[\s,/(-]{{1,6}}",
 }
+_BEFORE = 80  # characters in which somebody may have been named
+_TOLD = Cue(cues()["told"])
 _NAMED = re.compile(r"<(\w+)>")
 
 
@@ -47,6 +50,12 @@ def is_alarm(lowered: str, hit: Hit, not_when: Collection[Calm] = ()) -> bool:
     start, end = hit.sentence
     sentence, place = lowered[start:end], (hit.start - start, hit.end - start)
     return assess(sentence, *place) is Assertion.PRESENT and reasons(sentence, *place).isdisjoint((*ALWAYS, *not_when))
+
+
+def is_told(lowered: str, hit: Hit) -> bool:
+    """Whether what stands before a hit, or its sentence, tells of somebody or of a moment: else it is a mere name."""
+    start, end = hit.sentence
+    return _TOLD.is_in(lowered[max(0, start - _BEFORE) : end])
 
 
 class _Phrase(NamedTuple):
@@ -167,4 +176,5 @@ def _expand(phrase: str, words: Mapping[str, str]) -> str:
     for mark, gap in _GAPS.items():
         phrase = phrase.replace(mark, gap)
     phrase = phrase.replace(" ?", r"[\s-]{0,4}").replace(" ", r"[\s,-]{1,6}")
-    return rf"(?:{phrase})(?![a-z])" if phrase[-1].isalpha() and phrase[-2:-1] != "\\" else phrase
+    is_whole = phrase[-1] == "?" or (phrase[-1].isalpha() and phrase[-2:-1] != "\\")  # "clots?" is not in "clothes"
+    return rf"(?:{phrase})(?![a-z])" if is_whole else phrase
