@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import ahocorasick
 
-from safety.assertion import Assertion, assess
+from safety.assertion import Assertion, assess, is_now
 from safety.beginnings import MAX_KEY, WORD, beginnings, keys_of
 from safety.calm import ALWAYS, Calm, reasons
 from safety.cues import Cue
@@ -53,9 +53,9 @@ def is_alarm(lowered: str, hit: Hit, not_when: Collection[Calm] = ()) -> bool:
 
 
 def is_told(lowered: str, hit: Hit) -> bool:
-    """Whether what stands before a hit, or its sentence, tells of somebody or of a moment: else it is a mere name."""
+    """Whether the sentence of a hit, or what stands before it, tells of somebody or says that it is so now."""
     start, end = hit.sentence
-    return _TOLD.is_in(lowered[max(0, start - _BEFORE) : end])
+    return is_now(lowered[start:end]) or _TOLD.is_in(lowered[max(0, start - _BEFORE) : end])
 
 
 class _Phrase(NamedTuple):

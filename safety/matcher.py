@@ -92,7 +92,7 @@ class Matcher:
         for hit in hits:
             by_concept.setdefault(hit.concept, []).append(hit)
         is_so: _IsSo = cache(partial(is_alarm, lowered))  # asked of few hits only: it costs more than finding them
-        is_report = cache(lambda hit: is_told(lowered, hit) or _is_one_of_two(hit, hits, is_so))
+        is_report = cache(lambda hit, least: is_told(lowered, hit) or _num_findings(hit.sentence, hits, is_so) >= least)
         met = ((compiled.rule, _meet(compiled, by_concept, is_so, is_report)) for compiled in asked)
         found = [_finding(rule, source, (h.start, h.end), h.sentence, direction) for rule, h in met if h is not None]
         return [] if found and is_exam_question(source.text) else found
@@ -186,35 +186,36 @@ def _touched(segments: list[tuple[int, int]], places: Iterable[int]) -> list[tup
 
 
 def _meet(
-    compiled: _Compiled, hits: Mapping[str, list[Hit]], is_so: _IsSo, is_report: Callable[[Hit], bool]
+    compiled: _Compiled, hits: Mapping[str, list[Hit]], is_so: _IsSo, is_report: Callable[[Hit, int], bool]
 ) -> Hit | None:
-    """The first concept of the first condition whose concepts all stand near it; None if there is no such place. A
-    condition of one concept also needs a sentence that reports it."""
+    """The first concept of the first condition whose concepts all stand near it; None if there is no such place. Its
+    sentence tells of somebody, or holds a finding more than the condition asks for."""
     not_when = compiled.rule.not_when
     for first, *others in compiled.conditions:
         if first in hits and all(name in hits for name in others):
             for hit in hits[first]:
                 near = [_near(hits[name], hit) for name in others]
                 is_met = all(near) and all(any(is_so(h, not_when) for h in found) for found in ([hit], *near))
-                if is_met and (others or is_report(hit)):
+                if is_met and is_report(hit, len(others) + 2):
                     return hit
     return None
 
 
-def _is_one_of_two(hit: Hit, hits: Iterable[Hit], is_so: _IsSo) -> bool:
-    """Whether its sentence holds another finding in other words."""
-    return any(other.sentence == hit.sentence and _are_apart(hit, other) and is_so(other, ()) for other in hits)
+def _num_findings(sentence: tuple[int, int], hits: Iterable[Hit], is_so: _IsSo) -> int:
+    """How many findings of words of their own a sentence holds, of hits in order."""
+    count, end = 0, 0
+    for hit in hits:
+        if hit.sentence == sentence and is_so(hit, ()):
+            count += hit.start >= end
+            end = max(end, hit.end)
+    return count
 
 
 def _near(hits: list[Hit], hit: Hit) -> list[Hit]:
     """Those within REACH of another hit, which come in order; the same words do not count twice."""
     first = bisect_left(hits, hit.start - REACH, key=lambda other: other.start)
     last = bisect_right(hits, hit.start + REACH, key=lambda other: other.start)
-    return [other for other in hits[first:last] if _are_apart(hit, other)]
-
-
-def _are_apart(hit: Hit, other: Hit) -> bool:
-    return other.end <= hit.start or hit.end <= other.start
+    return [other for other in hits[first:last] if other.end <= hit.start or hit.end <= other.start]
 
 
 def _out_of_time(rule: Rule, source: NormalisedText, span: tuple[int, int]) -> Finding:
