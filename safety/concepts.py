@@ -21,7 +21,7 @@ import ahocorasick
 from safety.assertion import Assertion, assess, is_now
 from safety.beginnings import MAX_KEY, WORD, beginnings, keys_of
 from safety.calm import ALWAYS, Calm, reasons
-from safety.cues import Cue
+from safety.cues import Phrases
 from safety.lexicon import concepts, cues
 from safety.required import required
 
@@ -32,7 +32,7 @@ _GAPS = {
     " … ": rf"(?:[\s,/(-]{{1,6}}{_NO_DENIAL}[\w'’.:%°+/-]+){{0,8}}?[\s,/(-]{{1,6}}",
 }
 _BEFORE = 80  # characters in which somebody may have been named
-_TOLD = Cue(cues()["told"])
+_TOLD = Phrases(cues()["told"])
 _NAMED = re.compile(r"<(\w+)>")
 
 
@@ -71,8 +71,9 @@ def find_concepts(lowered: str, sentences: Sequence[tuple[int, int]], timeout_s:
 
     Raises TimeoutError once timeout_s are over for every PAGE characters."""
     deadline = perf_counter() + timeout_s * (1 + len(lowered) // PAGE)
-    places = list(map(re.Match.start, WORD.finditer(lowered)))
-    words = list(map(_word, WORD.findall(lowered)))
+    matches = list(WORD.finditer(lowered))
+    places = list(map(re.Match.start, matches))
+    words = list(map(_word, map(re.Match.group, matches)))
     for start, end in sentences:
         if perf_counter() > deadline:
             raise TimeoutError
