@@ -30,7 +30,10 @@ ALWAYS = frozenset({Calm.FIGURE, Calm.STORY, Calm.THING, Calm.ERRAND})
 BY_RULE = frozenset(Calm) - ALWAYS
 _CUES = {Calm(reason): Cue(phrases) for reason, phrases in cues()["calm"].items()}
 _ILL = Phrases(cues()["ill"])
-_UNLESS = {Calm.LASTING: is_now, Calm.ERRAND: _ILL.is_in}  # of a sentence in which a reason counts for nothing
+_UNLESS = {
+    Calm.LASTING: is_now,
+    Calm.ERRAND: lambda sentence: is_somebody_ill(sentence),
+}  # of a sentence in which a reason counts for nothing
 _MEANWHILE = Phrases(cues()["meanwhile"])  # before a story or an errand: the rest of the sentence is none
 _CLAUSE_END = re.compile(r"[,;.，；。]|\b(?:but|and|now|when|cuando)\b|但|现在")
 _QUOTED = re.compile(r"[\"“「][^\"”」]*[\"”」]")
@@ -41,6 +44,11 @@ _SLIGHT_REACH = 40  # characters behind the cue
 def reasons(sentence: str, start: int, end: int) -> frozenset[Calm]:
     """Why sentence[start:end], of a sentence in lower case, is no alarm; empty if it may be one."""
     return frozenset(reason for reason, first, last in _spans(sentence) if first < end and start < last)
+
+
+def is_somebody_ill(sentence: str) -> bool:
+    """Whether a sentence in lower case tells of somebody who is ill, whatever else it speaks of."""
+    return _ILL.is_in(sentence)
 
 
 @lru_cache(maxsize=512)

@@ -20,7 +20,7 @@ import ahocorasick
 
 from safety.assertion import Assertion, assess, is_now
 from safety.beginnings import MAX_KEY, WORD, beginnings, keys_of
-from safety.calm import ALWAYS, Calm, reasons
+from safety.calm import ALWAYS, Calm, is_somebody_ill, reasons
 from safety.cues import Phrases
 from safety.lexicon import concepts, cues
 from safety.required import required
@@ -31,6 +31,7 @@ _GAPS = {
     " ~ ": rf"(?:[\s,/(-]{{1,6}}{_NO_DENIAL}[\w'’.+%-]+){{0,3}}?[\s,/(-]{{1,6}}",
     " … ": rf"(?:[\s,/(-]{{1,6}}{_NO_DENIAL}[\w'’.:%°+/-]+){{0,8}}?[\s,/(-]{{1,6}}",
 }
+_LATIN_WORD = re.compile("[a-zñáéíóú]+")
 _BEFORE = 80  # characters in which somebody may have been named
 _TOLD = Phrases(cues()["told"])
 _NAMED = re.compile(r"<(\w+)>")
@@ -52,9 +53,12 @@ def is_alarm(lowered: str, hit: Hit, not_when: Collection[Calm] = ()) -> bool:
     return assess(sentence, *place) is Assertion.PRESENT and reasons(sentence, *place).isdisjoint((*ALWAYS, *not_when))
 
 
-def is_told(lowered: str, hit: Hit) -> bool:
-    """Whether the sentence of a hit, or what stands before it, tells of somebody or says that it is so now."""
+def is_told(lowered: str, hit: Hit, is_alone: bool) -> bool:
+    """Whether the sentence of a hit, or what stands before it, tells of somebody or says that it is so now; of a hit of
+    one word, whether somebody is ill there."""
     start, end = hit.sentence
+    if is_alone and _LATIN_WORD.fullmatch(lowered, hit.start, hit.end):
+        return is_somebody_ill(lowered[start:end])
     return is_now(lowered[start:end]) or _TOLD.is_in(lowered[max(0, start - _BEFORE) : end])
 
 

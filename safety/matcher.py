@@ -92,7 +92,11 @@ class Matcher:
         for hit in hits:
             by_concept.setdefault(hit.concept, []).append(hit)
         is_so: _IsSo = cache(partial(is_alarm, lowered))  # asked of few hits only: it costs more than finding them
-        is_report = cache(lambda hit, least: is_told(lowered, hit) or _num_findings(hit.sentence, hits, is_so) >= least)
+        is_report = cache(
+            lambda hit, least: (
+                is_told(lowered, hit, is_alone=least == 2) or _num_findings(hit.sentence, hits, is_so) >= least
+            )
+        )
         met = ((compiled.rule, _meet(compiled, by_concept, is_so, is_report)) for compiled in asked)
         found = [_finding(rule, source, (h.start, h.end), h.sentence, direction) for rule, h in met if h is not None]
         return [] if found and is_exam_question(source.text) else found
