@@ -12,13 +12,13 @@ from enum import StrEnum
 from functools import lru_cache
 
 from safety.assertion import is_now
-from safety.cues import Cue
+from safety.cues import Cue, Phrases
 from safety.lexicon import cues
 
 
 class Calm(StrEnum):
     FIGURE = "figure"  # "I nearly had a heart attack when I saw the bill"
-    STORY = "story"  # its clause is of a film, a lesson, a drill
+    STORY = "story"  # its clause is of a film, a lesson, a drill; or it is quoted, and not as what somebody says
     THING = "thing"  # an animal or a thing does it
     ERRAND = "errand"  # its clause is of a poster, an audit, a word; unless somebody is ill in the sentence
     OVER = "over"  # what stands before the cue has passed
@@ -29,10 +29,15 @@ class Calm(StrEnum):
 ALWAYS = frozenset({Calm.FIGURE, Calm.STORY, Calm.THING, Calm.ERRAND})
 BY_RULE = frozenset(Calm) - ALWAYS
 _CUES = {Calm(reason): Cue(phrases) for reason, phrases in cues()["calm"].items()}
-_ILL = Cue(cues()["ill"])
-_UNLESS = {Calm.LASTING: is_now, Calm.ERRAND: _ILL.is_in}  # of a sentence in which a reason counts for nothing
-_MEANWHILE = Cue(cues()["meanwhile"])  # before a story or an errand: the rest of the sentence is none
+_ILL = Phrases(cues()["ill"])
+_UNLESS = {
+    Calm.LASTING: is_now,
+    Calm.ERRAND: lambda sentence: is_somebody_ill(sentence),
+}  # of a sentence in which a reason counts for nothing
+_MEANWHILE = Phrases(cues()["meanwhile"])  # before a story or an errand: the rest of the sentence is none
 _CLAUSE_END = re.compile(r"[,;.，；。]|\b(?:but|and|now|when|cuando)\b|但|现在")
+_QUOTED = re.compile(r"[\"“「][^\"”」]*[\"”」]")
+_SAID = Phrases(cues()["said"], english=r"\b(?:{})\b[^\"“]*$")
 _SLIGHT_REACH = 40  # characters behind the cue
 
 
@@ -41,10 +46,16 @@ def reasons(sentence: str, start: int, end: int) -> frozenset[Calm]:
     return frozenset(reason for reason, first, last in _spans(sentence) if first < end and start < last)
 
 
+def is_somebody_ill(sentence: str) -> bool:
+    """Whether a sentence in lower case tells of somebody who is ill, whatever else it speaks of."""
+    return _ILL.is_in(sentence)
+
+
 @lru_cache(maxsize=512)
 def _spans(sentence: str) -> tuple[tuple[Calm, int, int], ...]:
     """(reason, start, end) of what each cue reaches."""
-    return tuple(
+    quoted = [m.span() for m in _QUOTED.finditer(sentence) if not _SAID.search(sentence[: m.start()])]
+    return *((Calm.STORY, *place) for place in quoted), *(
         (reason, *_reach(reason, sentence, *place))
         for reason, cue in _CUES.items()
         for place in cue.spans(sentence)

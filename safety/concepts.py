@@ -18,10 +18,11 @@ from typing import Any, NamedTuple
 
 import ahocorasick
 
-from safety.assertion import Assertion, assess
+from safety.assertion import Assertion, assess, is_now
 from safety.beginnings import MAX_KEY, WORD, beginnings, keys_of
-from safety.calm import ALWAYS, Calm, reasons
-from safety.lexicon import concepts
+from safety.calm import ALWAYS, Calm, is_somebody_ill, reasons
+from safety.cues import Phrases
+from safety.lexicon import concepts, cues
 from safety.required import required
 
 PAGE = 2000  # characters; a page needs a few milliseconds
@@ -30,6 +31,9 @@ _GAPS = {
     " ~ ": rf"(?:[\s,/(-]{{1,6}}{_NO_DENIAL}[\w'’.+%-]+){{0,3}}?[\s,/(-]{{1,6}}",
     " … ": rf"(?:[\s,/(-]{{1,6}}{_NO_DENIAL}[\w'’.:%°+/-]+){{0,8}}?[\s,/(-]{{1,6}}",
 }
+_LATIN_WORD = re.compile("[a-zñáéíóú]+")
+_BEFORE = 80  # characters in which somebody may have been named
+_TOLD = Phrases(cues()["told"])
 _NAMED = re.compile(r"<(\w+)>")
 
 
@@ -49,6 +53,15 @@ def is_alarm(lowered: str, hit: Hit, not_when: Collection[Calm] = ()) -> bool:
     return assess(sentence, *place) is Assertion.PRESENT and reasons(sentence, *place).isdisjoint((*ALWAYS, *not_when))
 
 
+def is_told(lowered: str, hit: Hit, is_alone: bool) -> bool:
+    """Whether the sentence of a hit, or what stands before it, tells of somebody or says that it is so now; of a hit of
+    one word, whether somebody is ill there."""
+    start, end = hit.sentence
+    if is_alone and _LATIN_WORD.fullmatch(lowered, hit.start, hit.end):
+        return is_somebody_ill(lowered[start:end])
+    return is_now(lowered[start:end]) or _TOLD.is_in(lowered[max(0, start - _BEFORE) : end])
+
+
 class _Phrase(NamedTuple):
     """required: parts of words of which a sentence must hold one, a bit each: sets of them take twice the time."""
 
@@ -62,8 +75,9 @@ def find_concepts(lowered: str, sentences: Sequence[tuple[int, int]], timeout_s:
 
     Raises TimeoutError once timeout_s are over for every PAGE characters."""
     deadline = perf_counter() + timeout_s * (1 + len(lowered) // PAGE)
-    places = list(map(re.Match.start, WORD.finditer(lowered)))
-    words = list(map(_word, WORD.findall(lowered)))
+    matches = list(WORD.finditer(lowered))
+    places = list(map(re.Match.start, matches))
+    words = list(map(_word, map(re.Match.group, matches)))
     for start, end in sentences:
         if perf_counter() > deadline:
             raise TimeoutError
@@ -167,4 +181,5 @@ def _expand(phrase: str, words: Mapping[str, str]) -> str:
     for mark, gap in _GAPS.items():
         phrase = phrase.replace(mark, gap)
     phrase = phrase.replace(" ?", r"[\s-]{0,4}").replace(" ", r"[\s,-]{1,6}")
-    return rf"(?:{phrase})(?![a-z])" if phrase[-1].isalpha() and phrase[-2:-1] != "\\" else phrase
+    is_whole = phrase[-1] == "?" or (phrase[-1].isalpha() and phrase[-2:-1] != "\\")  # "clots?" is not in "clothes"
+    return rf"(?:{phrase})(?![a-z])" if is_whole else phrase

@@ -27,6 +27,9 @@ class Phrases:
     def search(self, text: str, start: int = 0) -> re.Match[str] | None:
         return (self._ascii if text.isascii() else self._all).search(text, start)
 
+    def is_in(self, text: str) -> bool:
+        return bool(self.search(text))
+
     def finditer(self, text: str, start: int, end: int) -> Iterator[re.Match[str]]:
         return (self._ascii if text.isascii() else self._all).finditer(text, start, end)
 
@@ -59,7 +62,7 @@ class Cue(Phrases):
 
     def is_in(self, text: str) -> bool:
         if not text.isascii():
-            return self._may_be_in(text) and bool(self.search(text))
+            return self._may_be_in(text) and super().is_in(text)
         return any(self._begun.match(text, place) for place in self._places(text)) or any(
             pattern.search(text) for pattern in self._searched(text)
         )

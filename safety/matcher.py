@@ -20,7 +20,7 @@ import regex
 from contracts import Direction, Finding, Verdict
 from safety.assertion import Assertion, assess, is_exam_question
 from safety.calm import Calm
-from safety.concepts import Hit, find_concepts, is_alarm
+from safety.concepts import Hit, find_concepts, is_alarm, is_told
 from safety.normalise import NormalisedText, lower, normalise
 from safety.required import all_required
 from safety.rule import Rule
@@ -92,7 +92,12 @@ class Matcher:
         for hit in hits:
             by_concept.setdefault(hit.concept, []).append(hit)
         is_so: _IsSo = cache(partial(is_alarm, lowered))  # asked of few hits only: it costs more than finding them
-        met = ((compiled.rule, _meet(compiled, by_concept, is_so)) for compiled in asked)
+        is_report = cache(
+            lambda hit, least: (
+                is_told(lowered, hit, is_alone=least == 2) or _num_findings(hit.sentence, hits, is_so) >= least
+            )
+        )
+        met = ((compiled.rule, _meet(compiled, by_concept, is_so, is_report)) for compiled in asked)
         found = [_finding(rule, source, (h.start, h.end), h.sentence, direction) for rule, h in met if h is not None]
         return [] if found and is_exam_question(source.text) else found
 
@@ -184,16 +189,30 @@ def _touched(segments: list[tuple[int, int]], places: Iterable[int]) -> list[tup
     return [segments[index] for index in sorted(touched)]
 
 
-def _meet(compiled: _Compiled, hits: Mapping[str, list[Hit]], is_so: _IsSo) -> Hit | None:
-    """The first concept of the first condition whose concepts all stand near it; None if there is no such place."""
+def _meet(
+    compiled: _Compiled, hits: Mapping[str, list[Hit]], is_so: _IsSo, is_report: Callable[[Hit, int], bool]
+) -> Hit | None:
+    """The first concept of the first condition whose concepts all stand near it; None if there is no such place. Its
+    sentence tells of somebody, or holds a finding more than the condition asks for."""
     not_when = compiled.rule.not_when
     for first, *others in compiled.conditions:
         if first in hits and all(name in hits for name in others):
             for hit in hits[first]:
                 near = [_near(hits[name], hit) for name in others]
-                if all(near) and all(any(is_so(h, not_when) for h in found) for found in ([hit], *near)):
+                is_met = all(near) and all(any(is_so(h, not_when) for h in found) for found in ([hit], *near))
+                if is_met and is_report(hit, len(others) + 2):
                     return hit
     return None
+
+
+def _num_findings(sentence: tuple[int, int], hits: Iterable[Hit], is_so: _IsSo) -> int:
+    """How many findings of words of their own a sentence holds, of hits in order."""
+    count, end = 0, 0
+    for hit in hits:
+        if hit.sentence == sentence and is_so(hit, ()):
+            count += hit.start >= end
+            end = max(end, hit.end)
+    return count
 
 
 def _near(hits: list[Hit], hit: Hit) -> list[Hit]:

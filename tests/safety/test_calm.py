@@ -87,3 +87,23 @@ def test_what_has_passed_silences_only_the_rules_that_say_so() -> None:
     ):
         found = {finding.rule for finding in MATCHER.find(text, Direction.INPUT)}
         assert (rule in found) if rule else not found
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Change “he stopped breathing” to the passive.",
+        '"She can\'t breathe" appears twice in the transcript.',
+        "Saddle embolus for the jury, two lines.",
+        "The clothes in here smell of wet dog now.",
+    ],
+)
+def test_a_quotation_or_a_mere_name_is_no_alarm(text: str) -> None:
+    assert not MATCHER.find(text, Direction.INPUT)
+
+
+@pytest.mark.parametrize(
+    "text", ["She said “I can't breathe” and slumped.", "We're lifting a visitor out of the pool. Not breathing."]
+)
+def test_what_somebody_says_and_who_was_named_before_is(text: str) -> None:
+    assert MATCHER.find(text, Direction.INPUT)
