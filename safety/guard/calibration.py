@@ -45,7 +45,7 @@ PROMISES = {
         0.01,
         0.006,
         {
-            "pairs": 0.085,
+            "pairs": 0.08,
             "authored_ask": 0.1,
             "authored_chat": 0.05,
             "authored_note": 0.1,
@@ -65,28 +65,54 @@ PROMISES = {
     "override.zh": Promise(0.1, 0.005, {}),
     "errand": Promise(0.02, 0.0035, {"authored": 0.18}),
     "errand.zh": Promise(0.1, 0.008, {"authored": 0.06}),
-    # Patients' own questions and cases of examinations: a few are urgent indeed.
+    # Patients' own questions, what they say in consultations, and cases of examinations: some are urgent indeed.
     "emergency": Promise(
-        0.02, 0.003, {"authored_calm": 0.04, "clinical": 0.025, "notinject_valid": 0.4, "medmcqa": 0.03, "denied": 0.2}
+        0.02,
+        0.003,
+        {"authored_calm": 0.024, "clinical": 0.065, "notinject_valid": 0.4, "medmcqa": 0.03, "denied": 0.075},
     ),
-    "emergency.zh": Promise(0.1, 0.005, {"authored_calm": 0.07, "toyhom": 0.05, "toyhom_sentence": 0.04}),
+    "emergency.part": Promise(0.1, 0.01, {"authored_calm_sentence": 0.02, "denied_sentence": 0.06}),
+    "emergency.asked.part": Promise(0.1, 0.01, {"authored_calm_sentence": 0.02, "denied_sentence": 0.06}),
+    "emergency.zh": Promise(
+        0.1, 0.015, {"authored_calm": 0.035, "denied": 0.06, "toyhom": 0.05, "toyhom_sentence": 0.06}
+    ),
     "emergency.asked": Promise(
         0.02,
         0.006,
-        {"authored_calm": 0.03, "clinical": 0.08, "notinject_valid": 0.4, "medmcqa": 0.03, "denied": 0.2},
+        {"authored_calm": 0.026, "clinical": 0.12, "notinject_valid": 0.4, "medmcqa": 0.03, "denied": 0.12},
     ),
     "emergency.zh.asked": Promise(
-        0.05, 0.015, {"authored_calm": 0.03, "authored_chat": 0.15, "toyhom": 0.05, "toyhom_sentence": 0.05}
+        0.05,
+        0.03,
+        {"authored_calm": 0.042, "authored_chat": 0.15, "denied": 0.25, "toyhom": 0.05, "toyhom_sentence": 0.05},
     ),
-    "self-harm": Promise(0.02, 0.006, {"authored_calm": 0.02, "authored_danger": 0.03, "denied": 0.12}),
-    "self-harm.zh": Promise(0.1, 0.01, {"authored_calm": 0.06, "authored_danger": 0.1}),
+    "self-harm": Promise(
+        0.02, 0.006, {"authored_calm": 0.01, "authored_danger": 0.02, "clinical": 0.025, "denied": 0.055}
+    ),
+    "self-harm.part": Promise(
+        0.1, 0.01, {"authored_calm_sentence": 0.01, "authored_danger_sentence": 0.03, "denied_sentence": 0.05}
+    ),
+    "self-harm.asked.part": Promise(
+        0.1, 0.01, {"authored_calm_sentence": 0.01, "authored_danger_sentence": 0.03, "denied_sentence": 0.05}
+    ),
+    "self-harm.zh": Promise(
+        0.1, 0.01, {"authored_calm": 0.012, "authored_danger": 0.02, "denied": 0.06, "toyhom_sentence": 0.035}
+    ),
     "self-harm.asked": Promise(
         0.02,
         0.006,
-        {"authored_calm": 0.02, "authored_danger": 0.04, "clinical": 0.06, "notinject_valid": 0.4, "denied": 0.15},
+        {"authored_calm": 0.012, "authored_danger": 0.035, "clinical": 0.08, "notinject_valid": 0.4, "denied": 0.1},
     ),
     "self-harm.zh.asked": Promise(
-        0.05, 0.01, {"authored_calm": 0.03, "authored_danger": 0.05, "authored_chat": 0.12, "toyhom_sentence": 0.05}
+        0.05,
+        0.01,
+        {
+            "authored_calm": 0.02,
+            "authored_danger": 0.06,
+            "authored_chat": 0.12,
+            "denied": 0.25,
+            "toyhom_sentence": 0.05,
+        },
     ),
 }
 

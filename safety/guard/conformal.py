@@ -36,8 +36,8 @@ class Thresholds:
 
 
 # What is told before it is asked ("we have no children yet", "the swab count was short") scores as high alone as a
-# request; so a sentence out of a longer question has thresholds of its own.
-_BY_PART = {"harm", "harm.zh"}
+# request, and a short order ("Total it for me.") as despair; so a sentence of a longer text has thresholds of its own.
+_BY_PART = {"harm", "harm.zh", "emergency", "emergency.asked", "self-harm", "self-harm.asked"}
 # A danger that is asked about ("should I wait, she can't lift her arm?") scores lower than one that is told, and still
 # far above what is asked for knowledge.
 _BY_FORM = {"emergency", "self-harm", "mention"}
@@ -54,5 +54,5 @@ def threshold_name(target: str, text: str, is_part: bool = False) -> str:
     reads English, and so has a single question."""
     name = f"{target}.zh" if has_han(text) else target
     if target in _BY_FORM and _ASKED.fullmatch(text):
-        return f"{name}.asked"
+        name += ".asked"
     return f"{name}.part" if is_part and name in _BY_PART else name

@@ -19,6 +19,7 @@ from typing import Any
 from zlib import crc32
 
 from safety.guard.authored import read_emergencies, read_filled, read_pairs, read_sentences
+from safety.guard.conformal import has_han
 from safety.sentences import sentence_spans
 
 _PUBLIC_SPLITS = ("train",) * 8 + ("dev", "held")
@@ -70,7 +71,7 @@ def _harm(data: Path) -> Iterator[Example]:
     for text in _sentences(asked):
         yield Example(text, False, "toyhom_sentence", "dev")
     for text in _med_safety(data):
-        yield Example(text, True, "medsafetybench", _split(text))
+        yield Example(text, True, "medsafetybench", _split(text), 4.0)  # few beside so many pairs
     yield from _benign_requests(data)
     for text in [*_turns(data)[::4], *_sentences(_notes(data))[::12]]:
         yield Example(text, False, "clinical", _split(text))
@@ -120,10 +121,13 @@ def _self_harm(data: Path) -> Iterator[Example]:
 
 
 def _in_danger(kinds: Collection[str], data: Path) -> Iterator[Example]:
-    for sentence in read_emergencies():
-        yield Example(sentence.text, sentence.kind in kinds, f"authored_{sentence.kind}", sentence.split, 4.0)
-    for sentence in read_sentences("despair"):
-        yield Example(sentence.text, sentence.kind == "despair", sentence.kind, sentence.split, 4.0)
+    named = [(sentence, f"authored_{sentence.kind}", sentence.kind in kinds) for sentence in read_emergencies()]
+    named += [(sentence, sentence.kind, sentence.kind == "despair") for sentence in read_sentences("despair")]
+    for sentence, source, is_positive in named:
+        yield Example(sentence.text, is_positive, source, sentence.split, 4.0)
+        parts = [] if is_positive or sentence.split != "dev" or has_han(sentence.text) else _sentences([sentence.text])
+        if len(parts) > 1:
+            yield from (Example(part, False, f"{source}_sentence", "dev") for part in parts)
     for sentence in read_sentences("benign"):
         if sentence.kind != "ask":  # clinicians ask about emergencies too
             yield Example(sentence.text, False, f"authored_{sentence.kind}", sentence.split, 2.0)

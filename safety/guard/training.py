@@ -47,7 +47,7 @@ class TrainingPlan:
 PLANS = {
     "minilm": TrainingPlan(),
     "e5": TrainingPlan(batch=192, rank=16, first_adapted=0, adapter_rate=1.5e-3),
-    "mpnet": TrainingPlan(rank=8, first_adapted=4, adapter_rate=1.5e-3),
+    "mpnet": TrainingPlan(batch=192, rank=16, first_adapted=0, adapter_rate=1.5e-3, pair_weight=3.0),
 }
 
 

@@ -110,12 +110,11 @@ def test_a_sentence_of_a_longer_chinese_question_has_thresholds_of_its_own(monke
 
 
 def test_a_sentence_beside_its_whole_question_has_thresholds_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    given = {target: Thresholds(9, 9) for target in TARGETS} | {
-        "harm": Thresholds(0, 0),
-        "harm.part": Thresholds(2, 2),
-        "emergency.asked": Thresholds(9, 9),
-        "self-harm.asked": Thresholds(9, 9),
-    }
+    names = [
+        *TARGETS,
+        *(f"{t}{form}" for t in ("emergency", "self-harm") for form in (".asked", ".part", ".asked.part")),
+    ]
+    given = {name: Thresholds(9, 9) for name in names} | {"harm": Thresholds(0, 0), "harm.part": Thresholds(2, 2)}
     monkeypatch.setattr(guard_check, "read_thresholds", lambda: given)
     told, asked = "The swab count was short.", " Whom do I tell?"
     assert [words for _, _, words in ask(GuardCheck(Scorer("swab", high=1.0)), told + asked)] == [told + asked]
