@@ -328,9 +328,6 @@ class Direction(StrEnum):
     OUTPUT = "output"
 
 
-MENTIONED = ".mentioned"  # ends a rule's name where a model is sure that nobody is in the danger that it names
-
-
 @dataclass(frozen=True, slots=True)
 class Finding:
     """One rule or model hit. start/end are character offsets into the text that was checked."""
@@ -345,8 +342,8 @@ class Finding:
 
     @property
     def is_emergency(self) -> bool:
-        """Somebody may be in danger now: named by a rule, not as a mere mention, or by the model beside the rules."""
-        return self.rule.startswith(("emergency.", "model.emergency")) and not self.rule.endswith(MENTIONED)
+        """Somebody may be in danger now: named by a rule, or by the model beside the rules."""
+        return self.rule.startswith(("emergency.", "model.emergency"))
 
 
 @dataclass(frozen=True, slots=True)

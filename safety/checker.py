@@ -15,13 +15,13 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from contracts import MENTIONED, CheckResult, ClaimCheck, Direction, Finding, Message, Passage, Patient, Role, Verdict
+from contracts import CheckResult, ClaimCheck, Direction, Finding, Message, Passage, Patient, Role, Verdict
 from safety.claims import strip_citations
 from safety.cues import Phrases
 from safety.knowledge_files import Knowledge, load_knowledge
 from safety.lexicon import cues
 from safety.matcher import Matcher
-from safety.model_check import MENTION, ModelCheck, ModelInput, ModelPanel
+from safety.model_check import ModelCheck, ModelInput, ModelPanel
 from safety.normalise import lower
 from safety.prescribing import check_prescribing
 from safety.rule import Rule
@@ -167,21 +167,8 @@ def _result(findings: Sequence[Finding]) -> CheckResult:
     """Emergencies first. One that is named stands for the vague one beside it, which is never more severe."""
     is_named = any(f.is_emergency and f.rule != VAGUE_EMERGENCY for f in findings)
     findings = [f for f in findings if f.rule != VAGUE_EMERGENCY or f.severity.withholds or not is_named]
-    ordered = sorted(_with_mentions(findings), key=lambda finding: (not finding.is_emergency, finding.start))
+    ordered = sorted(findings, key=lambda finding: (not finding.is_emergency, finding.start))
     return CheckResult(_worst(ordered), tuple(ordered))
-
-
-def _with_mentions(findings: Sequence[Finding]) -> list[Finding]:
-    """Where a model is sure that nobody is in danger now, and none says otherwise, the emergencies that rules have
-    named are mentions: as severe as before, with their next step, but no banner."""
-    sure = next((f for f in findings if f.rule == MENTION), None)
-    others = [f for f in findings if f is not sure]
-    if sure is None or any(f.is_emergency and f.rule.startswith("model.") for f in others):
-        return others
-    return [
-        replace(f, rule=f.rule + MENTIONED, message=f"{sure.message} {f.message}") if f.is_emergency else f
-        for f in others
-    ]
 
 
 def _as_notice(finding: Finding) -> Finding:

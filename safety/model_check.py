@@ -1,8 +1,7 @@
 """How a model joins the checks: it may add findings or abstain, within a deadline, and whoever is not there withholds.
 
-A model never lowers a verdict. Of the emergencies that rules have named it may say that they are mentions (MENTION):
-they keep their severity and lose their banner. A model that raises an error, is late, is still busy with what it was
-late with, or failed again and again a moment ago gives a finding `unavailable`. Knows nothing of any one model.
+A model never lowers what a rule said. One that raises an error, is late, is still busy with what it was late with, or
+failed again and again a moment ago gives a finding `unavailable`. Knows nothing of any one model.
 """
 
 from __future__ import annotations
@@ -19,7 +18,6 @@ from contracts import Direction, Finding, Message, Passage, Patient, Verdict
 _LOG = logging.getLogger(__name__)
 MAX_FAILURES = 3  # in a row, until the breaker opens
 PAUSE_S = 30.0  # for which an open breaker asks nothing; then one call is a trial
-MENTION = "model.emergency.mentioned"  # the finding by which a model says that nobody is in danger now
 MAX_BUSY = 4  # calls of one check that may be under way, late ones included
 
 

@@ -10,7 +10,7 @@ import typer
 from app.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from safety.guard.corpus import Example
 
@@ -81,13 +81,7 @@ def _show_step(step: int, steps: int, loss: float) -> None:
 
 def _calibrate(data: Path) -> None:
     from app.safety_layer import GUARD_BASES
-    from safety.guard.calibration import (
-        choose_mentions,
-        choose_thresholds,
-        describe,
-        score_examples,
-        write_thresholds,
-    )
+    from safety.guard.calibration import choose_thresholds, describe, score_examples, write_thresholds
     from safety.guard.check import ENCODERS, THRESHOLDS, weights_of
     from safety.guard.conformal import TARGETS
     from safety.guard.corpus import read_corpus
@@ -97,29 +91,9 @@ def _calibrate(data: Path) -> None:
     guard = GuardEncoder({weights_of(name): GUARD_BASES[name] for name in ENCODERS})
     logits = score_examples(guard, unseen)
     thresholds = {n: v for t in TARGETS for n, v in choose_thresholds(t, unseen[t], logits[t]).items()}
-    thresholds |= choose_mentions(_named_dangers(unseen, logits))
     for target in TARGETS:
         typer.echo("\n".join(describe(target, unseen[target], logits[target], thresholds)))
     write_thresholds(THRESHOLDS, thresholds)
-
-
-def _named_dangers(
-    unseen: Mapping[str, Sequence[Example]], logits: Mapping[str, Sequence[float]]
-) -> list[tuple[str, float]]:
-    """Dev's dangers that a rule names, each with the larger of its two logits."""
-    from contracts import Message, Role
-    from safety.checker import RuleSafetyChecker
-
-    def is_named(text: str) -> bool:
-        return any(finding.is_emergency for finding in checker.check_input([Message(Role.USER, text)]).findings)
-
-    checker = RuleSafetyChecker()
-    higher: dict[str, float] = {}
-    for target in ("emergency", "self-harm"):
-        for example, logit in zip(unseen[target], logits[target], strict=True):
-            higher[example.text] = max(logit, higher.get(example.text, logit))
-    dangers = [example.text for example in unseen["emergency"] if example.split == "dev" and example.is_positive]
-    return [(text, higher[text]) for text in dangers if is_named(text)]
 
 
 def _train_names(data: Path) -> None:

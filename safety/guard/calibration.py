@@ -20,7 +20,6 @@ from safety.guard.conformal import DOCUMENT_TARGETS, Opinion, Thresholds, thresh
 from safety.guard.corpus import Example
 from safety.guard.encoder import GuardEncoder
 
-MENTIONS_MISSED = 0.01
 PART = "_sentence"  # how the name of a set of single sentences ends
 HEADER = """\
 # Made by `bedside train guard` from texts that the heads were not trained on; see MODEL_CARD.md. Logits.
@@ -69,25 +68,25 @@ PROMISES = {
     "emergency": Promise(
         0.02,
         0.003,
-        {"authored_calm": 0.024, "clinical": 0.065, "notinject_valid": 0.4, "medmcqa": 0.03, "denied": 0.075},
+        {"authored_calm": 0.015, "clinical": 0.055, "notinject_valid": 0.4, "medmcqa": 0.03, "denied": 0.06},
     ),
     "emergency.part": Promise(0.1, 0.01, {"authored_calm_sentence": 0.02, "denied_sentence": 0.06}),
     "emergency.asked.part": Promise(0.1, 0.01, {"authored_calm_sentence": 0.02, "denied_sentence": 0.06}),
     "emergency.zh": Promise(
-        0.1, 0.015, {"authored_calm": 0.035, "denied": 0.06, "toyhom": 0.05, "toyhom_sentence": 0.06}
+        0.1, 0.015, {"authored_calm": 0.026, "denied": 0.06, "toyhom": 0.05, "toyhom_sentence": 0.06}
     ),
     "emergency.asked": Promise(
         0.02,
         0.006,
-        {"authored_calm": 0.026, "clinical": 0.12, "notinject_valid": 0.4, "medmcqa": 0.03, "denied": 0.12},
+        {"authored_calm": 0.023, "clinical": 0.12, "notinject_valid": 0.4, "medmcqa": 0.03, "denied": 0.1},
     ),
     "emergency.zh.asked": Promise(
         0.05,
         0.03,
-        {"authored_calm": 0.042, "authored_chat": 0.15, "denied": 0.25, "toyhom": 0.05, "toyhom_sentence": 0.05},
+        {"authored_calm": 0.035, "authored_chat": 0.15, "denied": 0.25, "toyhom": 0.05, "toyhom_sentence": 0.05},
     ),
     "self-harm": Promise(
-        0.02, 0.006, {"authored_calm": 0.01, "authored_danger": 0.02, "clinical": 0.025, "denied": 0.055}
+        0.02, 0.006, {"authored_calm": 0.01, "authored_danger": 0.02, "clinical": 0.025, "denied": 0.043}
     ),
     "self-harm.part": Promise(
         0.1, 0.01, {"authored_calm_sentence": 0.01, "authored_danger_sentence": 0.03, "denied_sentence": 0.05}
@@ -101,7 +100,7 @@ PROMISES = {
     "self-harm.asked": Promise(
         0.02,
         0.006,
-        {"authored_calm": 0.012, "authored_danger": 0.035, "clinical": 0.08, "notinject_valid": 0.4, "denied": 0.1},
+        {"authored_calm": 0.009, "authored_danger": 0.025, "clinical": 0.08, "notinject_valid": 0.4, "denied": 0.1},
     ),
     "self-harm.zh.asked": Promise(
         0.05,
@@ -138,16 +137,6 @@ def choose_thresholds(target: str, examples: Sequence[Example], logits: Sequence
     return {name: _choose(PROMISES[name], scored) for name, scored in by_name.items()}
 
 
-def choose_mentions(dangers: Sequence[tuple[str, float]]) -> dict[str, Thresholds]:
-    """Name -> the logit up to which an emergency that a rule names is a mention: of such dangers, given with the larger
-    of their two logits, at most MENTIONS_MISSED lie so low. Minus infinity where too few are given to say."""
-    by_name: dict[str, list[float]] = defaultdict(list)
-    for text, logit in dangers:
-        by_name[threshold_name("mention", text)].append(logit)
-    lowest = {name: round(_lower(logits, MENTIONS_MISSED), 3) for name, logits in by_name.items()}
-    return {name: Thresholds(logit, logit) for name, logit in lowest.items()}
-
-
 def _name(target: str, example: Example) -> str:
     return threshold_name(target, example.text, example.source.endswith(PART))
 
@@ -167,12 +156,6 @@ def _upper(logits: Sequence[float], share: float) -> float:
         return -np.inf
     place = min(ceil((len(logits) + 1) * (1 - share)), len(logits))
     return float(np.sort(np.asarray(logits))[place - 1])
-
-
-def _lower(logits: Sequence[float], share: float) -> float:
-    """The logit that at most this share of new texts is below; minus infinity of too few."""
-    place = int((len(logits) + 1) * share)
-    return float(np.sort(np.asarray(logits))[place - 1]) if place else -np.inf
 
 
 def write_thresholds(path: Path, thresholds: Mapping[str, Thresholds]) -> None:

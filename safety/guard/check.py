@@ -18,7 +18,7 @@ from safety.assertion import is_exam_question
 from safety.guard.conformal import TARGETS, Opinion, Thresholds, has_han, threshold_name
 from safety.guard.encoder import Base, FloatArray, GuardEncoder, WeightsError
 from safety.guard.judge import Judge
-from safety.model_check import MENTION, ModelInput
+from safety.model_check import ModelInput
 from safety.normalise import NormalisedText, normalise
 from safety.sentences import sentence_spans
 from safety.strict_yaml import load_strict
@@ -45,14 +45,12 @@ _MESSAGES = {
     "116 123 in the UK and Ireland, 12356 in China).",
     "self-harm.zh": "可能存在自伤或自杀风险。请勿让当事人独处，立即启动本院心理危机流程。如果是您本人处于危险中，"
     "请拨打急救电话或心理援助热线12356。",
-    MENTION: "Named here, but as it reads nobody is in danger now. If somebody is:",
-    f"{MENTION}.zh": "此处提到，但就文意看目前无人处于危险。如确有其人：",
     "errand": "This sentence asks something of whoever processes the document. It was not obeyed and is kept from the "
     "model; look at where the document comes from.",
 }
 _UNSURE = " The guard is not sure."
 _SELF_HARM_RULE = "emergency.self-harm"
-_RULES = {target: f"model.{target}" for target in TARGETS} | {"self-harm": f"model.{_SELF_HARM_RULE}", MENTION: MENTION}
+_RULES = {target: f"model.{target}" for target in TARGETS} | {"self-harm": f"model.{_SELF_HARM_RULE}"}
 
 
 class Scorer(Protocol):
@@ -100,21 +98,11 @@ class GuardCheck:
         if is_exam_question(source.text):
             return []
         named = {finding.rule for finding in seen if finding.is_emergency}
-        if named and self._is_mention(source.text, scores):
-            return [_finding(MENTION, source, (0, len(source.text)), Verdict.NOTICE, Opinion.RAISE)]
         new = [target for target in _URGENT if not (named if target == "emergency" else named & {_SELF_HARM_RULE})]
         found = {target: self._findings(target, source, scores[target], Verdict.NOTICE)[:1] for target in new}
         if found.get("self-harm"):
             return found["self-harm"]
         return found.get("emergency", [])
-
-    def _is_mention(self, text: str, scores: Mapping[str, Mapping[Span, float]]) -> bool:
-        """Whether neither the whole nor any sentence leaves room for danger: of dangers that a rule names, at most one
-        in a hundred reads so (calibration.MENTIONS_MISSED)."""
-        logits = {span: max(logit, scores["self-harm"][span]) for span, logit in scores["emergency"].items()}
-        names = {span: threshold_name("mention", text[slice(*span)]) for span in logits}
-        opinions = {self._thresholds[names[span]].opinion(logit) for span, logit in logits.items()}
-        return opinions == {Opinion.PASS}
 
     def _score(self, text: str, spans: Sequence[Span], is_document: bool = False) -> dict[str, dict[Span, float]]:
         """Target -> span -> logit. The same words are read once, for all targets."""

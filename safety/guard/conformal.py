@@ -40,7 +40,7 @@ class Thresholds:
 _BY_PART = {"harm", "harm.zh", "emergency", "emergency.asked", "self-harm", "self-harm.asked"}
 # A danger that is asked about ("should I wait, she can't lift her arm?") scores lower than one that is told, and still
 # far above what is asked for knowledge.
-_BY_FORM = {"emergency", "self-harm", "mention"}
+_BY_FORM = {"emergency", "self-harm"}
 _ASKED = re.compile(r"(?:[^.!?。！？]|\.(?=\d))*[?？]\W*")  # one sentence, and a question
 
 

@@ -41,10 +41,6 @@ def test_an_emergency_shows_its_banner_before_anything_else(app_url: str, open_p
     order = turn.evaluate("node => [...node.children].map(child => child.className)")
     assert order.index("notice danger") < order.index("claims")
     steps.wait_for_answer(page)  # and it is answered: an emergency is no refusal
-    steps.ask(page, "In the drill he had no pulse for two minutes; how do I write that up?")
-    turn = page.locator(".turn").last
-    expect(turn.locator(".notice.warning")).to_contain_text("nobody is in danger now")
-    expect(turn.locator(".notice.danger")).to_have_count(0)  # a mention keeps its next step and has no banner
 
 
 def test_a_hidden_instruction_is_shown_and_not_obeyed(app_url: str, open_page: OpenPage, shared: Path) -> None:

@@ -17,7 +17,7 @@ from safety.checker import RuleSafetyChecker
 from safety.guard import check as guard_check
 from safety.guard import weights_file
 from safety.guard.authored import SPLITS, read_filled, read_pairs, read_sentences
-from safety.guard.calibration import choose_mentions, choose_thresholds
+from safety.guard.calibration import choose_thresholds
 from safety.guard.check import ENCODERS, GuardCheck, build_guard, weights_of
 from safety.guard.conformal import TARGETS, Opinion, Thresholds, threshold_name
 from safety.guard.corpus import Example
@@ -164,42 +164,6 @@ def test_an_emergency_that_a_rule_named_is_not_said_again() -> None:
     checker = RuleSafetyChecker(models=[GuardCheck(Scorer("goodbye", targets=("emergency", "self-harm")))])
     found = {finding.rule for finding in checker.check_input([Message(Role.USER, text)]).findings}
     assert found == {"emergency.acute-coronary", "model.emergency.self-harm"}
-
-
-def mentions(monkeypatch: pytest.MonkeyPatch, scorer: Scorer) -> RuleSafetyChecker:
-    given = guard_check.read_thresholds() | {f"mention{form}": Thresholds(-4, -4) for form in ("", ".asked", ".zh")}
-    monkeypatch.setattr(guard_check, "read_thresholds", lambda: given)
-    return RuleSafetyChecker(models=[GuardCheck(scorer)])
-
-
-def test_what_a_rule_names_and_the_guard_is_sure_is_nobodys_danger_keeps_its_verdict_and_loses_its_banner(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    checker = mentions(monkeypatch, Scorer("grey", high=1.0, low=-5.0))
-    named = "He has crushing chest pain since noon."
-    (rule,) = RuleSafetyChecker().check_input([Message(Role.USER, named)]).findings
-    result = checker.check_input([Message(Role.USER, named)])
-    (finding,) = result.findings
-    assert (finding.rule, finding.severity, finding.is_emergency) == (f"{rule.rule}.mentioned", rule.severity, False)
-    assert finding.message.endswith(rule.message)
-    assert (finding.start, finding.end, result.verdict) == (rule.start, rule.end, Verdict.NOTICE)
-    assert checker.check_advice([Message(Role.USER, named)], "Let him rest.").findings == ()
-    for doubtful in (f"{named} Now he is grey.", f"Is he grey? {named}"):  # one sentence is enough to keep the banner
-        assert checker.check_input([Message(Role.USER, doubtful)]).findings[0].is_emergency, doubtful
-
-
-@pytest.mark.parametrize("low", [-3.9, math.nan])
-def test_the_banner_stays_where_the_guard_is_not_sure_or_fails(monkeypatch: pytest.MonkeyPatch, low: float) -> None:
-    checker = mentions(monkeypatch, Scorer("nothing", low=low))
-    findings = checker.check_input([Message(Role.USER, "He has crushing chest pain since noon.")]).findings
-    assert findings[0].is_emergency
-
-
-def test_at_most_the_promised_share_of_dangers_may_be_mentions() -> None:
-    logits = np.random.default_rng(0).normal(1.0, 2.0, 40_000)
-    mention = choose_mentions([("He is grey.", logit) for logit in logits[:20_000]])["mention"].harmless_to
-    assert 0.007 < np.mean(logits[20_000:] <= mention) < 0.013
-    assert choose_mentions([("He is grey.", 1.0)] * 50)["mention"].harmless_to == -math.inf  # too few to say
 
 
 def test_an_examination_question_is_no_emergency() -> None:
