@@ -131,7 +131,7 @@ FIGURE = Figure(
         "% were recalled and 17 % false alarms, 83 and 25 % with the head; read since. “Unread”: written after those "
         "and not read; by the rules alone 30 % were recalled and no false alarms at first sight, 50 % since the rules "
         "hear more Spanish. “Latest”: English, Chinese and Spanish in a voice that no training has seen, not read "
-        "since; by the weights and rules before 47 of 50 were recalled and 12 of 50 false alarms. “Feared and "
+        "since; by the first weights and rules 47 of 50 were recalled and 12 of 50 false alarms. “Feared and "
         "settled”: written before the rules for it, which noticed 57 % of the settled ones before and 7 % at first "
         "sight. “Asked”: dangers and harmless matters put as questions, in a voice that no training has seen, not "
         "read; written once it was seen that of 28 dangers put so the rules recalled 13, with the head 16."
