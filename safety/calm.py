@@ -30,10 +30,7 @@ ALWAYS = frozenset({Calm.FIGURE, Calm.STORY, Calm.THING, Calm.ERRAND})
 BY_RULE = frozenset(Calm) - ALWAYS
 _CUES = {Calm(reason): Cue(phrases) for reason, phrases in cues()["calm"].items()}
 _ILL = Phrases(cues()["ill"])
-_UNLESS = {
-    Calm.LASTING: is_now,
-    Calm.ERRAND: lambda sentence: is_somebody_ill(sentence),
-}  # of a sentence in which a reason counts for nothing
+_UNLESS = {Calm.LASTING: is_now, Calm.ERRAND: _ILL.is_in}  # of a sentence in which a reason counts for nothing
 _MEANWHILE = Phrases(cues()["meanwhile"])  # before a story or an errand: the rest of the sentence is none
 _CLAUSE_END = re.compile(r"[,;.，；。]|\b(?:but|and|now|when|cuando)\b|但|现在")
 _QUOTED = re.compile(r"[\"“「][^\"”」]*[\"”」]")

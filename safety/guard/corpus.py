@@ -55,8 +55,8 @@ def _harm(data: Path) -> Iterator[Example]:
     for pair in read_pairs():
         yield Example(pair.harmful, True, "pairs", pair.split, 5.0, pair.harmful)
         yield Example(pair.legitimate, False, "pairs", pair.split, 5.0, pair.harmful)
-        if pair.split == "dev" and len(parts := _sentences([pair.legitimate])) > 1:
-            yield from (Example(part, False, "pairs_sentence", "dev") for part in parts)
+        if pair.split == "dev":
+            yield from _parts(pair.legitimate, "pairs")
     for sentence in read_sentences("despair"):  # an emergency, and no request to do harm
         yield Example(sentence.text, False, sentence.kind, sentence.split, 5.0)
     for sentence in read_emergencies():
@@ -125,9 +125,8 @@ def _in_danger(kinds: Collection[str], data: Path) -> Iterator[Example]:
     named += [(sentence, sentence.kind, sentence.kind == "despair") for sentence in read_sentences("despair")]
     for sentence, source, is_positive in named:
         yield Example(sentence.text, is_positive, source, sentence.split, 4.0)
-        parts = [] if is_positive or sentence.split != "dev" or has_han(sentence.text) else _sentences([sentence.text])
-        if len(parts) > 1:
-            yield from (Example(part, False, f"{source}_sentence", "dev") for part in parts)
+        if sentence.split == "dev" and not is_positive and not has_han(sentence.text):
+            yield from _parts(sentence.text, source)
     for sentence in read_sentences("benign"):
         if sentence.kind != "ask":  # clinicians ask about emergencies too
             yield Example(sentence.text, False, f"authored_{sentence.kind}", sentence.split, 2.0)
@@ -198,6 +197,12 @@ def _turns(data: Path) -> list[str]:
 
 
 # --- helpers ----------------------------------------------------------------------------------------------------
+
+
+def _parts(text: str, source: str) -> list[Example]:
+    """The sentences of a harmless text, if it has several: for the thresholds of sentences beside their whole."""
+    parts = _sentences([text])
+    return [Example(part, False, f"{source}_sentence", "dev") for part in parts] if len(parts) > 1 else []
 
 
 def _sentences(texts: list[str]) -> list[str]:
