@@ -93,8 +93,9 @@ class Matcher:
             by_concept.setdefault(hit.concept, []).append(hit)
         is_so: _IsSo = cache(partial(is_alarm, lowered))  # asked of few hits only: it costs more than finding them
         is_report = cache(
-            lambda hit, least: (
-                is_told(lowered, hit, is_alone=least == 2) or _num_findings(hit.sentence, hits, is_so) >= least
+            lambda hit, num_others: (
+                is_told(lowered, hit, is_alone=not num_others)
+                or _num_findings(hit.sentence, hits, is_so) > 1 + num_others
             )
         )
         met = ((compiled.rule, _meet(compiled, by_concept, is_so, is_report)) for compiled in asked)
@@ -200,7 +201,7 @@ def _meet(
             for hit in hits[first]:
                 near = [_near(hits[name], hit) for name in others]
                 is_met = all(near) and all(any(is_so(h, not_when) for h in found) for found in ([hit], *near))
-                if is_met and is_report(hit, len(others) + 2):
+                if is_met and is_report(hit, len(others)):
                     return hit
     return None
 
