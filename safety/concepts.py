@@ -118,7 +118,7 @@ def _tried(letters: str, held: int) -> tuple[tuple[str, re.Pattern[str]], ...]:
 
 @cache
 def _needed(letters: str) -> int:
-    return reduce(or_, (phrase.required for phrase in _begun_by(letters)), 0)
+    return reduce(or_, (_needed_by_key().get(key, 0) for key in keys_of(letters)))
 
 
 @cache
@@ -146,6 +146,12 @@ def _phrases() -> dict[str, list[_Phrase]]:
         for key in written.begun:
             found[key].append(phrase)
     return dict(found)
+
+
+@cache
+def _needed_by_key() -> dict[str, int]:
+    """What the phrases of a key require, all together: a word first seen is asked of its few keys, not of each phrase."""
+    return {key: reduce(or_, (phrase.required for phrase in phrases)) for key, phrases in _phrases().items()}
 
 
 @cache
