@@ -150,7 +150,7 @@ def _phrases() -> dict[str, list[_Phrase]]:
 
 @cache
 def _needed_by_key() -> dict[str, int]:
-    """What the phrases of a key require, all together: a word first seen is asked of its few keys, not of each phrase."""
+    """What the phrases of a key require, all together: a new word is asked of its few keys, not of each phrase."""
     return {key: reduce(or_, (phrase.required for phrase in phrases)) for key, phrases in _phrases().items()}
 
 
