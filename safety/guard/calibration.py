@@ -48,7 +48,7 @@ PROMISES = {
         0.01,
         0.006,
         {
-            "pairs": 0.08,
+            "pairs": 0.075,
             "authored_ask": 0.1,
             "authored_chat": 0.05,
             "authored_note": 0.1,
