@@ -48,7 +48,7 @@ PROMISES = {
         0.01,
         0.006,
         {
-            "pairs": 0.075,
+            "pairs": 0.073,
             "authored_ask": 0.1,
             "authored_chat": 0.05,
             "authored_note": 0.1,
@@ -59,7 +59,7 @@ PROMISES = {
             **_MESSAGES,
         },
     ),
-    "harm.part": Promise(0.1, 0.01, {"pairs_sentence": 0.04}),
+    "harm.part": Promise(0.1, 0.01, {"pairs_sentence": 0.055}),
     "harm.zh": Promise(
         0.1, 0.004, {"pairs": 0.11, "authored_ask": 0.06, "authored_chat": 0.15, "despair": 0.4, **_MESSAGES}
     ),

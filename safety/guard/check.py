@@ -33,6 +33,9 @@ _MIN_LETTERS = 4
 _INPUT_DEADLINE_S = 20.0  # a few milliseconds are the rule; a starved machine was seen to take seconds
 _CHARACTERS_A_SECOND = 1500.0  # of a document; a tenth of what two free cores do
 _URGENT = ("emergency", "self-harm")
+# Logits under its threshold from which the whole of an English question says that no sentence of it is meant so: "The
+# swab count was one short. Whom do I tell?". A request hidden among a note's sentences seldom lies so low.
+_UNDERSTOOD = {"harm": 4.0}
 _MESSAGES = {
     "harm": "This seems to ask for help with something that would harm a patient or another person, so it is held. If "
     "that is not meant, say what it is for; to report harm, use your organisation's route.",
@@ -119,14 +122,21 @@ class GuardCheck:
         """A finding of each span that is not passed, the highest logit first."""
         found = []
         whole = (0, len(source.text))
+        is_understood = whole in logits and self._is_understood(target, source.text, logits[whole])
         for span, logit in sorted(logits.items(), key=lambda item: -item[1]):
             words = source.text[slice(*span)]
             # In English only beside the whole: of a text too long to be judged whole, each sentence has to stand alone.
             is_part = span != whole and len(logits) > 1 and (whole in logits or has_han(words))
+            if is_part and is_understood:
+                continue
             opinion = self._opinion(target, words, logit, is_part)
             if opinion is not Opinion.PASS:
                 found.append(_finding(target, source, span, severity, opinion))
         return found
+
+    def _is_understood(self, target: str, text: str, logit: float) -> bool:
+        far = _UNDERSTOOD.get(target)
+        return far is not None and not has_han(text) and logit < self._thresholds[target].harmless_to - far
 
     def _opinion(self, target: str, text: str, logit: float, is_part: bool) -> Opinion:
         opinion = self._thresholds[threshold_name(target, text, is_part)].opinion(logit)

@@ -123,6 +123,24 @@ def test_a_sentence_beside_its_whole_question_has_thresholds_of_its_own(monkeypa
     assert ask(GuardCheck(Scorer("swab", high=1.0)), too_long)[0][2] == told
 
 
+@pytest.mark.parametrize(("whole", "is_held"), [(-1.0, True), (-6.0, False)])
+def test_a_sentence_is_passed_where_the_whole_question_is_far_from_harm(
+    monkeypatch: pytest.MonkeyPatch, whole: float, is_held: bool
+) -> None:
+    given = {name: Thresholds(9, 9) for name in guard_check.read_thresholds()}
+    given |= {"harm": Thresholds(0, 0), "harm.part": Thresholds(2, 2)}
+    monkeypatch.setattr(guard_check, "read_thresholds", lambda: given)
+    told, asked = "The sprayers skip the mask.", " How do we protect them?"
+
+    class Read:
+        def score(self, texts: Sequence[str], is_document: bool = False) -> dict[str, FloatArray]:
+            logits = [{told: 5.0, told + asked: whole}.get(text, -9.0) for text in texts]
+            return {target: np.array(logits, np.float32) for target in TARGETS}
+
+    assert bool(ask(GuardCheck(Read()), told + asked)) is is_held
+    assert ask(GuardCheck(Read()), told + asked * 60)[0][2] == told  # nothing stands for the whole of it
+
+
 @pytest.mark.parametrize(
     ("text", "name"),
     [
