@@ -31,6 +31,7 @@ _GAPS = {
     " ~ ": rf"(?:[\s,/(-]{{1,6}}{_NO_DENIAL}[\w'’.+%-]+){{0,3}}?[\s,/(-]{{1,6}}",
     " … ": rf"(?:[\s,/(-]{{1,6}}{_NO_DENIAL}[\w'’.:%°+/-]+){{0,8}}?[\s,/(-]{{1,6}}",
 }
+_GAP_BEFORE_SYMPTOM = re.compile(r"(\.\{0,\d+\})(?=(?:\(\?:)?[痛疼麻歪肿晕抖闷])")  # 胸口不疼 denies
 _LATIN_WORD = re.compile("[a-zñáéíóú]+")
 _BEFORE = 80  # characters in which somebody may have been named
 _TOLD = Phrases(cues()["told"])
@@ -187,5 +188,6 @@ def _expand(phrase: str, words: Mapping[str, str]) -> str:
     for mark, gap in _GAPS.items():
         phrase = phrase.replace(mark, gap)
     phrase = phrase.replace(" ?", r"[\s-]{0,4}").replace(" ", r"[\s,-]{1,6}")
+    phrase = _GAP_BEFORE_SYMPTOM.sub(r"\1(?<![不无冇])", phrase)
     is_whole = phrase[-1] == "?" or (phrase[-1].isalpha() and phrase[-2:-1] != "\\")  # "clots?" is not in "clothes"
     return rf"(?:{phrase})(?![a-z])" if is_whole else phrase

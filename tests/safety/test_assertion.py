@@ -39,6 +39,20 @@ from safety.assertion import Assertion, assess, scopes
         ("既往高血压,突发胸痛。", "胸痛", Assertion.PRESENT),
         ("如果头痛,按时吃药,胸痛。", "胸痛", Assertion.PRESENT),
         ("卒中史,已戒烟。", "卒中", Assertion.HISTORICAL),
+        # As in telegrams of notes.
+        ("Systems review negative including syncope.", "syncope", Assertion.NEGATED),
+        ("Type A dissection 2012, under the aortic clinic.", "Type A dissection", Assertion.HISTORICAL),
+        ("Prev cardiac arrest, battery check today.", "cardiac arrest", Assertion.HISTORICAL),
+        ("PPH with last baby, Hb now 128.", "PPH", Assertion.HISTORICAL),
+        ("Bleeding with last baby and now again.", "Bleeding", Assertion.PRESENT),
+        ("Mother: perforated ulcer.", "perforated ulcer", Assertion.FAMILY),
+        ("Dad stroke at 70, here for travel jabs.", "stroke", Assertion.FAMILY),
+        ("Dad has a stroke.", "stroke", Assertion.PRESENT),
+        ("Retinal detachment in dad, exam clear.", "Retinal detachment", Assertion.FAMILY),
+        ("He threatened to kill himself years ago.", "kill himself", Assertion.HISTORICAL),
+        ("姐姐昏迷过,我没有糖尿病。", "昏迷", Assertion.FAMILY),
+        ("姐姐今天昏迷过两次。", "昏迷", Assertion.PRESENT),
+        ("中暑?没有,就是晒黑了。", "中暑", Assertion.NEGATED),
     ],
 )
 def test_status(sentence: str, concept: str, status: Assertion) -> None:

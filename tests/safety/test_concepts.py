@@ -47,6 +47,8 @@ def found(text: str) -> set[str]:
         ("not making sense, sugar 2.1", "hypoglycaemia", True),
         ("患者突发胸痛", "chest-pain", True),
         ("否认胸痛", "chest-pain", False),
+        ("胸口不疼", "chest-pain", False),
+        ("胸口很疼", "chest-pain", True),
     ],
 )
 def test_a_concept_is_found_where_it_is_so(text: str, concept: str, is_found: bool) -> None:
