@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
+from itertools import groupby, pairwise
 
 from safety.cues import Cue, Phrases
 from safety.lexicon import cues
@@ -74,6 +75,10 @@ _IMMEDIATE = Cue(_CUES["immediate"])
 _PAST = Cue(_CUES["past"], extra=r"[(,–-]\s?(?:19|20)\d\d\b|\b(?:19|20)\d\d\W*$")
 _PRESENT = Cue(_CUES["present"])
 _SETTLED = Cue(_CUES["settled"])
+_RELAPSE = Cue(_CUES["relapse"])
+_CLAUSE = re.compile(
+    r"[,;:，；。]\s*|\.\s+|\s+(?=(?:but|and (?:now|today|is|has|this|currently|tonight))\b)|(?=但|现在|如今|目前)"
+)
 _OPTIONS = r"\ba[).] .{1,80}\bb[).] |\(a\) .{1,80}\(b\) |(?m:^)\s*q\d*[.:]"
 MAX_EXAM = 4000  # characters; a longer text is a record, whatever words stand in it
 _EXAM = Phrases(_CUES["exam"], extra=_OPTIONS)
@@ -81,8 +86,8 @@ _EXAM = Phrases(_CUES["exam"], extra=_OPTIONS)
 
 def assess(sentence: str, start: int, end: int) -> Assertion:
     """The status of sentence[start:end]. Where several scopes cover it, the first of negated, family, hypothetical,
-    historical, general. A negation must stand before it: "won't stop bleeding" holds a negation and is none. A sentence
-    that dates itself to the past and says nothing of now is historical as a whole."""
+    historical, general. A negation must stand before it: "won't stop bleeding" holds a negation and is none. Clauses
+    that are dated to the past and say nothing of now are historical."""
     lowered = lower(sentence)
     found = {
         scope.status
@@ -94,7 +99,7 @@ def assess(sentence: str, start: int, end: int) -> Assertion:
             return status
     if _is_general_question(lowered):
         return Assertion.GENERAL
-    return Assertion.HISTORICAL if _is_past(lowered) else Assertion.PRESENT
+    return Assertion.HISTORICAL if any(a <= start < b for a, b in _past(lowered)) else Assertion.PRESENT
 
 
 def scopes(sentence: str, is_literal: bool = False) -> tuple[Scope, ...]:
@@ -151,9 +156,22 @@ def _is_general_question(sentence: str) -> bool:
 
 
 @lru_cache(maxsize=512)
-def _is_past(sentence: str) -> bool:
-    """Dates what it says to the past, and says of nothing that it is so now."""
-    return _PAST.is_in(sentence) and not is_now(sentence)
+def _past(sentence: str) -> tuple[tuple[int, int], ...]:
+    """What a sentence dates to the past: all of it where it says of nothing that it is so now, else the clauses between
+    those that do ("abruption in last pregnancy, both well; today cervical screening"), unless it is back."""
+    if not _PAST.is_in(sentence):
+        return ()
+    if not is_now(sentence):
+        return ((0, len(sentence)),)
+    if _RELAPSE.is_in(sentence):
+        return ()
+    clauses = pairwise([0, *(match.end() for match in _CLAUSE.finditer(sentence)), len(sentence)])
+    stretches = []
+    for is_present, run in groupby(clauses, lambda clause: is_now(sentence[slice(*clause)])):
+        starts, ends = zip(*run, strict=True)
+        if not is_present and _PAST.is_in(sentence[starts[0] : ends[-1]]):
+            stretches.append((starts[0], ends[-1]))
+    return tuple(stretches)
 
 
 def _outside(taken: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
