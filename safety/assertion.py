@@ -94,6 +94,8 @@ def assess(sentence: str, start: int, end: int) -> Assertion:
         for scope in _scopes(lowered)
         if (scope.start <= start < scope.end if scope.status is Assertion.NEGATED else scope.start < end <= scope.end)
     }
+    if Assertion.HISTORICAL in found and _is_back(lowered):
+        found.remove(Assertion.HISTORICAL)
     for status in _ORDER:
         if status in found:
             return status
@@ -163,7 +165,7 @@ def _past(sentence: str) -> tuple[tuple[int, int], ...]:
         return ()
     if not is_now(sentence):
         return ((0, len(sentence)),)
-    if _RELAPSE.is_in(sentence):
+    if _is_back(sentence):
         return ()
     clauses = pairwise([0, *(match.end() for match in _CLAUSE.finditer(sentence)), len(sentence)])
     stretches = []
@@ -172,6 +174,12 @@ def _past(sentence: str) -> tuple[tuple[int, int], ...]:
         if not is_present and _PAST.is_in(sentence[starts[0] : ends[-1]]):
             stretches.append((starts[0], ends[-1]))
     return tuple(stretches)
+
+
+@lru_cache(maxsize=512)
+def _is_back(sentence: str) -> bool:
+    """Says that something past is so again."""
+    return is_now(sentence) and _RELAPSE.is_in(sentence)
 
 
 def _outside(taken: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
