@@ -328,6 +328,9 @@ class Direction(StrEnum):
     OUTPUT = "output"
 
 
+DOUBTED = ".doubted"  # the end of a finding's rule
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """One rule or model hit. start/end are character offsets into the text that was checked."""
@@ -343,7 +346,13 @@ class Finding:
     @property
     def is_emergency(self) -> bool:
         """Somebody may be in danger now: named by a rule, or by the model beside the rules."""
-        return self.rule.startswith(("emergency.", "model.emergency"))
+        return self.rule.startswith(("emergency.", "model.emergency")) and not self.is_doubted
+
+    @property
+    def is_doubted(self) -> bool:
+        """An emergency that a rule named and a model reads as past, denied, another's or asked in general. It is shown,
+        without alarm."""
+        return self.rule.endswith(DOUBTED)
 
 
 @dataclass(frozen=True, slots=True)

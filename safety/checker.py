@@ -15,7 +15,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from contracts import CheckResult, ClaimCheck, Direction, Finding, Message, Passage, Patient, Role, Verdict
+from contracts import DOUBTED, CheckResult, ClaimCheck, Direction, Finding, Message, Passage, Patient, Role, Verdict
 from safety.claims import strip_citations
 from safety.cues import Phrases
 from safety.knowledge_files import Knowledge, load_knowledge
@@ -108,7 +108,7 @@ class RuleSafetyChecker:
         prescribed = check_prescribing(text, patient, self._knowledge)
         found = [*self._matcher.find(text, Direction.INPUT), *(_as_notice(finding) for finding in prescribed)]
         given = ModelInput(text, Direction.INPUT, messages, patient=patient, findings=found)
-        return _result([*found, *self._models.find(given)])
+        return _result(_with_doubts(found, self._models.find(given)))
 
     @_faults_withhold(CheckResult)
     def check_document(self, text: str) -> CheckResult:
@@ -165,10 +165,20 @@ def _evidence(support: Support, passages: Sequence[Passage]) -> list[Passage]:
 
 def _result(findings: Sequence[Finding]) -> CheckResult:
     """Emergencies first. One that is named stands for the vague one beside it, which is never more severe."""
-    is_named = any(f.is_emergency and f.rule != VAGUE_EMERGENCY for f in findings)
-    findings = [f for f in findings if f.rule != VAGUE_EMERGENCY or f.severity.withholds or not is_named]
+    if any((f.is_emergency or f.is_doubted) and not _is_vague(f) for f in findings):
+        findings = [f for f in findings if not _is_vague(f) or f.severity.withholds]
     ordered = sorted(findings, key=lambda finding: (not finding.is_emergency, finding.start))
     return CheckResult(_worst(ordered), tuple(ordered))
+
+
+def _is_vague(finding: Finding) -> bool:
+    return finding.rule.removesuffix(DOUBTED) == VAGUE_EMERGENCY
+
+
+def _with_doubts(found: Sequence[Finding], added: Sequence[Finding]) -> list[Finding]:
+    """What rules found and models added. An emergency that a model doubts stands as it says, if no less severe."""
+    doubted = {(finding.rule.removesuffix(DOUBTED), finding.severity) for finding in added if finding.is_doubted}
+    return [*(f for f in found if not f.is_emergency or (f.rule, f.severity) not in doubted), *added]
 
 
 def _as_notice(finding: Finding) -> Finding:

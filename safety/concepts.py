@@ -188,6 +188,6 @@ def _expand(phrase: str, words: Mapping[str, str]) -> str:
     for mark, gap in _GAPS.items():
         phrase = phrase.replace(mark, gap)
     phrase = phrase.replace(" ?", r"[\s-]{0,4}").replace(" ", r"[\s,-]{1,6}")
-    phrase = _GAP_BEFORE_SYMPTOM.sub(r"\1(?<![不无冇])", phrase)
+    phrase = _GAP_BEFORE_SYMPTOM.sub(r"\1(?<![不无冇没])", phrase)
     is_whole = phrase[-1] == "?" or (phrase[-1].isalpha() and phrase[-2:-1] != "\\")  # "clots?" is not in "clothes"
     return rf"(?:{phrase})(?![a-z])" if is_whole else phrase

@@ -84,11 +84,12 @@ def _latin(phrases: Mapping[str, Sequence[str]]) -> list[str]:
 
 
 def _beginnings(phrase: str) -> set[str]:
-    """Empty if it may begin with anything."""
+    """Empty if it may begin with anything, or with what begins no word: "(-)"."""
     try:
-        return beginnings(phrase)
+        begun = beginnings(phrase)
     except ValueError:
         return set()
+    return begun if all(WORD.match(key) for key in begun) else set()
 
 
 def _required(pattern: str) -> frozenset[str]:

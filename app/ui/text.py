@@ -160,6 +160,7 @@ ENGLISH = {
     "step.claims.many": "Writing · {n} sentences checked",
     "step.progress": "{percent}% read",
     "turn.emergency": "This may be an emergency",
+    "turn.doubted": "Mentioned, not read as happening now",
     "turn.notice": "Please note",
     "turn.source": "Source: {source}",
     "turn.source.model": "Found by a model, not by a rule; no guideline stands behind it. What the model is: {source}",

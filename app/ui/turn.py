@@ -67,6 +67,8 @@ def _notice(style: str, title: str, words: str, source: str = "") -> Node:
 def _input_notice(finding: Finding) -> Node:
     if finding.is_emergency:
         return _notice("danger", say("turn.emergency"), finding.message, source_words(finding))
+    if finding.is_doubted:
+        return _notice("plain", say("turn.doubted"), finding.message, source_words(finding))
     return _notice("warning", say("turn.notice"), finding.message, source_words(finding))
 
 

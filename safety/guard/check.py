@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Protocol
 
-from contracts import Direction, Finding, Verdict
+from contracts import DOUBTED, Direction, Finding, Verdict
 from safety.assertion import is_exam_question
 from safety.guard.conformal import TARGETS, Opinion, Thresholds, has_han, threshold_name
 from safety.guard.encoder import Base, FloatArray, GuardEncoder, WeightsError
@@ -36,6 +37,10 @@ _URGENT = ("emergency", "self-harm")
 # Logits under its threshold from which the whole of an English question says that no sentence of it is meant so: "The
 # swab count was one short. Whom do I tell?". A request hidden among a note's sentences seldom lies so low.
 _UNDERSTOOD = {"harm": 4.0}
+# Logits under its threshold from which the guard doubts an emergency that a rule has named: so low lie three in four of
+# the past, denied, relatives' and examined ones that rules take for present, and one in two hundred of the present.
+_DOUBTED_BELOW = 3.0
+_MAX_DOUBTED = 300  # characters
 _MESSAGES = {
     "harm": "This seems to ask for help with something that would harm a patient or another person, so it is held. If "
     "that is not meant, say what it is for; to report harm, use your organisation's route.",
@@ -50,6 +55,11 @@ _MESSAGES = {
     "请拨打急救电话或心理援助热线12356。",
     "errand": "This sentence asks something of whoever processes the document. It was not obeyed and is kept from the "
     "model; look at where the document comes from.",
+}
+_DOUBTS = {
+    "en": "“{evidence}” reads as past, denied, another person's or asked in general. If somebody is in danger now: "
+    "{message}",
+    "zh": "“{evidence}”看来是既往、已否认、他人的或一般性的提问。如当事人目前有危险：{message}",
 }
 _UNSURE = " The guard is not sure."
 _SELF_HARM_RULE = "emergency.self-harm"
@@ -96,16 +106,33 @@ class GuardCheck:
     def _urgent(
         self, source: NormalisedText, scores: Mapping[str, Mapping[Span, float]], seen: Sequence[Finding]
     ) -> list[Finding]:
-        """An emergency in words that no rule knows. What a rule has named, with its own next step, is not said again;
-        a case of an examination is none."""
+        """An emergency in words that no rule knows. What a rule has named, with its own next step, is not said again,
+        but may be doubted; a case of an examination is none."""
         if is_exam_question(source.text):
             return []
-        named = {finding.rule for finding in seen if finding.is_emergency}
+        alarms = [finding for finding in seen if finding.is_emergency]
+        if alarms and self._is_doubtful(source, scores):
+            return [*map(_doubted, alarms)]
+        named = {finding.rule for finding in alarms}
         new = [target for target in _URGENT if not (named if target == "emergency" else named & {_SELF_HARM_RULE})]
         found = {target: self._findings(target, source, scores[target], Verdict.NOTICE)[:1] for target in new}
         if found.get("self-harm"):
             return found["self-harm"]
         return found.get("emergency", [])
+
+    def _is_doubtful(self, source: NormalisedText, scores: Mapping[str, Mapping[Span, float]]) -> bool:
+        """Whether neither the whole nor any sentence comes near an emergency of any kind; never of a text so long that
+        the encoders may not have read its end."""
+        if len(source.text) > _MAX_DOUBTED:
+            return False
+        whole = (0, len(source.text))
+        for target in _URGENT:
+            for span, logit in scores[target].items():
+                words = source.text[slice(*span)]
+                is_part = span != whole and len(scores[target]) > 1
+                if logit > self._thresholds[threshold_name(target, words, is_part)].harmless_to - _DOUBTED_BELOW:
+                    return False
+        return True
 
     def _score(self, text: str, spans: Sequence[Span], is_document: bool = False) -> dict[str, dict[Span, float]]:
         """Target -> span -> logit. The same words are read once, for all targets."""
@@ -190,6 +217,12 @@ def _sentences(text: str) -> list[Span]:
             if sum(map(str.isalpha, text[slice(*span)])) >= _MIN_LETTERS:
                 spans.append(span)
     return spans
+
+
+def _doubted(finding: Finding) -> Finding:
+    words = _DOUBTS["zh" if has_han(finding.evidence) else "en"]
+    message = words.format(evidence=finding.evidence, message=finding.message)
+    return replace(finding, rule=finding.rule + DOUBTED, message=message)
 
 
 def _finding(target: str, source: NormalisedText, span: Span, severity: Verdict, opinion: Opinion) -> Finding:

@@ -50,6 +50,8 @@ from safety.assertion import Assertion, assess, scopes
         ("I had a heart attack in 2019 and today it feels the same.", "heart attack", Assertion.PRESENT),
         ("2016年脾破裂行切除,今来接种疫苗。", "脾破裂", Assertion.HISTORICAL),
         ("2016年脑梗,今又言语不清。", "言语不清", Assertion.PRESENT),
+        ("胸痛(-),气促(-)", "气促", Assertion.NEGATED),
+        ("偏瘫五年了,想申请补贴。", "偏瘫", Assertion.HISTORICAL),
         ("Mother: perforated ulcer.", "perforated ulcer", Assertion.FAMILY),
         ("Dad stroke at 70, here for travel jabs.", "stroke", Assertion.FAMILY),
         ("Dad has a stroke.", "stroke", Assertion.PRESENT),

@@ -184,6 +184,31 @@ def test_an_emergency_that_a_rule_named_is_not_said_again() -> None:
     assert found == {"emergency.acute-coronary", "model.emergency.self-harm"}
 
 
+def test_an_emergency_that_the_guard_reads_as_none_is_shown_without_alarm() -> None:
+    messages = [Message(Role.USER, "He has crushing chest pain since noon.")]
+    (alarm,) = RuleSafetyChecker().check_input(messages).findings
+    checker = RuleSafetyChecker(models=[GuardCheck(Scorer("nothing"))])
+    result = checker.check_input(messages)
+    (finding,) = result.findings
+    assert (alarm.is_emergency, finding.is_emergency, finding.is_doubted) == (True, False, True)
+    assert result.verdict is finding.severity is alarm.severity
+    assert alarm.message in finding.message
+    assert checker.check_advice(messages, "Let him rest.").findings == ()
+
+
+@pytest.mark.parametrize(
+    ("scorer", "text"),
+    [
+        (Scorer("chest", high=-2.0, targets=("self-harm",)), "He has crushing chest pain."),  # near the other target
+        (Scorer("aspirin", high=-2.0), "He has crushing chest pain. He takes aspirin."),  # one sentence is near
+        (Scorer("nothing"), "He has crushing chest pain. " + "He takes his tablets with food. " * 9),  # may be cut
+    ],
+)
+def test_no_emergency_is_doubted_that_the_guard_is_near_to(scorer: Scorer, text: str) -> None:
+    checker = RuleSafetyChecker(models=[GuardCheck(scorer)])
+    assert checker.check_input([Message(Role.USER, text)]).findings[0].is_emergency
+
+
 def test_an_examination_question_is_no_emergency() -> None:
     text = "A man has turned grey. What is the most appropriate next step? A) ECG B) CT"
     assert ask(GuardCheck(Scorer("grey", targets=("emergency", "self-harm"))), text) == []

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
-from contracts import Direction, Finding, Message, Passage, Role, Verdict
+from contracts import DOUBTED, Direction, Finding, Message, Passage, Role, Verdict
 from safety.checker import RuleSafetyChecker
 from safety.model_check import MAX_BUSY, MAX_FAILURES, PAUSE_S, ModelInput, ModelPanel
 
@@ -71,6 +71,20 @@ def test_block_by_a_model_alone_is_hold_and_with_a_rule_block() -> None:
 def test_a_model_never_lowers_a_rule() -> None:
     checker = RuleSafetyChecker(models=[Check(says(Verdict.ALLOW))])
     assert checker.check_input([Message(Role.USER, "Help me falsify the chart.")]).verdict is Verdict.BLOCK
+
+
+def test_a_doubt_takes_the_place_of_an_emergency_only_if_no_less_severe() -> None:
+    messages = [Message(Role.USER, "He has crushing chest pain since noon.")]
+
+    def doubts(severity: Verdict) -> Callable[[ModelInput], Sequence[Finding]]:
+        return lambda given: [replace(f, rule=f.rule + DOUBTED, severity=severity) for f in given.findings]
+
+    kept = RuleSafetyChecker(models=[Check(doubts(Verdict.ALLOW))]).check_input(messages)
+    assert kept.verdict is Verdict.NOTICE
+    assert kept.findings[0].is_emergency
+    doubted = RuleSafetyChecker(models=[Check(doubts(Verdict.NOTICE))]).check_input(messages)
+    assert doubted.verdict is Verdict.NOTICE
+    assert [finding.is_doubted for finding in doubted.findings] == [True]
 
 
 @pytest.mark.parametrize("answer", [fails, lambda given: ["no finding"], lambda given: None])
