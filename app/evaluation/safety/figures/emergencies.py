@@ -42,6 +42,7 @@ def run(bench: Bench) -> Sequence[Rate]:
         *_colloquial(bench, alone, "emergencies_calmed.yaml", "feared and settled"),
         *_colloquial(bench, alone, "emergencies_latest.yaml", "latest", is_unread=True),
         *_colloquial(bench, alone, "emergencies_asked.yaml", "asked", is_unread=True),
+        *plain(bench, "emergencies_plain.yaml", (0.99, 0.02)),
     ]
 
 
@@ -60,6 +61,14 @@ def _colloquial(
         *rates(bench, name, danger, calm, (0.95, 0.02), is_unread),
         *rates(alone, f"{name}, rules alone", danger, calm, (0.0, 0.02), is_unread),
     ]
+
+
+def plain(bench: Bench, file: str, goals: tuple[float, float]) -> Iterator[Rate]:
+    """As a hospital gets them, in each language."""
+    data = read(file)
+    for code, language in (("en", "English"), ("zh", "Chinese")):
+        name = f"plain, {language}"
+        yield from rates(bench, name, data[f"{code}_present"], data[f"{code}_absent"], goals, is_unread=True)
 
 
 def read(file: str) -> dict[str, Any]:
@@ -134,7 +143,10 @@ FIGURE = Figure(
         "since; by the first weights and rules 47 of 50 were recalled and 12 of 50 false alarms. “Feared and "
         "settled”: written before the rules for it, which noticed 57 % of the settled ones before and 7 % at first "
         "sight. “Asked”: dangers and harmless matters put as questions, in a voice that no training has seen, not "
-        "read; written once it was seen that of 28 dangers put so the rules recalled 13, with the head 16."
+        "read; written once it was seen that of 28 dangers put so the rules recalled 13, with the head 16. “Plain”: "
+        "notes, messages and questions as a hospital gets them, calm ones denied, past, of relatives and of "
+        "examinations, by authors who knew neither rules nor training, not read; at first sight of the rules of the "
+        "day before, on a list of the same kinds read since, 97 and 90 % were recalled and 15 and 24 % false alarms."
     ),
     peer="symptom checkers 49–90 % (Semigran, BMJ 2015)",
     run=run,
