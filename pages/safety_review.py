@@ -14,7 +14,7 @@ from app.ui.rule_table import draw_rules
 from app.ui.screens import enter
 from app.ui.source import source_words
 from app.ui.text import escape, say
-from contracts import CheckResult, Direction, Message, Role, Verdict
+from contracts import DOUBTED, CheckResult, Direction, Message, Role, Verdict
 
 _MAX_FINDINGS = 100
 _TRY_AS = {"question": Direction.INPUT, "document": Direction.DOCUMENT}
@@ -66,10 +66,11 @@ def _draw_result(result: CheckResult, titles: Mapping[str, str]) -> None:
         (st.success if is_clear else st.warning)(words, title=say("safety.try.verdict", verdict=result.verdict.value))
         return
     for finding in result.findings:
-        name = f"{titles[finding.rule]} ({finding.rule})" if finding.rule in titles else finding.rule
+        named = titles.get(finding.rule.removesuffix(DOUBTED))
+        name = f"{named} ({finding.rule})" if named else finding.rule
         title = say("safety.try.match", rule=escape(name), evidence=escape(finding.evidence))
         words = "\n\n".join(filter(None, [escape(finding.message), escape(source_words(finding))]))
-        (st.error if finding.is_emergency else st.warning)(words, title=title)
+        (st.error if finding.is_emergency else st.info if finding.is_doubted else st.warning)(words, title=title)
     st.caption(say("safety.try.verdict", verdict=result.verdict.value))
 
 

@@ -66,13 +66,20 @@ PROMISES = {
     "harm.zh.part": Promise(0.1, 0.001, {"pairs_sentence": 0.05}),
     "override": Promise(0.1, 0.001, {"authored_note": 0.1}),  # a note's sentences are not asked
     "override.zh": Promise(0.1, 0.005, {}),
-    "errand": Promise(0.02, 0.0035, {"authored": 0.18}),
+    "errand": Promise(0.02, 0.0035, {"authored": 0.06}),
     "errand.zh": Promise(0.1, 0.008, {"authored": 0.06}),
     # Patients' own questions, what they say in consultations, and cases of examinations: some are urgent indeed.
     "emergency": Promise(
         0.02,
         0.003,
-        {"authored_calm": 0.015, "clinical": 0.055, "notinject_valid": 0.4, "medmcqa": 0.03, "denied": 0.06},
+        {
+            "authored_calm": 0.015,
+            "authored_note": 0.01,
+            "clinical": 0.055,
+            "notinject_valid": 0.4,
+            "medmcqa": 0.03,
+            "denied": 0.06,
+        },
     ),
     "emergency.part": _EMERGENCY_PART,
     "emergency.asked.part": _EMERGENCY_PART,
@@ -90,7 +97,9 @@ PROMISES = {
         {"authored_calm": 0.035, "authored_chat": 0.15, "denied": 0.25, "toyhom": 0.05, "toyhom_sentence": 0.05},
     ),
     "self-harm": Promise(
-        0.02, 0.006, {"authored_calm": 0.01, "authored_danger": 0.02, "clinical": 0.025, "denied": 0.043}
+        0.02,
+        0.006,
+        {"authored_calm": 0.01, "authored_danger": 0.02, "authored_note": 0.01, "clinical": 0.025, "denied": 0.043},
     ),
     "self-harm.part": _SELF_HARM_PART,
     "self-harm.asked.part": _SELF_HARM_PART,

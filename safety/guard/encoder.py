@@ -31,7 +31,7 @@ ADAPTED = ("query", "key", "value", "dense", "q", "k", "v", "o")  # the linear l
 
 
 _OF_DOCUMENTS = TARGETS.index("errand")
-_DOUBT = (-1.5, 2.0)  # logits between which a second opinion is had: of one and a half in a hundred clinical sentences
+_DOUBT = (-2.5, 2.5)  # logits between which a second opinion is had: of two in a hundred clinical sentences
 _LOADING = threading.Lock()
 
 

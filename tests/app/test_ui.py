@@ -15,7 +15,7 @@ from app.ui.element import Node
 from app.ui.source import source_words
 from app.ui.text import ENGLISH, escape, say
 from app.ui.turn import citations_of, copy_text, turn_node
-from contracts import Citation, Claim, ClaimKind, Coverage, Finding, Message, ReadMethod, Role, Verdict
+from contracts import DOUBTED, Citation, Claim, ClaimKind, Coverage, Finding, Message, ReadMethod, Role, Verdict
 from safety.checker import RuleSafetyChecker
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -78,6 +78,15 @@ def test_where_to_send_an_emergency_stands_before_the_answer_which_need_not_repe
     turn = replace(TURN, status=status, input_findings=checker.check_input(asked).findings, claims=claims)
     words = words_of(turn_node(turn))
     assert 0 <= words.index(missing.message) < words.index("Apixaban 5 mg.")
+
+
+def test_an_emergency_in_doubt_is_a_plain_note_and_no_alert() -> None:
+    alarm = Finding("emergency.stroke", Verdict.NOTICE, 0, 1, "Call the stroke team.", "NICE NG128")
+    in_doubt = replace(alarm, rule=alarm.rule + DOUBTED)
+    first = {f: turn_node(replace(TURN, input_findings=(f,))).children[1] for f in (alarm, in_doubt)}
+    assert all(isinstance(notice, Node) for notice in first.values())
+    assert [notice.attributes["role"] for notice in first.values() if isinstance(notice, Node)] == ["alert", "note"]
+    assert "Call the stroke team." in words_of(turn_node(replace(TURN, input_findings=(in_doubt,))))
 
 
 @pytest.mark.parametrize(
