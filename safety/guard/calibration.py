@@ -48,7 +48,7 @@ PROMISES = {
         0.01,
         0.006,
         {
-            "pairs": 0.073,
+            "pairs": 0.069,
             "authored_ask": 0.1,
             "authored_chat": 0.05,
             "authored_note": 0.1,
@@ -66,7 +66,7 @@ PROMISES = {
     "harm.zh.part": Promise(0.1, 0.001, {"pairs_sentence": 0.05}),
     "override": Promise(0.1, 0.001, {"authored_note": 0.1}),  # a note's sentences are not asked
     "override.zh": Promise(0.1, 0.005, {}),
-    "errand": Promise(0.02, 0.0035, {"authored": 0.06}),
+    "errand": Promise(0.02, 0.0035, {"authored": 0.08}),
     "errand.zh": Promise(0.1, 0.008, {"authored": 0.06}),
     # Patients' own questions, what they say in consultations, and cases of examinations: some are urgent indeed.
     "emergency": Promise(

@@ -37,9 +37,9 @@ _URGENT = ("emergency", "self-harm")
 # Logits under its threshold from which the whole of an English question says that no sentence of it is meant so: "The
 # swab count was one short. Whom do I tell?". A request hidden among a note's sentences seldom lies so low.
 _UNDERSTOOD = {"harm": 4.0}
-# Logits under its threshold from which the guard doubts an emergency that a rule has named. So low lie two in five of
-# dev's past, denied, relatives' and examined ones that rules take for present, and none of 1,224 dangers.
-_DOUBTED_BELOW = 4.0
+# Logits under its threshold from which the guard doubts an emergency that a rule has named. So low lies a third of the
+# past, denied, relatives' and examined ones that rules take for present, and none of 2,494 dangers; see MODEL_CARD.md.
+_DOUBTED_BELOW = 4.5
 _MAX_DOUBTED = 300  # characters
 _MESSAGES = {
     "harm": "This seems to ask for help with something that would harm a patient or another person, so it is held. If "
