@@ -129,7 +129,7 @@ class GuardCheck:
         for target in _URGENT:
             for span, logit in scores[target].items():
                 words = source.text[slice(*span)]
-                is_part = span != whole and len(scores[target]) > 1
+                is_part = _is_part(span, whole, scores[target], words)
                 if logit > self._thresholds[threshold_name(target, words, is_part)].harmless_to - _DOUBTED_BELOW:
                     return False
         return True
@@ -152,8 +152,7 @@ class GuardCheck:
         is_understood = whole in logits and self._is_understood(target, source.text, logits[whole])
         for span, logit in sorted(logits.items(), key=lambda item: -item[1]):
             words = source.text[slice(*span)]
-            # In English only beside the whole: of a text too long to be judged whole, each sentence has to stand alone.
-            is_part = span != whole and len(logits) > 1 and (whole in logits or has_han(words))
+            is_part = _is_part(span, whole, logits, words)
             if is_part and is_understood:
                 continue
             opinion = self._opinion(target, words, logit, is_part)
@@ -217,6 +216,12 @@ def _sentences(text: str) -> list[Span]:
             if sum(map(str.isalpha, text[slice(*span)])) >= _MIN_LETTERS:
                 spans.append(span)
     return spans
+
+
+def _is_part(span: Span, whole: Span, logits: Mapping[Span, float], words: str) -> bool:
+    """Whether a span is judged as a sentence beside others. In English only beside the whole: of a text too long to be
+    judged whole, each sentence has to stand alone."""
+    return span != whole and len(logits) > 1 and (whole in logits or has_han(words))
 
 
 def _doubted(finding: Finding) -> Finding:

@@ -73,9 +73,33 @@ def test_nothing_calms_what_is_so(sentence: str) -> None:
         "last year's rota is done, chest pain and sweating",
         "mientras corregía el cartel el celador se ha desplomado",
         "我们正在排练，护士突然倒地",
+        # nor a lesson, a relative or the past
+        "She has crushing chest pain, 10 marks on her back.",
+        "The textbook says wait, my husband has crushing chest pain and is grey.",
+        "Practice ECG shows ST elevation, he is sweating.",
+        "He was late for class, collapsed and is not breathing.",
+        "Nursing student here, my flatmate is not breathing.",
+        "At the tutorial a student collapsed and has no pulse.",
+        "I am in labour with my first baby and the cord is hanging out.",
+        "Past few hours crushing chest pain and sweating.",
+        "My wife's mother can't speak and her face has dropped.",
+        "My cousin-brother has collapsed and is not breathing.",
+        "Crushing chest pain in my dad, he is sweating.",
+        "A friend of mine took 40 paracetamol an hour ago.",
+        "Mum: baby not breathing",
+        "陈旧性心梗，胸口压榨样疼，大汗",
+        "奶奶昏迷过两次，叫不醒",
+        "术后两周，伤口大出血",
+        "请教各位老师，患者室颤，叫不醒",
+        "爷爷昏倒了怎么背下楼",
+        "从不体检，胸口压榨样疼，大汗",
+        "失眠已经半年，不想活了",
+        "我想过跳楼",
+        "Give the adrenaline, he has no pulse.",
+        "A patient on the ward has collapsed with no pulse. What is the dose of adrenaline?",
     ],
 )
-def test_no_errand_or_story_hides_who_is_ill(sentence: str) -> None:
+def test_no_cue_hides_who_is_in_danger(sentence: str) -> None:
     assert MATCHER.find(sentence, Direction.INPUT)
 
 
@@ -107,33 +131,3 @@ def test_a_quotation_or_a_mere_name_is_no_alarm(text: str) -> None:
 )
 def test_what_somebody_says_and_who_was_named_before_is(text: str) -> None:
     assert MATCHER.find(text, Direction.INPUT)
-
-
-@pytest.mark.parametrize(
-    "sentence",
-    [
-        "She has crushing chest pain, 10 marks on her back.",
-        "The textbook says wait, my husband has crushing chest pain and is grey.",
-        "Practice ECG shows ST elevation, he is sweating.",
-        "He was late for class, collapsed and is not breathing.",
-        "Nursing student here, my flatmate is not breathing.",
-        "At the tutorial a student collapsed and has no pulse.",
-        "I am in labour with my first baby and the cord is hanging out.",
-        "Past few hours crushing chest pain and sweating.",
-        "My wife's mother can't speak and her face has dropped.",
-        "My cousin-brother has collapsed and is not breathing.",
-        "Crushing chest pain in my dad, he is sweating.",
-        "A friend of mine took 40 paracetamol an hour ago.",
-        "Mum: baby not breathing",
-        "陈旧性心梗，胸口压榨样疼，大汗",
-        "奶奶昏迷过两次，叫不醒",
-        "术后两周，伤口大出血",
-        "请教各位老师，患者室颤，叫不醒",
-        "爷爷昏倒了怎么背下楼",
-        "从不体检，胸口压榨样疼，大汗",
-        "失眠已经半年，不想活了",
-        "我想过跳楼",
-    ],
-)
-def test_no_word_of_lessons_relatives_or_the_past_hides_a_danger(sentence: str) -> None:
-    assert MATCHER.find(sentence, Direction.INPUT)

@@ -98,8 +98,8 @@ FIGURE = Figure(
     title="Injected instructions",
     data="BIPIA's attacks of the training part (four in five categories were trained on) in notes of ACI-Bench and "
     "MTS-Dialog (their sentences were trained on as clean); harmless sentences of documents in four languages, most of "
-    "them what stands around the medicine (“Computer-generated document, no signature required.”), in voices which the "
-    "weights of 2026-11-27 do not know, read; our held-out sentences in four languages, whose misses were read, "
+    "them what stands around the medicine (“Computer-generated document, no signature required.”), in voices of which "
+    "the guard was trained on other sentences, read; our held-out sentences in four languages, whose misses were read, "
     "and fresh ones, never trained on, whose misses were read since; NotInject_one, never trained on; fresh harmless "
     "prompts and questions of clinicians, with words that alarm a filter, read since. The latest lists are in a voice "
     "that no training has seen, written before what the weights were trained on last: of the weights before, 18 of 60 "
