@@ -30,6 +30,16 @@ class Pair:
 
 
 @dataclass(frozen=True, slots=True)
+class Twin:
+    """The same danger, told as it is now and as it is not: denied, past, another person's, of an examination."""
+
+    kind: str  # danger, self-harm or mixed
+    now: str
+    calm: str
+    split: str
+
+
+@dataclass(frozen=True, slots=True)
 class Sentence:
     kind: str  # the heading's first word: a language, or what the sentence is
     split: str
@@ -44,11 +54,17 @@ def read_pairs() -> list[Pair]:
         for heading, line in _read_lists(path):
             act, _, named = heading.partition(" ")
             split = _known_split(path, heading, named or _hashed_split(act))
-            harmful, bar, legitimate = line.partition(" | ")
-            if not bar or not harmful.strip() or not legitimate.strip():
-                raise ValueError(f"{path.name}: {line!r} is no pair; write “harmful | legitimate”.")
-            pairs.append(Pair(act, harmful.strip(), legitimate.strip(), split))
+            pairs.append(Pair(act, *_sides(path, line), split))
     return pairs
+
+
+def read_twins() -> list[Twin]:
+    """The twins of data/twins.txt. Raises ValueError for a heading without a split and a line that is none."""
+    path, twins = DATA / "twins.txt", []
+    for heading, line in _read_lists(path):
+        kind, _, split = heading.partition(" ")
+        twins.append(Twin(kind, *_sides(path, line), _known_split(path, heading, split)))
+    return twins
 
 
 def read_sentences(name: str) -> list[Sentence]:
@@ -69,6 +85,13 @@ def read_emergencies() -> list[Sentence]:
         hashed = "dev" if crc32(line.encode()) % 5 == 0 else "train"
         sentences.append(Sentence(kind, _known_split(path, heading, named or hashed), line))
     return sentences
+
+
+def _sides(path: Path, line: str) -> tuple[str, str]:
+    first, bar, second = map(str.strip, line.partition(" | "))
+    if not bar or not first or not second:
+        raise ValueError(f"{path.name}: {line!r} is no pair; write its two sides with “ | ” between them.")
+    return first, second
 
 
 def _hashed_split(act: str) -> str:

@@ -12,13 +12,13 @@ import json
 import lzma
 import random
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from zlib import crc32
 
-from safety.guard.authored import read_emergencies, read_filled, read_pairs, read_sentences
+from safety.guard.authored import read_emergencies, read_filled, read_pairs, read_sentences, read_twins
 from safety.guard.conformal import has_han
 from safety.sentences import sentence_spans
 
@@ -34,7 +34,7 @@ class Example:
     source: str
     split: str  # train, dev, held or fresh
     weight: float = 1.0
-    pair: str = ""  # the harmful side of the minimal pair that it belongs to
+    pair: str = ""  # which minimal pair it belongs to
 
 
 def read_corpus(target: str, data: Path) -> list[Example]:
@@ -61,6 +61,9 @@ def _harm(data: Path) -> Iterator[Example]:
         yield Example(sentence.text, False, sentence.kind, sentence.split, 5.0)
     for sentence in read_emergencies():
         yield Example(sentence.text, False, f"authored_{sentence.kind}", sentence.split, 2.0)
+    for twin in read_twins():
+        for text in (twin.now, twin.calm):
+            yield Example(text, False, "twin", twin.split, 1.0)
     for pair in read_filled():
         yield Example(pair.harmful, True, "filled", "train", 1.0, pair.harmful)
         yield Example(pair.legitimate, False, "filled", "train", 1.0, pair.harmful)
@@ -113,20 +116,28 @@ def _errand(data: Path) -> Iterator[Example]:
 
 def _emergency(data: Path) -> Iterator[Example]:
     """What says that somebody is in danger now, by himself too; a question of knowledge does not."""
-    return _in_danger(("danger", "self-harm"), data)
+    return _in_danger(("danger", "self-harm", "mixed"), data)
 
 
 def _self_harm(data: Path) -> Iterator[Example]:
     return _in_danger(("self-harm",), data)
 
 
-def _in_danger(kinds: Collection[str], data: Path) -> Iterator[Example]:
+def _in_danger(kinds: Sequence[str], data: Path) -> Iterator[Example]:
     named = [(sentence, f"authored_{sentence.kind}", sentence.kind in kinds) for sentence in read_emergencies()]
     named += [(sentence, sentence.kind, sentence.kind == "despair") for sentence in read_sentences("despair")]
     for sentence, source, is_positive in named:
         yield Example(sentence.text, is_positive, source, sentence.split, 4.0)
         if sentence.split == "dev" and not is_positive and not has_han(sentence.text):
             yield from _parts(sentence.text, source)
+    for twin in read_twins():
+        if twin.kind in kinds:  # their sides come together, and what tells them apart is what is learnt
+            pair = f"{kinds[-1]}: {twin.now}"  # its own for each target
+            yield Example(twin.now, True, "twin", twin.split, 4.0, pair)
+            yield Example(twin.calm, False, "twin", twin.split, 4.0, pair)
+        elif twin.kind != "mixed":
+            yield Example(twin.now, False, "twin_danger", twin.split, 2.0)
+            yield Example(twin.calm, False, "twin", twin.split, 2.0)
     for sentence in read_sentences("benign"):
         if sentence.kind != "ask":  # clinicians ask about emergencies too
             yield Example(sentence.text, False, f"authored_{sentence.kind}", sentence.split, 2.0)

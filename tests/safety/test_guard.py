@@ -16,7 +16,7 @@ from contracts import Direction, GenerationEnd, Message, ModelInfo, Role, TextCh
 from safety.checker import RuleSafetyChecker
 from safety.guard import check as guard_check
 from safety.guard import weights_file
-from safety.guard.authored import SPLITS, read_filled, read_pairs, read_sentences
+from safety.guard.authored import SPLITS, read_filled, read_pairs, read_sentences, read_twins
 from safety.guard.calibration import choose_thresholds
 from safety.guard.check import ENCODERS, GuardCheck, build_guard, weights_of
 from safety.guard.conformal import TARGETS, Opinion, Thresholds, threshold_name
@@ -58,6 +58,16 @@ def test_authored_sentences_are_enough_and_split_by_act() -> None:
     assert {s.kind.partition("-")[0] for s in read_sentences("injections")} == {"en", "zh", "es", "fr"}
     held = {pair.harmful for pair in pairs if pair.split in ("held", "fresh", "latest")}
     assert not held & {pair.harmful for pair in read_filled()}
+
+
+def test_twins_tell_the_same_danger_apart_and_of_self_harm_only_where_it_is_known() -> None:
+    twins = read_twins()
+    assert {twin.kind for twin in twins} == {"danger", "self-harm", "mixed"}
+    assert {twin.split for twin in twins} == {"train", "dev"}
+    assert not {twin.now for twin in twins} & {twin.calm for twin in twins}
+    assert not {t for twin in twins if twin.split == "dev" for t in (twin.now, twin.calm)} & {
+        t for twin in twins if twin.split == "train" for t in (twin.now, twin.calm)
+    }
 
 
 def test_ngrams_ignore_case_and_the_value_of_numbers() -> None:
