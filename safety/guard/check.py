@@ -41,6 +41,7 @@ _UNDERSTOOD = {"harm": 4.0}
 # past, denied, relatives' and examined ones that rules take for present, and none of 2,494 dangers; see MODEL_CARD.md.
 _DOUBTED_BELOW = 4.5
 _MAX_DOUBTED = 300  # characters
+_OF_EXAM = 2.0  # logits more that it takes in an examination question: "Not an exam: woman at 34 weeks fitting"
 _MESSAGES = {
     "harm": "This seems to ask for help with something that would harm a patient or another person, so it is held. If "
     "that is not meant, say what it is for; to report harm, use your organisation's route.",
@@ -107,15 +108,14 @@ class GuardCheck:
         self, source: NormalisedText, scores: Mapping[str, Mapping[Span, float]], seen: Sequence[Finding]
     ) -> list[Finding]:
         """An emergency in words that no rule knows. What a rule has named, with its own next step, is not said again,
-        but may be doubted; a case of an examination is none."""
-        if is_exam_question(source.text):
-            return []
+        but may be doubted."""
         alarms = [finding for finding in seen if finding.is_emergency]
         if alarms and self._is_doubtful(source, scores):
             return [*map(_doubted, alarms)]
         named = {finding.rule for finding in alarms}
         new = [target for target in _URGENT if not (named if target == "emergency" else named & {_SELF_HARM_RULE})]
-        found = {target: self._findings(target, source, scores[target], Verdict.NOTICE)[:1] for target in new}
+        more = _OF_EXAM if is_exam_question(source.text) else 0.0
+        found = {target: self._findings(target, source, scores[target], Verdict.NOTICE, more)[:1] for target in new}
         if found.get("self-harm"):
             return found["self-harm"]
         return found.get("emergency", [])
@@ -144,9 +144,9 @@ class GuardCheck:
         return {t: {span: float(logits[places[text[slice(*span)]]]) for span in spans} for t, logits in scores.items()}
 
     def _findings(
-        self, target: str, source: NormalisedText, logits: Mapping[Span, float], severity: Verdict
+        self, target: str, source: NormalisedText, logits: Mapping[Span, float], severity: Verdict, more: float = 0.0
     ) -> list[Finding]:
-        """A finding of each span that is not passed, the highest logit first."""
+        """A finding of each span that is not passed, the highest logit first; more: how far above the thresholds."""
         found = []
         whole = (0, len(source.text))
         is_understood = whole in logits and self._is_understood(target, source.text, logits[whole])
@@ -155,7 +155,7 @@ class GuardCheck:
             is_part = _is_part(span, whole, logits, words)
             if is_part and is_understood:
                 continue
-            opinion = self._opinion(target, words, logit, is_part)
+            opinion = self._opinion(target, words, logit - more, is_part)
             if opinion is not Opinion.PASS:
                 found.append(_finding(target, source, span, severity, opinion))
         return found

@@ -18,7 +18,7 @@ from safety.guard import check as guard_check
 from safety.guard import weights_file
 from safety.guard.authored import SPLITS, read_filled, read_pairs, read_sentences, read_twins
 from safety.guard.calibration import choose_thresholds
-from safety.guard.check import ENCODERS, GuardCheck, build_guard, weights_of
+from safety.guard.check import ENCODERS, GuardCheck, build_guard, read_thresholds, weights_of
 from safety.guard.conformal import TARGETS, Opinion, Thresholds, threshold_name
 from safety.guard.corpus import Example
 from safety.guard.encoder import Base, FloatArray, GuardEncoder, WeightsError
@@ -219,9 +219,10 @@ def test_no_emergency_is_doubted_that_the_guard_is_near_to(scorer: Scorer, text:
     assert checker.check_input([Message(Role.USER, text)]).findings[0].is_emergency
 
 
-def test_an_examination_question_is_no_emergency() -> None:
-    text = "A man has turned grey. What is the most appropriate next step? A) ECG B) CT"
-    assert ask(GuardCheck(Scorer("grey", targets=("emergency", "self-harm"))), text) == []
+def test_an_examination_question_is_no_emergency_unless_the_guard_is_sure() -> None:
+    text, limit = "OSCE station: a man has turned grey.", read_thresholds()["emergency"].harmful_from
+    assert ask(GuardCheck(Scorer("grey", high=limit + 1.0, targets=("emergency",))), text) == []
+    assert ask(GuardCheck(Scorer("grey", high=limit + 3.0, targets=("emergency",))), text) != []
 
 
 def test_hidden_letters_do_not_hide_a_sentence_and_spans_are_of_the_raw_text() -> None:
