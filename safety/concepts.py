@@ -22,7 +22,7 @@ from safety.assertion import Assertion, assess, is_now
 from safety.beginnings import MAX_KEY, WORD, beginnings, keys_of
 from safety.calm import ALWAYS, Calm, is_somebody_ill, reasons
 from safety.cues import Phrases
-from safety.lexicon import concepts, cues
+from safety.lexicon import concepts, cues, fill
 from safety.required import required
 
 PAGE = 2000  # characters; a page needs a few milliseconds
@@ -35,7 +35,6 @@ _GAP_BEFORE_SYMPTOM = re.compile(r"(\.\{0,\d+\})(?=(?:\(\?:)?[痛疼麻歪肿晕
 _LATIN_WORD = re.compile("[a-zñáéíóú]+")
 _BEFORE = 80  # characters in which somebody may have been named
 _TOLD = Phrases(cues()["told"])
-_NAMED = re.compile(r"<(\w+)>")
 
 
 class Hit(NamedTuple):
@@ -184,7 +183,7 @@ def _written() -> list[_Written]:
 
 
 def _expand(phrase: str, words: Mapping[str, str]) -> str:
-    phrase = _NAMED.sub(lambda match: f"(?:{words[match.group(1)]})", phrase)
+    phrase = fill(phrase, words)
     for mark, gap in _GAPS.items():
         phrase = phrase.replace(mark, gap)
     phrase = phrase.replace(" ?", r"[\s-]{0,4}").replace(" ", r"[\s,-]{1,6}")

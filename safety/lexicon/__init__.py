@@ -6,7 +6,7 @@ A list is read once, at first use. Knows nothing of passages or rules.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from safety.strict_yaml import load_strict
 
 FOLDER = Path(__file__).resolve().parent
 CONCEPTS = FOLDER / "concepts.yaml"
+_NAMED = re.compile(r"<(\w+)>")
 _MIN_DRUG_LETTERS = 7  # shorter words end like a drug stem too often
 _CLINICAL_ENDING = re.compile(
     r"(?:itis|osis|emia|oma|opathy|algia|ectomy|otomy|ostomy|plasty|oscopy|uria|phagia|plegia|paresis|megaly|rrhea|"
@@ -113,9 +114,23 @@ def abbreviations() -> frozenset[str]:
 
 @cache
 def cues() -> dict[str, Any]:
-    """Cue phrases of assertion status, as cues.yaml holds them."""
+    """Cue phrases of assertion status, as cues.yaml holds them, but for "words", whose names are filled in."""
     data: dict[str, Any] = yaml.safe_load((FOLDER / "cues.yaml").read_text(encoding="utf-8"))
-    return data
+    words = data.pop("words")
+    filled: dict[str, Any] = _filled(data, words)
+    return filled
+
+
+def _filled(data: Any, words: Mapping[str, str]) -> Any:
+    """The same lists and tables with every phrase filled in."""
+    if isinstance(data, dict):
+        return {key: _filled(value, words) for key, value in data.items()}
+    return fill(data, words) if isinstance(data, str) else [_filled(value, words) for value in data]
+
+
+def fill(phrase: str, words: Mapping[str, str]) -> str:
+    """A phrase with its <names> replaced by their alternatives. Raises KeyError for a name that is none."""
+    return _NAMED.sub(lambda match: f"(?:{words[match.group(1)]})", phrase)
 
 
 @cache
