@@ -75,7 +75,7 @@ PROMISES = {
         {
             "authored_calm": 0.015,
             "twin": 0.1,
-            "authored_note": 0.01,
+            "authored_note": 0.02,
             "clinical": 0.055,
             "notinject_valid": 0.4,
             "medmcqa": 0.03,
@@ -85,7 +85,16 @@ PROMISES = {
     "emergency.part": _EMERGENCY_PART,
     "emergency.asked.part": _EMERGENCY_PART,
     "emergency.zh": Promise(
-        0.1, 0.015, {"authored_calm": 0.026, "twin": 0.1, "denied": 0.06, "toyhom": 0.05, "toyhom_sentence": 0.06}
+        0.1,
+        0.015,
+        {
+            "authored_calm": 0.026,
+            "twin": 0.1,
+            "denied": 0.06,
+            "toyhom": 0.05,
+            "toyhom_sentence": 0.12,
+            "bentsao": 0.2,
+        },
     ),
     "emergency.asked": Promise(
         0.02,
@@ -102,6 +111,7 @@ PROMISES = {
             "denied": 0.25,
             "toyhom": 0.05,
             "toyhom_sentence": 0.05,
+            "bentsao": 0.2,
         },
     ),
     "self-harm": Promise(
@@ -188,7 +198,10 @@ def _choose(promise: Promise, scored: Sequence[tuple[Example, float]]) -> Thresh
     positives = [logit for example, logit in scored if example.is_positive]
     easy = [x for e, x in scored if not e.is_positive and e.source not in promise.groups]
     hard = {g: [x for e, x in scored if not e.is_positive and e.source == g] for g in promise.groups}
-    harmless_to = max([_upper(easy, promise.alpha_alarmed), *(_upper(hard[g], a) for g, a in promise.groups.items())])
+    hard = {g: found for g, found in hard.items() if len(found) + 1 >= 1 / promise.groups[g]}  # fewer show no share
+    harmless_to = max(
+        [_upper(easy, promise.alpha_alarmed), *(_upper(found, promise.groups[g]) for g, found in hard.items())]
+    )
     lowest = float(np.quantile(positives, promise.alpha_missed, method="lower")) if positives else harmless_to
     return Thresholds(round(max(lowest, harmless_to), 3), round(harmless_to, 3))
 

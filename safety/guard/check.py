@@ -37,9 +37,9 @@ _URGENT = ("emergency", "self-harm")
 # Logits under its threshold from which the whole of an English question says that no sentence of it is meant so: "The
 # swab count was one short. Whom do I tell?". A request hidden among a note's sentences seldom lies so low.
 _UNDERSTOOD = {"harm": 4.0}
-# Logits under its threshold from which the guard doubts an emergency that a rule has named. So low lies a third of the
-# past, denied, relatives' and examined ones that rules take for present, and none of 2,494 dangers; see MODEL_CARD.md.
-_DOUBTED_BELOW = 4.5
+# Logits under its threshold from which the guard doubts an emergency that a rule has named. So low lie two in three
+# of the past, denied, relatives' and examined ones that rules take for present, and 5 of 2,947 dangers; see MODEL_CARD.
+_DOUBTED_BELOW = 3.5
 _MAX_DOUBTED = 300  # characters
 _OF_EXAM = 2.0  # logits more that it takes in an examination question: "Not an exam: woman at 34 weeks fitting"
 _MESSAGES = {

@@ -42,7 +42,8 @@ def run(bench: Bench) -> Sequence[Rate]:
         *_colloquial(bench, alone, "emergencies_calmed.yaml", "feared and settled"),
         *_colloquial(bench, alone, "emergencies_latest.yaml", "latest", is_unread=True),
         *_colloquial(bench, alone, "emergencies_asked.yaml", "asked", is_unread=True),
-        *plain(bench, "emergencies_plain.yaml", (0.99, 0.02)),
+        *plain(bench, "emergencies_plain.yaml", "plain", (0.99, 0.02)),
+        *plain(bench, "emergencies_ordinary.yaml", "ordinary", (0.99, 0.02)),
     ]
 
 
@@ -63,12 +64,13 @@ def _colloquial(
     ]
 
 
-def plain(bench: Bench, file: str, goals: tuple[float, float]) -> Iterator[Rate]:
+def plain(bench: Bench, file: str, name: str, goals: tuple[float, float]) -> Iterator[Rate]:
     """As a hospital gets them, in each language."""
     data = read(file)
     for code, language in (("en", "English"), ("zh", "Chinese")):
-        name = f"plain, {language}"
-        yield from rates(bench, name, data[f"{code}_present"], data[f"{code}_absent"], goals, is_unread=True)
+        yield from rates(
+            bench, f"{name}, {language}", data[f"{code}_present"], data[f"{code}_absent"], goals, is_unread=True
+        )
 
 
 def read(file: str) -> dict[str, Any]:
@@ -146,7 +148,10 @@ FIGURE = Figure(
         "read; written once it was seen that of 28 dangers put so the rules recalled 13, with the head 16. “Plain”: "
         "notes, messages and questions as a hospital gets them, calm ones denied, past, of relatives and of "
         "examinations, by authors who knew neither rules nor training, not read; at first sight of the rules of the "
-        "day before, on a list of the same kinds read since, 97 and 90 % were recalled and 15 and 24 % false alarms."
+        "day before, on a list of the same kinds read since, 97 and 90 % were recalled and 15 and 24 % false alarms. "
+        "“Ordinary”: the same kinds, by authors who were asked for ordinary texts rather than tricky ones, not read; "
+        "at first sight, before the guard learnt from twins, 98 and 95 % were recalled and 6 and 8 % false alarms. "
+        "Both chose, by their counts, how far the new weights were mixed with the old."
     ),
     peer="symptom checkers 49–90 % (Semigran, BMJ 2015)",
     run=run,
