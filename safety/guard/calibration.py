@@ -67,7 +67,7 @@ PROMISES = {
     "override": Promise(0.1, 0.001, {"authored_note": 0.1}),  # a note's sentences are not asked
     "override.zh": Promise(0.1, 0.005, {}),
     "errand": Promise(0.02, 0.0035, {"authored": 0.08}),
-    "errand.zh": Promise(0.1, 0.008, {"authored": 0.06}),
+    "errand.zh": Promise(0.1, 0.012, {"authored": 0.06}),
     # Patients' own questions, what they say in consultations, and cases of examinations: some are urgent indeed.
     "emergency": Promise(
         0.02,
