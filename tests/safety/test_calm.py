@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from contracts import Direction
+from safety.assertion import is_exam_question
 from safety.calm import Calm, reasons
 from safety.matcher import Matcher
 from safety.rule_files import load_rules
@@ -97,6 +98,7 @@ def test_nothing_calms_what_is_so(sentence: str) -> None:
         "我想过跳楼",
         "Give the adrenaline, he has no pulse.",
         "A patient on the ward has collapsed with no pulse. What is the dose of adrenaline?",
+        "高考生,母亲诉其把书烧了,说要卧轨",
     ],
 )
 def test_no_cue_hides_who_is_in_danger(sentence: str) -> None:
@@ -131,3 +133,33 @@ def test_a_quotation_or_a_mere_name_is_no_alarm(text: str) -> None:
 )
 def test_what_somebody_says_and_who_was_named_before_is(text: str) -> None:
     assert MATCHER.find(text, Direction.INPUT)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "In this station the patient has taken an overdose of paracetamol. Assess the timing.",
+        "A farmer is found sweating with pinpoint pupils. Name the toxin and antidote.",
+        "A 70-year-old has a painful, pulseless, pale leg. What are the six Ps of acute limb ischaemia?",
+        "MRCGP AKT style item: a man with sudden floaters and a curtain across his vision. When should he be seen?",
+        "State three causes of hypoglycaemic coma and the immediate nursing action in each.",
+        "A2型题：患者青霉素注射后呼吸困难、血压下降，护士应立即？",
+    ],
+)
+def test_an_examination_is_known_by_its_stem_or_its_station(text: str) -> None:
+    assert is_exam_question(text)
+    assert not MATCHER.find(text, Direction.INPUT)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "¿Por qué sigo viva si lo único que quiero es morirme?",
+        "Le saltó cal viva a los ojos en la obra y no los puede abrir",
+        "PHQ-9第9题选“几乎每天”，追问已买好绳子",
+        "Boy having a fit in the exam hall, lips blue, invigilator speaking.",
+        "Runner down at mile 24, temp 41.6, confused, no ice left at this station",
+    ],
+)
+def test_words_that_examinations_use_too_make_none(text: str) -> None:
+    assert not is_exam_question(text)
