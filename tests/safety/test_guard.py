@@ -87,6 +87,14 @@ def test_thresholds_keep_the_promise_of_alarms_on_texts_not_seen() -> None:
     assert thresholds.harmful_from >= thresholds.harmless_to
 
 
+def test_a_group_too_small_to_show_its_share_sets_no_threshold() -> None:
+    examples = [Example("text", False, "clinical", "dev") for _ in range(1000)]
+    logits = [float(x) for x in np.random.default_rng(1).normal(-2, 1, 1000)]
+    few = [Example("text", False, "authored", "dev")] * 3
+    alone = choose_thresholds("errand", examples, logits)
+    assert choose_thresholds("errand", [*examples, *few], [*logits, 9.0, 9.0, 9.0]) == alone
+
+
 @pytest.mark.parametrize(
     ("thresholds", "logit", "opinion"),
     [
