@@ -89,8 +89,6 @@ class ServicesLoader:
         return self._ended.wait(timeout_s)
 
     def _run(self) -> None:
-        # Streamlit collects all garbage after each poll, which over the libraries' objects takes 0.1 s of the reading.
-        gc.freeze()
         status = self._status
         try:
             settings = read_settings()

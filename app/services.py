@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import threading
@@ -101,9 +100,6 @@ class Services:
                 self._preparing = SEEDING
                 seed_demo(self)
         finally:
-            # Streamlit collects all garbage after each script run and each poll: over the libraries' objects, which
-            # never become garbage, that held the interpreter for most of every second and starved the worker.
-            gc.freeze()
             self._preparing = ""
 
     def vectors(self, patient_id: str, passages: Sequence[Passage]) -> FloatArray:

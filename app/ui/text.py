@@ -30,7 +30,7 @@ ENGLISH = {
     "loading.failed.hint": "Put it right and try again. “bedside doctor” checks the checkpoint and this machine.",
     "loading.unexpected": "A fault of the program’s own, written to its log: {error}",
     "loading.retry": "Try again",
-    "app.preparing": "{message}. You can ask as soon as it is done.",
+    "app.preparing": "{message}. Answers use what has been read so far.",
     "page.consult": "Consult",
     "page.documents": "Documents",
     "page.safety": "Safety review",

@@ -70,7 +70,7 @@ def has_highlight(png: bytes) -> bool:
 def wait_for_demo(page: Page, url: str) -> None:
     """Until the demo record of the first patient is read: its first question can then be answered."""
     open_consult(page, url)
-    expect(page.get_by_text("You can ask as soon as it is done")).to_have_count(0, timeout=180_000)
+    expect(page.get_by_text("Answers use what has been read so far")).to_have_count(0, timeout=180_000)
 
 
 def test_a_new_patient_is_checked_and_uploaded_records_are_read(

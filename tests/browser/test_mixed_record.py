@@ -26,7 +26,7 @@ def test_a_record_is_asked_while_its_scans_are_recognised(app_url: str, open_pag
     page = open_page()
     page.goto(app_url)
     expect(page.get_by_placeholder("Ask about this record")).to_be_visible()
-    expect(page.get_by_text("You can ask as soon as it is done")).to_have_count(0, timeout=180_000)
+    expect(page.get_by_text("Answers use what has been read so far")).to_have_count(0, timeout=180_000)
     add_patient(page)
     upload(page, record, patience_s=180)  # until the first picture is being recognised
     ask(page, record.planted[0])
