@@ -17,6 +17,7 @@ from app.ui.banner import display_name
 from app.ui.dialog import dialog
 from app.ui.erased import draw_notice, in_short
 from app.ui.failures import FAILURES, draw_failure
+from app.ui.kept import describe, shown_once
 from app.ui.load_words import describe_left
 from app.ui.poll import poll
 from app.ui.preparing import draw_preparing
@@ -241,9 +242,9 @@ def _in_words(progress: IngestProgress) -> str:
 
 def _draw_findings(services: Services, document: Document) -> None:
     for page, findings in services.store.get_document_findings(document.id).items():
-        for finding in findings:
-            words = say("documents.injection", quote=f"«{finding.evidence}»")
-            st.warning(escape(words), title=escape(say("documents.page_of", page=page, pages=document.num_pages)))
+        for finding in shown_once(findings):
+            title = "documents.kept" if finding.severity.withholds and finding.evidence else "documents.page_of"
+            st.warning(escape(describe(finding)), title=escape(say(title, page=page, pages=document.num_pages)))
 
 
 # --- dialogs ----------------------------------------------------------------------------------------------------

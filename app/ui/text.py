@@ -164,7 +164,7 @@ ENGLISH = {
     "turn.notice": "Please note",
     "turn.source": "Source: {source}",
     "turn.source.model": "Found by a model, not by a rule; no guideline stands behind it. What the model is: {source}",
-    "turn.injection": "An instruction in the record was kept from the model",
+    "turn.kept": "Part of the record was kept from the model",
     "turn.model": "The model is in doubt",
     "turn.quote": "From the record",
     "turn.conflict": "The record contradicts itself",
@@ -272,9 +272,7 @@ ENGLISH = {
         "Deleted, but {n} traces are left in the data folder; see the log and restart Bedside."
     ),
     "documents.erased.unseen": "Deleted. The search found no trace before either, so that it proves nothing.",
-    "documents.injection": (
-        "This document holds an instruction to the program. It is kept from the model; the rest is used: {quote}"
-    ),
+    "documents.kept": "Page {page} of {pages}: part of it is kept from the model, the rest is used",
     "documents.cancel": "Cancel",
     "documents.preview": "Preview",
     "documents.delete": "Delete",

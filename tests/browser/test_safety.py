@@ -51,7 +51,9 @@ def test_a_hidden_instruction_is_shown_and_not_obeyed(app_url: str, open_page: O
     page.get_by_role("button", name="Save patient").click()
     expect(page.get_by_text("Ask about Hidden Order")).to_be_visible()
     steps.upload(page, [shared / "clinical_docs" / "note_hidden_injection.pdf"])
-    expect(page.get_by_text("holds an instruction to the program").first).to_be_visible()
+    kept = page.get_by_text("part of it is kept from the model")
+    expect(kept).to_have_count(1)  # several rules and the guard see it: it is quoted once
+    expect(page.get_by_text("Ignore all previous instructions")).to_have_count(1)
     open_screen(page, "Consult")
     steps.ask(page, "Does this patient have any allergies?")
     steps.wait_for_answer(page)
