@@ -17,14 +17,14 @@ from app.ui.banner import display_name
 from app.ui.dialog import dialog
 from app.ui.erased import draw_notice, in_short
 from app.ui.failures import FAILURES, draw_failure
-from app.ui.kept import describe, shown_once
+from app.ui.kept import SHOWN, by_model, describe, shown_once
 from app.ui.load_words import describe_left
 from app.ui.poll import poll
 from app.ui.preparing import draw_preparing
 from app.ui.screens import enter
 from app.ui.sidebar import draw_patients
 from app.ui.text import count, escape, format_size, say
-from contracts import Document, DocumentStatus, Page, ReadMethod
+from contracts import Document, DocumentStatus, Finding, Page, ReadMethod
 
 _POLL_S = 0.5
 _ROUND, _NOTICES = "upload_round", "upload_notices"
@@ -241,10 +241,20 @@ def _in_words(progress: IngestProgress) -> str:
 
 
 def _draw_findings(services: Services, document: Document) -> None:
-    for page, findings in services.store.get_document_findings(document.id).items():
-        for finding in shown_once(findings):
-            title = "documents.kept" if finding.severity.withholds and finding.evidence else "documents.page_of"
-            st.warning(escape(describe(finding)), title=escape(say(title, page=page, pages=document.num_pages)))
+    by_page = services.store.get_document_findings(document.id)
+    found = [(page, finding) for page, findings in by_page.items() for finding in shown_once(findings)]
+    found.sort(key=lambda entry: by_model(entry[1]))
+    for page, finding in found[:SHOWN]:
+        _draw_finding(document, page, finding)
+    if more := found[SHOWN:]:
+        with st.expander(count("documents.kept.more", len(more))):
+            for page, finding in more:
+                _draw_finding(document, page, finding)
+
+
+def _draw_finding(document: Document, page: int, finding: Finding) -> None:
+    title = "documents.kept" if finding.severity.withholds and finding.evidence else "documents.page_of"
+    st.warning(escape(describe(finding)), title=escape(say(title, page=page, pages=document.num_pages)))
 
 
 # --- dialogs ----------------------------------------------------------------------------------------------------

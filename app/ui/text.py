@@ -273,6 +273,8 @@ ENGLISH = {
     ),
     "documents.erased.unseen": "Deleted. The search found no trace before either, so that it proves nothing.",
     "documents.kept": "Page {page} of {pages}: part of it is kept from the model, the rest is used",
+    "documents.kept.more.one": "1 more finding of the document check",
+    "documents.kept.more.many": "{n} more findings of the document check",
     "documents.cancel": "Cancel",
     "documents.preview": "Preview",
     "documents.delete": "Delete",

@@ -12,7 +12,7 @@ from itertools import groupby
 
 from app.events import Step, Turn, TurnStatus
 from app.ui.element import Node, node
-from app.ui.kept import describe, shown_once
+from app.ui.kept import SHOWN, describe, shown_once
 from app.ui.source import source_words
 from app.ui.text import count, say
 from contracts import Citation, Claim, ClaimKind, Coverage, Finding, ReadMethod, Verdict
@@ -37,7 +37,7 @@ def turn_node(turn: Turn, active: int | None = None, reveal: Reveal = Reveal.NO)
         "section",
         node("p", turn.question, style="question"),
         *[_input_notice(finding) for finding in turn.input_findings if finding.severity is Verdict.NOTICE],
-        *[_notice("warning", say("turn.kept"), describe(kept)) for kept in shown_once(turn.document_findings)],
+        *_kept_notices(turn),
         *_model_notice(turn),
         *([_steps(turn)] if is_running else []),
         node("div", *answer, style="claims", role="log", aria_live="polite"),
@@ -71,6 +71,15 @@ def _input_notice(finding: Finding) -> Node:
     if finding.is_doubted:
         return _notice("plain", say("turn.doubted"), finding.message, source_words(finding))
     return _notice("warning", say("turn.notice"), finding.message, source_words(finding))
+
+
+def _kept_notices(turn: Turn) -> list[Node]:
+    found = shown_once(turn.document_findings)
+    notices = [_notice("warning", say("turn.kept"), describe(finding)) for finding in found]
+    if len(notices) <= SHOWN:
+        return notices
+    summary = node("summary", count("documents.kept.more", len(notices) - SHOWN))
+    return [*notices[:SHOWN], node("details", summary, *notices[SHOWN:], style="withheld")]
 
 
 def _model_notice(turn: Turn) -> list[Node]:

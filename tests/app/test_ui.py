@@ -77,6 +77,22 @@ def test_a_wide_notice_hides_nothing_that_was_kept_and_an_unchecked_page_says_so
     assert len(describe(notice)) < 350
 
 
+def test_many_findings_of_a_record_are_folded_and_those_of_rules_come_first() -> None:
+    guard = [
+        Finding("model.errand", Verdict.HOLD, n, n + 9, "It asks something.", "", f"File it {n}.") for n in range(5)
+    ]
+    rule = Finding("injection.override", Verdict.HOLD, 60, 75, "It tells an AI.", "", "Ignore the rest")
+    wider = Finding("model.errand", Verdict.HOLD, 60, 90, "It asks something.", "", "Ignore the rest, and sign it.")
+    turn = turn_node(replace(TURN, document_findings=(*guard, rule, wider)))
+    first, *_, folded = [child for child in turn.children if not isinstance(child, str) and child.style != "question"][
+        :4
+    ]
+    assert "It tells an AI. «Ignore the rest, and sign it.»" in words_of(first)
+    assert folded.tag == "details"
+    assert words_of(folded).startswith("3 more findings of the document check")
+    assert "File it 4." in words_of(folded)
+
+
 def test_a_conflict_shows_both_sides_each_with_its_chip() -> None:
     sides = (replace(CITATION, key=1, quote="5 mg daily"), replace(CITATION, key=2, quote="10 mg daily"))
     turn = replace(TURN, claims=(Claim("Two doses are recorded.", ClaimKind.CONFLICT, sides),))
