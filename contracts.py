@@ -349,6 +349,11 @@ class Finding:
         return self.rule.startswith(("emergency.", "model.emergency")) and not self.is_doubted
 
     @property
+    def is_by_guard(self) -> bool:
+        """Found by the model beside the rules, not by a rule."""
+        return self.rule.startswith("model.")
+
+    @property
     def is_doubted(self) -> bool:
         """An emergency that a rule named and a model reads as past, denied, another's or asked in general. It is shown,
         without alarm."""

@@ -17,7 +17,7 @@ from app.ui.banner import display_name
 from app.ui.dialog import dialog
 from app.ui.erased import draw_notice, in_short
 from app.ui.failures import FAILURES, draw_failure
-from app.ui.kept import SHOWN, by_model, describe, shown_once
+from app.ui.kept import SHOWN, describe, shown_once
 from app.ui.load_words import describe_left
 from app.ui.poll import poll
 from app.ui.preparing import draw_preparing
@@ -243,7 +243,7 @@ def _in_words(progress: IngestProgress) -> str:
 def _draw_findings(services: Services, document: Document) -> None:
     by_page = services.store.get_document_findings(document.id)
     found = [(page, finding) for page, findings in by_page.items() for finding in shown_once(findings)]
-    found.sort(key=lambda entry: by_model(entry[1]))
+    found.sort(key=lambda entry: entry[1].is_by_guard)  # rules are surer
     for page, finding in found[:SHOWN]:
         _draw_finding(document, page, finding)
     if more := found[SHOWN:]:

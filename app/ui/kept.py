@@ -14,7 +14,7 @@ _MAX_QUOTE = 300  # characters
 
 def shown_once(findings: Sequence[Finding]) -> list[Finding]:
     """One for all that a finding at least as severe quotes, as several rules see the same instruction: with the widest
-    quote, and a rule's reason rather than the guard's. Those of the guard alone come last."""
+    quote, and a rule's reason rather than the guard's. In the order found."""
     groups: list[list[Finding]] = []
     for finding in sorted(findings, key=lambda finding: (-finding.severity.rank, -len(finding.evidence))):
         group = next((group for group in groups if _tells_of(group[0], finding)), None)
@@ -23,19 +23,19 @@ def shown_once(findings: Sequence[Finding]) -> list[Finding]:
         else:
             group.append(finding)
     groups.sort(key=lambda group: min(map(findings.index, group)))
-    shown = [replace(min(g, key=by_model), evidence=g[0].evidence, severity=g[0].severity) for g in groups]
-    return sorted(shown, key=by_model)
-
-
-def by_model(finding: Finding) -> bool:
-    """Whether the guard found it, not a rule."""
-    return finding.rule.startswith("model.")
+    return [_in_one(group) for group in groups]
 
 
 def describe(finding: Finding) -> str:
     """The finding's message and the words it is about."""
     quote = finding.evidence if len(finding.evidence) <= _MAX_QUOTE else f"{finding.evidence[:_MAX_QUOTE].rstrip()}…"
     return " ".join([finding.message, *([say("turn.quoted", text=" ".join(quote.split()))] if quote else [])])
+
+
+def _in_one(group: Sequence[Finding]) -> Finding:
+    """The first that is a rule's, with the words of the widest, which leads the group."""
+    reason = next((finding for finding in group if not finding.is_by_guard), group[0])
+    return replace(reason, evidence=group[0].evidence, severity=group[0].severity)
 
 
 def _tells_of(other: Finding, finding: Finding) -> bool:

@@ -10,4 +10,4 @@ def source_words(finding: Finding) -> str:
     """The guideline of a rule; of a model that it is one, and its card. "" where nothing is named."""
     if not finding.source:
         return ""
-    return say("turn.source.model" if finding.rule.startswith("model.") else "turn.source", source=finding.source)
+    return say("turn.source.model" if finding.is_by_guard else "turn.source", source=finding.source)

@@ -74,7 +74,7 @@ def _input_notice(finding: Finding) -> Node:
 
 
 def _kept_notices(turn: Turn) -> list[Node]:
-    found = shown_once(turn.document_findings)
+    found = sorted(shown_once(turn.document_findings), key=lambda finding: finding.is_by_guard)  # rules are surer
     notices = [_notice("warning", say("turn.kept"), describe(finding)) for finding in found]
     if len(notices) <= SHOWN:
         return notices

@@ -38,7 +38,7 @@ _URGENT = ("emergency", "self-harm")
 # swab count was one short. Whom do I tell?". A request hidden among a note's sentences seldom lies so low.
 _UNDERSTOOD = {"harm": 4.0}
 # Logits under its threshold from which the guard doubts an emergency that a rule has named. So low lie two in three
-# of the past, denied, relatives' and examined ones that rules take for present, and 5 of 2,947 dangers; see MODEL_CARD.
+# of the past, denied, relatives' and examined ones that rules take for present, and 5 of 1,976 dangers; see MODEL_CARD.
 _DOUBTED_BELOW = 3.5
 _MAX_DOUBTED = 300  # characters
 _OF_EXAM = 2.0  # logits more that it takes in an examination question: "Not an exam: woman at 34 weeks fitting"

@@ -84,9 +84,8 @@ def test_many_findings_of_a_record_are_folded_and_those_of_rules_come_first() ->
     rule = Finding("injection.override", Verdict.HOLD, 60, 75, "It tells an AI.", "", "Ignore the rest")
     wider = Finding("model.errand", Verdict.HOLD, 60, 90, "It asks something.", "", "Ignore the rest, and sign it.")
     turn = turn_node(replace(TURN, document_findings=(*guard, rule, wider)))
-    first, *_, folded = [child for child in turn.children if not isinstance(child, str) and child.style != "question"][
-        :4
-    ]
+    notices = [child for child in turn.children if not isinstance(child, str) and child.style != "question"]
+    first, folded = notices[0], notices[3]
     assert "It tells an AI. «Ignore the rest, and sign it.»" in words_of(first)
     assert folded.tag == "details"
     assert words_of(folded).startswith("3 more findings of the document check")
