@@ -2,12 +2,14 @@
 
 A question is judged whole and by its sentences, a document by its sentences alone: of an attack inside 150 words the
 embedding finds 4 %, of its own sentence 69 % and more. Where the guard abstains the judge is asked, and where there is
-none the text is held.
+none the text is held. An emergency is read once more with the sentences around it, where what it is about often stands:
+"He went grey and collapsed. That was in 2019."
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
@@ -16,7 +18,7 @@ from typing import Protocol
 
 from contracts import DOUBTED, Direction, Finding, Verdict
 from safety.assertion import is_exam_question
-from safety.guard.conformal import TARGETS, Opinion, Thresholds, has_han, threshold_name
+from safety.guard.conformal import TARGETS, Opinion, Thresholds, has_han, num_han, threshold_name
 from safety.guard.encoder import Base, FloatArray, GuardEncoder, WeightsError
 from safety.guard.judge import Judge
 from safety.model_check import ModelInput
@@ -37,10 +39,10 @@ _URGENT = ("emergency", "self-harm")
 # Logits under its threshold from which the whole of an English question says that no sentence of it is meant so: "The
 # swab count was one short. Whom do I tell?". A request hidden among a note's sentences seldom lies so low.
 _UNDERSTOOD = {"harm": 4.0}
-# Logits under its threshold from which the guard doubts an emergency that a rule has named. So low lie two in three
-# of the past, denied, relatives' and examined ones that rules take for present, and 5 of 1,976 dangers; see MODEL_CARD.
-_DOUBTED_BELOW = 3.5
-_MAX_DOUBTED = 300  # characters
+# Logits under its threshold from which a sentence with those around it says that the sentence tells of no emergency,
+# and from which the guard doubts one that a rule has named. See MODEL_CARD.md.
+_EXPLAINED_BELOW, _DOUBTED_BELOW = 1.0, 3.0
+_MAX_AROUND = 360  # characters, a Chinese one counted as three: about what the encoders read at once
 _OF_EXAM = 2.0  # logits more that it takes in an examination question: "Not an exam: woman at 34 weeks fitting"
 _MESSAGES = {
     "harm": "This seems to ask for help with something that would harm a patient or another person, so it is held. If "
@@ -109,30 +111,51 @@ class GuardCheck:
     ) -> list[Finding]:
         """An emergency in words that no rule knows. What a rule has named, with its own next step, is not said again,
         but may be doubted."""
+        more = _OF_EXAM if is_exam_question(source.text) else 0.0
+        raised = {target: self._raised(target, source.text, scores[target], more) for target in _URGENT}
         alarms = [finding for finding in seen if finding.is_emergency]
-        if alarms and self._is_doubtful(source, scores):
+        sentences = _sentences(source.text)
+        named_at = {_sentence_of(finding, source, sentences) for finding in alarms}
+        around = {
+            span: _around(source.text, sentences, span)
+            for span in {span for found in raised.values() for span, _ in found} | named_at
+        }
+        read = self._score(source.text, sorted({*around.values()} - {*scores["emergency"]}))
+        logits = {target: {**read[target], **scores[target]} for target in _URGENT}
+        meant = {
+            target: [
+                _finding(target, source, span, Verdict.NOTICE, opinion)
+                for span, opinion in found
+                if self._far_from(target, source.text, around[span], logits[target]) < _EXPLAINED_BELOW
+            ][:1]
+            for target, found in raised.items()
+        }
+        if not any(meant.values()) and all(self._is_doubtful(source.text, span, around, logits) for span in named_at):
             return [*map(_doubted, alarms)]
         named = {finding.rule for finding in alarms}
-        new = [target for target in _URGENT if not (named if target == "emergency" else named & {_SELF_HARM_RULE})]
-        more = _OF_EXAM if is_exam_question(source.text) else 0.0
-        found = {target: self._findings(target, source, scores[target], Verdict.NOTICE, more)[:1] for target in new}
-        if found.get("self-harm"):
-            return found["self-harm"]
-        return found.get("emergency", [])
+        if meant["self-harm"] and _SELF_HARM_RULE not in named:
+            return meant["self-harm"]
+        return [] if named else meant["emergency"]
 
-    def _is_doubtful(self, source: NormalisedText, scores: Mapping[str, Mapping[Span, float]]) -> bool:
-        """Whether neither the whole nor any sentence comes near an emergency of any kind; never of a text so long that
-        the encoders may not have read its end."""
-        if len(source.text) > _MAX_DOUBTED:
+    def _is_doubtful(
+        self, text: str, span: Span, around: Mapping[Span, Span], logits: Mapping[str, Mapping[Span, float]]
+    ) -> bool:
+        """Whether a sentence in which a rule has named an emergency is far from any, read with those around it and, if
+        it can be judged, alone; never one so long that the encoders may not have read its end."""
+        if _length(text[slice(*span)]) > _MAX_AROUND:
             return False
-        whole = (0, len(source.text))
-        for target in _URGENT:
-            for span, logit in scores[target].items():
-                words = source.text[slice(*span)]
-                is_part = _is_part(span, whole, scores[target], words)
-                if logit > self._thresholds[threshold_name(target, words, is_part)].harmless_to - _DOUBTED_BELOW:
-                    return False
-        return True
+        return all(
+            self._far_from(target, text, around[span], logits[target]) >= _DOUBTED_BELOW
+            and self._far_from(target, text, span, logits[target], span != around[span]) > 0
+            for target in _URGENT
+        )
+
+    def _far_from(
+        self, target: str, text: str, span: Span, logits: Mapping[Span, float], is_part: bool = False
+    ) -> float:
+        """Logits by which a span lies under its threshold; infinite if it has too few letters to be judged."""
+        limit = self._thresholds[threshold_name(target, text[slice(*span)], is_part)].harmless_to
+        return limit - logits.get(span, -math.inf)
 
     def _score(self, text: str, spans: Sequence[Span], is_document: bool = False) -> dict[str, dict[Span, float]]:
         """Target -> span -> logit. The same words are read once, for all targets."""
@@ -144,20 +167,27 @@ class GuardCheck:
         return {t: {span: float(logits[places[text[slice(*span)]]]) for span in spans} for t, logits in scores.items()}
 
     def _findings(
-        self, target: str, source: NormalisedText, logits: Mapping[Span, float], severity: Verdict, more: float = 0.0
+        self, target: str, source: NormalisedText, logits: Mapping[Span, float], severity: Verdict
     ) -> list[Finding]:
-        """A finding of each span that is not passed, the highest logit first; more: how far above the thresholds."""
-        found = []
-        whole = (0, len(source.text))
-        is_understood = whole in logits and self._is_understood(target, source.text, logits[whole])
+        """A finding of each span that is not passed, the highest logit first."""
+        raised = self._raised(target, source.text, logits)
+        return [_finding(target, source, span, severity, opinion) for span, opinion in raised]
+
+    def _raised(
+        self, target: str, text: str, logits: Mapping[Span, float], more: float = 0.0
+    ) -> list[tuple[Span, Opinion]]:
+        """Each span that is not passed, the highest logit first; more: how far above the thresholds."""
+        found: list[tuple[Span, Opinion]] = []
+        whole = (0, len(text))
+        is_understood = whole in logits and self._is_understood(target, text, logits[whole])
         for span, logit in sorted(logits.items(), key=lambda item: -item[1]):
-            words = source.text[slice(*span)]
+            words = text[slice(*span)]
             is_part = _is_part(span, whole, logits, words)
             if is_part and is_understood:
                 continue
             opinion = self._opinion(target, words, logit - more, is_part)
             if opinion is not Opinion.PASS:
-                found.append(_finding(target, source, span, severity, opinion))
+                found.append((span, opinion))
         return found
 
     def _is_understood(self, target: str, text: str, logit: float) -> bool:
@@ -222,6 +252,29 @@ def _is_part(span: Span, whole: Span, logits: Mapping[Span, float], words: str) 
     """Whether a span is judged as a sentence beside others. In English only beside the whole: of a text too long to be
     judged whole, each sentence has to stand alone."""
     return span != whole and len(logits) > 1 and (whole in logits or has_han(words))
+
+
+def _around(text: str, sentences: Sequence[Span], span: Span) -> Span:
+    """A sentence with its neighbours, three in all where there are as many, as far as the encoders read at once. What
+    is no sentence, as the whole of a text, stands for itself."""
+    if span not in sentences:
+        return span
+    place = sentences.index(span)
+    first = max(min(place - 1, len(sentences) - 3), 0)
+    last = min(first + 3, len(sentences)) - 1
+    while _length(text[sentences[first][0] : sentences[last][1]]) > _MAX_AROUND and first < last:
+        first, last = (first + 1, last) if place - first > last - place else (first, last - 1)
+    return sentences[first][0], sentences[last][1]
+
+
+def _length(text: str) -> int:
+    return len(text) + 2 * num_han(text)
+
+
+def _sentence_of(finding: Finding, source: NormalisedText, sentences: Sequence[Span]) -> Span:
+    """The sentence that a finding begins in, else the whole text."""
+    places = [span for span in sentences if source.raw_span(*span)[0] <= finding.start]
+    return places[-1] if places else (0, len(source.text))
 
 
 def _doubted(finding: Finding) -> Finding:

@@ -49,6 +49,11 @@ def has_han(text: str) -> bool:
     return bool(_HAN.search(text))
 
 
+def num_han(text: str) -> int:
+    """How many Chinese characters."""
+    return len(_HAN.findall(text))
+
+
 def threshold_name(target: str, text: str, is_part: bool = False) -> str:
     """Which thresholds a text is held against, or a sentence that is a part of one: Chinese has its own, as the encoder
     reads English, and so has a single question."""

@@ -30,18 +30,20 @@ from safety.model_check import ModelInput
 
 @dataclass
 class Scorer:
-    """Gives every text with the marker `high` on these targets, else `low`."""
+    """Gives every text with the marker, and without the words that explain it, `high` on these targets, else `low`."""
 
     marker: str
     high: float = 99.0
     low: float = -99.0
     targets: tuple[str, ...] = TARGETS
+    explained_by: str = "\0"
     seen: list[str] = field(default_factory=list)
 
     def score(self, texts: Sequence[str], is_document: bool = False) -> dict[str, FloatArray]:
         self.seen += texts
-        logits = np.array([self.high if self.marker in text else self.low for text in texts], np.float32)
-        return {target: logits if target in self.targets else np.full_like(logits, self.low) for target in TARGETS}
+        is_high = [self.marker in text and self.explained_by not in text for text in texts]
+        logits = np.where(is_high, self.high, self.low).astype(np.float32)
+        return {target: logits if target in self.targets else np.full_like(logits, -99.0) for target in TARGETS}
 
 
 def ask(check: GuardCheck, text: str, direction: Direction = Direction.INPUT) -> list[tuple[str, Verdict, str]]:
@@ -218,13 +220,50 @@ def test_an_emergency_that_the_guard_reads_as_none_is_shown_without_alarm() -> N
     ("scorer", "text"),
     [
         (Scorer("chest", high=-2.0, targets=("self-harm",)), "He has crushing chest pain."),  # near the other target
-        (Scorer("aspirin", high=-2.0), "He has crushing chest pain. He takes aspirin."),  # one sentence is near
-        (Scorer("nothing"), "He has crushing chest pain. " + "He takes his tablets with food. " * 9),  # may be cut
+        (Scorer("aspirin", high=-1.5), "He has crushing chest pain. He takes aspirin."),  # with the one beside it
+        (Scorer("crushing", explained_by="bus"), "He has crushing chest pain. Where is the bus?"),  # alone
+        (Scorer("nothing"), "He has crushing chest pain, " + "takes his tablets with food, " * 13),  # may be cut
     ],
 )
 def test_no_emergency_is_doubted_that_the_guard_is_near_to(scorer: Scorer, text: str) -> None:
     checker = RuleSafetyChecker(models=[GuardCheck(scorer)])
     assert checker.check_input([Message(Role.USER, text)]).findings[0].is_emergency
+
+
+AROUND = [
+    "He collapsed. That was in 2019.",
+    "He was on the ward. He went grey. He collapsed. That was in 2019. He is well. Please write to his employer.",
+    "His wife asks about driving. " * 30 + "He collapsed. That was in 2019. " + "His wife asks about driving. " * 30,
+    "他倒下了。那是2019年的事。现在一切都好。请给单位写一封信。",
+]
+
+
+@pytest.mark.parametrize("text", AROUND)
+def test_an_emergency_is_read_with_the_sentences_around_it(text: str) -> None:
+    marker = "倒下" if "倒下" in text else "collapsed"
+    assert [rule for rule, _, _ in ask(GuardCheck(Scorer(marker, targets=("emergency",))), text)] == ["model.emergency"]
+    explained = Scorer(marker, explained_by="2019", targets=("emergency", "self-harm"))
+    assert ask(GuardCheck(explained), text) == []
+
+
+def test_a_sentence_far_away_explains_nothing_and_one_that_is_hardly_explained_stays_an_alarm() -> None:
+    far = "He collapsed. He is grey. He is cold. Please send help. His last fit was in 2019."
+    almost = read_thresholds()["emergency"].harmless_to - 0.9
+    for text, low in ((far, -99.0), (AROUND[0], almost)):
+        scorer = Scorer("collapsed", explained_by="2019", low=low, targets=("emergency",))
+        assert [words for _, _, words in ask(GuardCheck(scorer), text)] == ["He collapsed."]
+
+
+def test_an_emergency_that_a_rule_named_is_doubted_by_what_stands_beside_it() -> None:
+    text = "He was on the ward. He had crushing chest pain. It was a stent that he needed. He plays golf. Golf is fun."
+    for explained_by, is_emergency in (("needed", False), ("fun", True)):
+        scorer = Scorer("pain", explained_by=explained_by, low=-99.0, high=-1.0, targets=("emergency",))
+        checker = RuleSafetyChecker(models=[GuardCheck(scorer)])
+        (finding,) = checker.check_input([Message(Role.USER, text)]).findings
+        assert (finding.rule.removesuffix(".doubted"), finding.is_emergency) == (
+            "emergency.acute-coronary",
+            is_emergency,
+        )
 
 
 def test_an_examination_question_is_no_emergency_unless_the_guard_is_sure() -> None:
