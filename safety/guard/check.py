@@ -40,8 +40,9 @@ _URGENT = ("emergency", "self-harm")
 # swab count was one short. Whom do I tell?". A request hidden among a note's sentences seldom lies so low.
 _UNDERSTOOD = {"harm": 4.0}
 # Logits under its threshold from which a sentence with those around it says that the sentence tells of no emergency,
-# and from which the guard doubts one that a rule has named. See MODEL_CARD.md.
-_EXPLAINED_BELOW, _DOUBTED_BELOW = 1.0, 3.0
+# and from which the guard doubts one that a rule has named, self-harm later than others. See MODEL_CARD.md.
+_EXPLAINED_BELOW = 1.0
+_DOUBTED_BELOW, _SELF_HARM_DOUBTED_BELOW = 2.75, 4.0
 _MAX_AROUND = 360  # characters, a Chinese one counted as three: about what the encoders read at once
 _OF_EXAM = 2.0  # logits more that it takes in an examination question: "Not an exam: woman at 34 weeks fitting"
 _MESSAGES = {
@@ -126,33 +127,32 @@ class GuardCheck:
             target: [
                 _finding(target, source, span, Verdict.NOTICE, opinion)
                 for span, opinion in found
-                if self._far_from(target, source.text, around[span], logits[target]) < _EXPLAINED_BELOW
+                if self._under(target, source.text, around[span], logits[target]) < _EXPLAINED_BELOW
             ][:1]
             for target, found in raised.items()
         }
-        if not any(meant.values()) and all(self._is_doubtful(source.text, span, around, logits) for span in named_at):
-            return [*map(_doubted, alarms)]
         named = {finding.rule for finding in alarms}
+        far = _SELF_HARM_DOUBTED_BELOW if _SELF_HARM_RULE in named else _DOUBTED_BELOW
+        if not any(meant.values()) and all(self._is_far(far, source.text, span, around, logits) for span in named_at):
+            return [*map(_doubted, alarms)]
         if meant["self-harm"] and _SELF_HARM_RULE not in named:
             return meant["self-harm"]
         return [] if named else meant["emergency"]
 
-    def _is_doubtful(
-        self, text: str, span: Span, around: Mapping[Span, Span], logits: Mapping[str, Mapping[Span, float]]
+    def _is_far(
+        self, far: float, text: str, span: Span, around: Mapping[Span, Span], logits: Mapping[str, Mapping[Span, float]]
     ) -> bool:
-        """Whether a sentence in which a rule has named an emergency is far from any, read with those around it and, if
-        it can be judged, alone; never one so long that the encoders may not have read its end."""
+        """Whether a sentence in which a rule has named an emergency is far from any, read with those around it, and not
+        near to one alone; never one so long that the encoders may not have read its end."""
         if _length(text[slice(*span)]) > _MAX_AROUND:
             return False
         return all(
-            self._far_from(target, text, around[span], logits[target]) >= _DOUBTED_BELOW
-            and self._far_from(target, text, span, logits[target], span != around[span]) > 0
+            self._under(target, text, around[span], logits[target]) >= far
+            and self._under(target, text, span, logits[target], span != around[span]) > 0
             for target in _URGENT
         )
 
-    def _far_from(
-        self, target: str, text: str, span: Span, logits: Mapping[Span, float], is_part: bool = False
-    ) -> float:
+    def _under(self, target: str, text: str, span: Span, logits: Mapping[Span, float], is_part: bool = False) -> float:
         """Logits by which a span lies under its threshold; infinite if it has too few letters to be judged."""
         limit = self._thresholds[threshold_name(target, text[slice(*span)], is_part)].harmless_to
         return limit - logits.get(span, -math.inf)

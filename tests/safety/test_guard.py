@@ -254,6 +254,17 @@ def test_a_sentence_far_away_explains_nothing_and_one_that_is_hardly_explained_s
         assert [words for _, _, words in ask(GuardCheck(scorer), text)] == ["He collapsed."]
 
 
+@pytest.mark.parametrize(
+    ("text", "is_emergency"), [("He has crushing chest pain.", False), ("She has a suicide plan for tonight.", True)]
+)
+def test_self_harm_that_a_rule_named_is_doubted_later_than_other_emergencies(text: str, is_emergency: bool) -> None:
+    scorer = Scorer("nothing", low=read_thresholds()["self-harm"].harmless_to - 3.5, targets=("emergency", "self-harm"))
+    checker = RuleSafetyChecker(models=[GuardCheck(scorer)])
+    assert {finding.is_emergency for finding in checker.check_input([Message(Role.USER, text)]).findings} == {
+        is_emergency
+    }
+
+
 def test_an_emergency_that_a_rule_named_is_doubted_by_what_stands_beside_it() -> None:
     text = "He was on the ward. He had crushing chest pain. It was a stent that he needed. He plays golf. Golf is fun."
     for explained_by, is_emergency in (("needed", False), ("fun", True)):
