@@ -82,6 +82,7 @@ _CLAUSE = re.compile(
 _OPTIONS = r"\ba[).] .{1,80}\bb[).] |\(a\) .{1,80}\(b\) |(?m:^)\s*q\d*[.:]"
 MAX_EXAM = 4000  # characters; a longer text is a record, whatever words stand in it
 _EXAM = Phrases(_CUES["exam"], extra=_OPTIONS)
+_HISTORY_HEADING = Phrases(_CUES["history_heading"], english=r"^\W*(?:{})\s?[:–-]")
 
 
 def assess(sentence: str, start: int, end: int) -> Assertion:
@@ -118,6 +119,12 @@ def is_now(sentence: str) -> bool:
 
 def is_exam_question(text: str) -> bool:
     return len(text) <= MAX_EXAM and bool(_EXAM.search(lower(text)))
+
+
+def is_history(text: str) -> bool:
+    """Whether a text is past or family history as it is noted down, and says of nothing that it is so now."""
+    lowered = lower(text[:MAX_EXAM])
+    return _HISTORY_HEADING.is_in(lowered) and not is_now(lowered)
 
 
 # --- of a sentence in lower case --------------------------------------------------------------------------------

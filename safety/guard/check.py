@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Protocol
 
 from contracts import DOUBTED, Direction, Finding, Verdict
-from safety.assertion import is_exam_question
+from safety.assertion import is_exam_question, is_history
 from safety.guard.conformal import TARGETS, Opinion, Thresholds, has_han, num_han, threshold_name
 from safety.guard.encoder import Base, FloatArray, GuardEncoder, WeightsError
 from safety.guard.judge import Judge
@@ -44,7 +44,9 @@ _UNDERSTOOD = {"harm": 4.0}
 _EXPLAINED_BELOW = 1.0
 _DOUBTED_BELOW, _SELF_HARM_DOUBTED_BELOW = 2.75, 4.0
 _MAX_AROUND = 360  # characters, a Chinese one counted as three: about what the encoders read at once
-_OF_EXAM = 2.0  # logits more that it takes in an examination question: "Not an exam: woman at 34 weeks fitting"
+# Logits more that it takes in an examination question, and in a line of past or family history: "Not an exam: woman at
+# 34 weeks fitting", "FHx: mother completed suicide, pt says it's her turn".
+_OF_OTHERS = 2.0
 _MESSAGES = {
     "harm": "This seems to ask for help with something that would harm a patient or another person, so it is held. If "
     "that is not meant, say what it is for; to report harm, use your organisation's route.",
@@ -112,7 +114,7 @@ class GuardCheck:
     ) -> list[Finding]:
         """An emergency in words that no rule knows. What a rule has named, with its own next step, is not said again,
         but may be doubted."""
-        more = _OF_EXAM if is_exam_question(source.text) else 0.0
+        more = _OF_OTHERS if is_exam_question(source.text) or is_history(source.text) else 0.0
         raised = {target: self._raised(target, source.text, scores[target], more) for target in _URGENT}
         alarms = [finding for finding in seen if finding.is_emergency]
         sentences = _sentences(source.text)

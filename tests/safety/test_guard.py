@@ -277,10 +277,16 @@ def test_an_emergency_that_a_rule_named_is_doubted_by_what_stands_beside_it() ->
         )
 
 
-def test_an_examination_question_is_no_emergency_unless_the_guard_is_sure() -> None:
-    text, limit = "OSCE station: a man has turned grey.", read_thresholds()["emergency"].harmful_from
+@pytest.mark.parametrize("text", ["OSCE station: a man has turned grey.", "FHx: brother turned grey.", "PMHx - grey."])
+def test_an_examination_or_a_history_is_no_emergency_unless_the_guard_is_sure(text: str) -> None:
+    limit = read_thresholds()["emergency"].harmful_from
     assert ask(GuardCheck(Scorer("grey", high=limit + 1.0, targets=("emergency",))), text) == []
     assert ask(GuardCheck(Scorer("grey", high=limit + 3.0, targets=("emergency",))), text) != []
+
+
+def test_a_history_that_tells_of_now_is_none() -> None:
+    scorer = Scorer("grey", high=read_thresholds()["emergency"].harmful_from + 0.5, targets=("emergency",))
+    assert ask(GuardCheck(scorer), "PMHx: asthma, turning grey now") != []
 
 
 def test_hidden_letters_do_not_hide_a_sentence_and_spans_are_of_the_raw_text() -> None:
