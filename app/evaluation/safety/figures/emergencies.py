@@ -44,6 +44,7 @@ def run(bench: Bench) -> Sequence[Rate]:
         *_colloquial(bench, alone, "emergencies_asked.yaml", "asked", is_unread=True),
         *plain(bench, "emergencies_plain.yaml", "plain", (0.99, 0.02)),
         *plain(bench, "emergencies_ordinary.yaml", "ordinary", (0.99, 0.02)),
+        *plain(bench, "emergencies_long.yaml", "long", (0.99, 0.02)),
     ]
 
 
@@ -151,7 +152,9 @@ FIGURE = Figure(
         "day before, on a list of the same kinds read since, 97 and 90 % were recalled and 15 and 24 % false alarms. "
         "“Ordinary”: the same kinds, by authors who were asked for ordinary texts rather than tricky ones, not read; "
         "at first sight, before the guard learnt from twins, 98 and 95 % were recalled and 6 and 8 % false alarms. "
-        "Both chose, by their counts, how far the new weights were mixed with the old."
+        "Both chose, by their counts, how far the new weights were mixed with the old. “Long”: of four to eight "
+        "sentences, of which one or two tell of the danger, not read; while sentences were judged alone, all were "
+        "recalled and 39 and 49 % were false alarms, at first sight of a guard that reads the sentences around one, 4 and 15 %."
     ),
     peer="symptom checkers 49–90 % (Semigran, BMJ 2015)",
     run=run,

@@ -28,7 +28,7 @@ def run(bench: Bench) -> Sequence[Rate]:
     }
     for name, (danger, calm) in unread.items():
         found += rates(bench, name, danger, calm, GOALS, is_unread=True)
-    for name in ("plain", "ordinary"):
+    for name in ("plain", "ordinary", "long"):
         found += plain(bench, f"self_harm_{name}.yaml", name, GOALS)
     return found
 
@@ -53,8 +53,9 @@ FIGURE = Figure(
         "written after those, in freer words; at first sight 33 % were recalled and 29 % false alarms, by the rules "
         "alone 8 and 25 %, then read. “Unread”: written after those and not read; by the rules alone 15 % were "
         "recalled and 5 % false alarms at first sight, 25 and 5 % since means, farewell and worthlessness together "
-        "count, 30 and 5 % since more Spanish. “Plain” and “ordinary”: as the emergencies' "
-        "lists of those names; of “ordinary” 100 and 80 % were recalled at first sight and none and 6 % false alarms."
+        "count, 30 and 5 % since more Spanish. “Plain”, “ordinary” and “long”: as the "
+        "emergencies' lists of those names; of “ordinary” 100 and 80 % were recalled at first sight and none and 6 % "
+        "false alarms; of “long” all, with 22 and 23 % false alarms before the sentences around one were read."
     ),
     peer="none published",
     run=run,
