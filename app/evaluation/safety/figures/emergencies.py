@@ -154,7 +154,8 @@ FIGURE = Figure(
         "at first sight, before the guard learnt from twins, 98 and 95 % were recalled and 6 and 8 % false alarms. "
         "Both chose, by their counts, how far the new weights were mixed with the old. “Long”: of four to eight "
         "sentences, of which one or two tell of the danger, not read; while sentences were judged alone, all were "
-        "recalled and 39 and 49 % were false alarms, at first sight of a guard that reads the sentences around one, 4 and 15 %."
+        "recalled and 39 and 49 % were false alarms, at first sight of a guard that reads the sentences around one, 4 "
+        "and 15 %."
     ),
     peer="symptom checkers 49–90 % (Semigran, BMJ 2015)",
     run=run,
