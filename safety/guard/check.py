@@ -42,7 +42,7 @@ _UNDERSTOOD = {"harm": 4.0}
 # Logits under its threshold from which a sentence with those around it says that the sentence tells of no emergency,
 # and from which the guard doubts one that a rule has named, self-harm later than others. See MODEL_CARD.md.
 _EXPLAINED_BELOW = 1.0
-_DOUBTED_BELOW, _SELF_HARM_DOUBTED_BELOW = 2.75, 4.0
+_DOUBTED_BELOW, _DOUBTED_BELOW_ZH, _SELF_HARM_DOUBTED_BELOW = 3.5, 3.0, 4.0
 _MAX_AROUND = 360  # characters, a Chinese one counted as three: about what the encoders read at once
 # Logits more that it takes in an examination question, and in a line of past or family history: "Not an exam: woman at
 # 34 weeks fitting", "FHx: mother completed suicide, pt says it's her turn".
@@ -134,7 +134,8 @@ class GuardCheck:
             for target, found in raised.items()
         }
         named = {finding.rule for finding in alarms}
-        far = _SELF_HARM_DOUBTED_BELOW if _SELF_HARM_RULE in named else _DOUBTED_BELOW
+        far = _DOUBTED_BELOW_ZH if has_han(source.text) else _DOUBTED_BELOW
+        far = _SELF_HARM_DOUBTED_BELOW if _SELF_HARM_RULE in named else far
         if not any(meant.values()) and all(self._is_far(far, source.text, span, around, logits) for span in named_at):
             return [*map(_doubted, alarms)]
         if meant["self-harm"] and _SELF_HARM_RULE not in named:

@@ -258,7 +258,7 @@ def test_a_sentence_far_away_explains_nothing_and_one_that_is_hardly_explained_s
     ("text", "is_emergency"), [("He has crushing chest pain.", False), ("She has a suicide plan for tonight.", True)]
 )
 def test_self_harm_that_a_rule_named_is_doubted_later_than_other_emergencies(text: str, is_emergency: bool) -> None:
-    scorer = Scorer("nothing", low=read_thresholds()["self-harm"].harmless_to - 3.5, targets=("emergency", "self-harm"))
+    scorer = Scorer("nothing", low=read_thresholds()["self-harm"].harmless_to - 3.8, targets=("emergency", "self-harm"))
     checker = RuleSafetyChecker(models=[GuardCheck(scorer)])
     assert {finding.is_emergency for finding in checker.check_input([Message(Role.USER, text)]).findings} == {
         is_emergency
