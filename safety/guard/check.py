@@ -2,8 +2,8 @@
 
 A question is judged whole and by its sentences, a document by its sentences alone: of an attack inside 150 words the
 embedding finds 4 %, of its own sentence 69 % and more. Where the guard abstains the judge is asked, and where there is
-none the text is held. An emergency is read once more with the sentences around it, where what it is about often stands:
-"He went grey and collapsed. That was in 2019."
+none the text is held. A sentence of a question that alarms is read once more with those around it, where what it is
+about often stands: "He went grey and collapsed. That was in 2019."
 """
 
 from __future__ import annotations
@@ -36,13 +36,15 @@ _MIN_LETTERS = 4
 _INPUT_DEADLINE_S = 20.0  # a few milliseconds are the rule; a starved machine was seen to take seconds
 _CHARACTERS_A_SECOND = 1500.0  # of a document; a tenth of what two free cores do
 _URGENT = ("emergency", "self-harm")
-# Logits under its threshold from which the whole of an English question says that no sentence of it is meant so: "The
-# swab count was one short. Whom do I tell?". A request hidden among a note's sentences seldom lies so low.
-_UNDERSTOOD = {"harm": 4.0}
-# Logits under its threshold from which a sentence with those around it says that the sentence tells of no emergency,
-# and from which the guard doubts one that a rule has named, self-harm later than others. See MODEL_CARD.md.
-_EXPLAINED_BELOW = 1.0
+_HELD = ("harm", "errand")
+# Logits under its threshold from which a sentence with those around it says that the sentence is not meant so, and from
+# which the guard doubts an emergency that a rule has named, self-harm later than others. See MODEL_CARD.md.
+_EXPLAINED_BELOW = {"harm": 3.0, "override": 4.25, "emergency": 1.0, "self-harm": 1.0}
 _DOUBTED_BELOW, _DOUBTED_BELOW_ZH, _SELF_HARM_DOUBTED_BELOW = 3.5, 3.0, 4.0
+# Each sentence of a long text is one more that may be mistaken: of as many texts that ask for harm, the share of their
+# sentences that do falls with their number, and so do the odds. Not of emergencies, which are worth a false alarm.
+_ODDS_FALL = {"harm", "harm.zh", "override.zh"}
+_FEW = 3  # sentences, up to which thresholds were chosen
 _MAX_AROUND = 360  # characters, a Chinese one counted as three: about what the encoders read at once
 # Logits more that it takes in an examination question, and in a line of past or family history: "Not an exam: woman at
 # 34 weeks fitting", "FHx: mother completed suicide, pt says it's her turn".
@@ -99,48 +101,39 @@ class GuardCheck:
     def check(self, given: ModelInput) -> Sequence[Finding]:
         source = normalise(given.text)
         if given.direction is Direction.INPUT:
-            spans = _whole_and_sentences(source.text)
-            scores = self._score(source.text, spans)
-            return [
-                *self._findings("harm", source, scores["harm"], Verdict.HOLD)[:1],
-                *self._findings("override", source, scores["override"], Verdict.NOTICE)[:1],
-                *self._urgent(source, scores, given.findings),
-            ]
+            return self._check_input(source, [finding for finding in given.findings if finding.is_emergency])
         scores = self._score(source.text, _sentences(source.text), is_document=True)
-        return self._findings("errand", source, scores["errand"], Verdict.HOLD)
+        raised = self._raised("errand", source.text, scores["errand"])
+        return [_finding("errand", source, span, opinion) for span, opinion in raised]
 
-    def _urgent(
-        self, source: NormalisedText, scores: Mapping[str, Mapping[Span, float]], seen: Sequence[Finding]
-    ) -> list[Finding]:
-        """An emergency in words that no rule knows. What a rule has named, with its own next step, is not said again,
-        but may be doubted."""
-        more = _OF_OTHERS if is_exam_question(source.text) or is_history(source.text) else 0.0
-        raised = {target: self._raised(target, source.text, scores[target], more) for target in _URGENT}
-        alarms = [finding for finding in seen if finding.is_emergency]
-        sentences = _sentences(source.text)
-        named_at = {_sentence_of(finding, source, sentences) for finding in alarms}
-        around = {
-            span: _around(source.text, sentences, span)
-            for span in {span for found in raised.values() for span, _ in found} | named_at
-        }
-        read = self._score(source.text, sorted({*around.values()} - {*scores["emergency"]}))
-        logits = {target: {**read[target], **scores[target]} for target in _URGENT}
+    def _check_input(self, source: NormalisedText, alarms: Sequence[Finding]) -> list[Finding]:
+        """The surest of each target; alarms are the emergencies that rules have named."""
+        text = source.text
+        sentences = _sentences(text)
+        scores = self._score(text, _with_whole(text, sentences))
+        raised = {target: self._raised(target, text, scores[target]) for target in _EXPLAINED_BELOW}
+        named_at = {_sentence_of(alarm, source, sentences) for alarm in alarms}
+        asked = named_at.union(*({span for span, _ in found} for found in raised.values()))
+        around = {span: _around(text, sentences, span) for span in asked}
+        read = self._score(text, sorted({*around.values()} - {*scores["harm"]}))
+        logits = {target: {**read[target], **scores[target]} for target in TARGETS}
         meant = {
             target: [
-                _finding(target, source, span, Verdict.NOTICE, opinion)
+                _finding(target, source, span, opinion)
                 for span, opinion in found
-                if self._under(target, source.text, around[span], logits[target]) < _EXPLAINED_BELOW
+                if self._under(target, text, around[span], logits[target]) < _EXPLAINED_BELOW[target]
             ][:1]
             for target, found in raised.items()
         }
-        named = {finding.rule for finding in alarms}
-        far = _DOUBTED_BELOW_ZH if has_han(source.text) else _DOUBTED_BELOW
+        named = {alarm.rule for alarm in alarms}
+        far = _DOUBTED_BELOW_ZH if has_han(text) else _DOUBTED_BELOW
         far = _SELF_HARM_DOUBTED_BELOW if _SELF_HARM_RULE in named else far
-        if not any(meant.values()) and all(self._is_far(far, source.text, span, around, logits) for span in named_at):
-            return [*map(_doubted, alarms)]
-        if meant["self-harm"] and _SELF_HARM_RULE not in named:
-            return meant["self-harm"]
-        return [] if named else meant["emergency"]
+        urgent = meant["self-harm"] or meant["emergency"]
+        if not urgent and all(self._is_far(far, text, span, around, logits) for span in named_at):
+            urgent = [*map(_doubted, alarms)]
+        elif named:  # what a rule has named, with its own next step, is not said again
+            urgent = [] if _SELF_HARM_RULE in named else meant["self-harm"]
+        return [*meant["harm"], *meant["override"], *urgent]
 
     def _is_far(
         self, far: float, text: str, span: Span, around: Mapping[Span, Span], logits: Mapping[str, Mapping[Span, float]]
@@ -169,33 +162,20 @@ class GuardCheck:
         scores = self._encoder.score(words, is_document)
         return {t: {span: float(logits[places[text[slice(*span)]]]) for span in spans} for t, logits in scores.items()}
 
-    def _findings(
-        self, target: str, source: NormalisedText, logits: Mapping[Span, float], severity: Verdict
-    ) -> list[Finding]:
-        """A finding of each span that is not passed, the highest logit first."""
-        raised = self._raised(target, source.text, logits)
-        return [_finding(target, source, span, severity, opinion) for span, opinion in raised]
-
-    def _raised(
-        self, target: str, text: str, logits: Mapping[Span, float], more: float = 0.0
-    ) -> list[tuple[Span, Opinion]]:
-        """Each span that is not passed, the highest logit first; more: how far above the thresholds."""
+    def _raised(self, target: str, text: str, logits: Mapping[Span, float]) -> list[tuple[Span, Opinion]]:
+        """Each span that is not passed, the highest logit first."""
         found: list[tuple[Span, Opinion]] = []
         whole = (0, len(text))
-        is_understood = whole in logits and self._is_understood(target, text, logits[whole])
+        is_of_others = target in _URGENT and (is_exam_question(text) or is_history(text))
+        fallen = max(math.log(max(sum(span != whole for span in logits), 1) / _FEW), 0.0)
         for span, logit in sorted(logits.items(), key=lambda item: -item[1]):
             words = text[slice(*span)]
-            is_part = _is_part(span, whole, logits, words)
-            if is_part and is_understood:
-                continue
-            opinion = self._opinion(target, words, logit - more, is_part)
+            more = _OF_OTHERS if is_of_others else 0.0
+            more += fallen if span != whole and threshold_name(target, words) in _ODDS_FALL else 0.0
+            opinion = self._opinion(target, words, logit - more, _is_part(span, whole, logits, words))
             if opinion is not Opinion.PASS:
                 found.append((span, opinion))
         return found
-
-    def _is_understood(self, target: str, text: str, logit: float) -> bool:
-        far = _UNDERSTOOD.get(target)
-        return far is not None and not has_han(text) and logit < self._thresholds[target].harmless_to - far
 
     def _opinion(self, target: str, text: str, logit: float, is_part: bool) -> Opinion:
         opinion = self._thresholds[threshold_name(target, text, is_part)].opinion(logit)
@@ -234,8 +214,7 @@ def _hash(*paths: Path) -> str:
         raise WeightsError(f"{error.filename} is missing; restore it or run `bedside train guard`.") from error
 
 
-def _whole_and_sentences(text: str) -> list[Span]:
-    sentences = _sentences(text)
+def _with_whole(text: str, sentences: list[Span]) -> list[Span]:
     is_short = len(text) <= MAX_WHOLE and len(sentences) > 1
     return [(0, len(text)), *sentences] if is_short else sentences
 
@@ -286,8 +265,9 @@ def _doubted(finding: Finding) -> Finding:
     return replace(finding, rule=finding.rule + DOUBTED, message=message)
 
 
-def _finding(target: str, source: NormalisedText, span: Span, severity: Verdict, opinion: Opinion) -> Finding:
+def _finding(target: str, source: NormalisedText, span: Span, opinion: Opinion) -> Finding:
     start, end = source.raw_span(*span)
+    severity = Verdict.HOLD if target in _HELD else Verdict.NOTICE
     is_unsure = opinion is Opinion.ABSTAIN
     is_chinese = has_han(source.text[slice(*span)])
     message = (_MESSAGES.get(f"{target}.zh") if is_chinese else None) or _MESSAGES[target]

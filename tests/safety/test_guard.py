@@ -140,12 +140,19 @@ def test_a_sentence_beside_its_whole_question_has_thresholds_of_its_own(monkeypa
     assert [words for _, _, words in ask(GuardCheck(Scorer("swab", high=1.0)), told + asked)] == [told + asked]
     assert ask(GuardCheck(Scorer(told, high=1.0)), told)[0][2] == told
     too_long = told + asked * 60  # nothing stands for the whole of it
-    assert ask(GuardCheck(Scorer("swab", high=1.0)), too_long)[0][2] == told
+    assert ask(GuardCheck(Scorer("swab", high=4.0)), too_long)[0][2] == told
 
 
-@pytest.mark.parametrize(("whole", "is_held"), [(-1.0, True), (-6.0, False)])
-def test_a_sentence_is_passed_where_the_whole_question_is_far_from_harm(
-    monkeypatch: pytest.MonkeyPatch, whole: float, is_held: bool
+def test_one_of_many_sentences_must_be_surer_to_be_held() -> None:
+    told, limit = "The swab count was short.", read_thresholds()["harm.part"].harmful_from
+    scorer = Scorer("swab", high=limit + 0.5, targets=("harm",))
+    assert ask(GuardCheck(scorer), told + " Whom do I tell?" * 2) != []
+    assert ask(GuardCheck(scorer), told + " Whom do I tell?" * 9) == []
+
+
+@pytest.mark.parametrize(("around", "is_held"), [(-1.0, True), (-6.0, False)])
+def test_a_sentence_is_passed_where_what_stands_around_it_is_far_from_harm(
+    monkeypatch: pytest.MonkeyPatch, around: float, is_held: bool
 ) -> None:
     given = {name: Thresholds(9, 9) for name in guard_check.read_thresholds()}
     given |= {"harm": Thresholds(0, 0), "harm.part": Thresholds(2, 2)}
@@ -154,11 +161,11 @@ def test_a_sentence_is_passed_where_the_whole_question_is_far_from_harm(
 
     class Read:
         def score(self, texts: Sequence[str], is_document: bool = False) -> dict[str, FloatArray]:
-            logits = [{told: 5.0, told + asked: whole}.get(text, -9.0) for text in texts]
+            logits = [{told: 6.0, told + asked: around, told + 2 * asked: around}.get(text, -9.0) for text in texts]
             return {target: np.array(logits, np.float32) for target in TARGETS}
 
-    assert bool(ask(GuardCheck(Read()), told + asked)) is is_held
-    assert ask(GuardCheck(Read()), told + asked * 60)[0][2] == told  # nothing stands for the whole of it
+    for times in (1, 2, 60):
+        assert bool(ask(GuardCheck(Read()), told + asked * times)) is is_held
 
 
 @pytest.mark.parametrize(
