@@ -144,10 +144,10 @@ def test_a_sentence_beside_its_whole_question_has_thresholds_of_its_own(monkeypa
 
 
 def test_one_of_many_sentences_must_be_surer_to_be_held() -> None:
-    told, limit = "The swab count was short.", read_thresholds()["harm.part"].harmful_from
+    told, limit = "The swab count was short.", read_thresholds()["harm"].harmful_from
     scorer = Scorer("swab", high=limit + 0.5, targets=("harm",))
     assert ask(GuardCheck(scorer), told + " Whom do I tell?" * 2) != []
-    assert ask(GuardCheck(scorer), told + " Whom do I tell?" * 9) == []
+    assert ask(GuardCheck(scorer), told + " Whom do I tell?" * 40) == []
 
 
 @pytest.mark.parametrize(("around", "is_held"), [(-1.0, True), (-6.0, False)])
