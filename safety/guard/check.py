@@ -41,10 +41,9 @@ _HELD = ("harm", "errand")
 # which the guard doubts an emergency that a rule has named, self-harm later than others. See MODEL_CARD.md.
 _EXPLAINED_BELOW = {"harm": 3.0, "override": 4.25, "emergency": 1.0, "self-harm": 1.0}
 _DOUBTED_BELOW, _DOUBTED_BELOW_ZH, _SELF_HARM_DOUBTED_BELOW = 3.5, 3.0, 4.0
-# Each sentence of a long text is one more that may be mistaken: of as many texts that ask for harm, the share of their
-# sentences that do falls with their number, and so do the odds. Not of emergencies, which are worth a false alarm.
-_ODDS_FALL = {"harm", "harm.zh", "override.zh"}
-_FEW = 3  # sentences, up to which thresholds were chosen
+# Each sentence of a long text is one more that may be mistaken: the odds of one fall with their number, here from so
+# many on, each time by a logit where they are e times as many. Not of emergencies, which are worth a false alarm.
+_ODDS_FALL_FROM = {"harm": 1.5, "harm.zh": 3.0, "override.zh": 3.0}
 _MAX_AROUND = 360  # characters, a Chinese one counted as three: about what the encoders read at once
 # Logits more that it takes in an examination question, and in a line of past or family history: "Not an exam: woman at
 # 34 weeks fitting", "FHx: mother completed suicide, pt says it's her turn".
@@ -167,11 +166,12 @@ class GuardCheck:
         found: list[tuple[Span, Opinion]] = []
         whole = (0, len(text))
         is_of_others = target in _URGENT and (is_exam_question(text) or is_history(text))
-        fallen = max(math.log(max(sum(span != whole for span in logits), 1) / _FEW), 0.0)
+        num_sentences = sum(span != whole for span in logits)
         for span, logit in sorted(logits.items(), key=lambda item: -item[1]):
             words = text[slice(*span)]
             more = _OF_OTHERS if is_of_others else 0.0
-            more += fallen if span != whole and threshold_name(target, words) in _ODDS_FALL else 0.0
+            if span != whole and (few := _ODDS_FALL_FROM.get(threshold_name(target, words))):
+                more = max(math.log(num_sentences / few), 0.0)
             opinion = self._opinion(target, words, logit - more, _is_part(span, whole, logits, words))
             if opinion is not Opinion.PASS:
                 found.append((span, opinion))
