@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from contracts import DOUBTED, Direction, Finding, Verdict
 from safety.assertion import is_exam_question, is_history
@@ -40,10 +40,14 @@ _HELD = ("harm", "errand")
 # Logits under its threshold from which a sentence with those around it says that the sentence is not meant so, and from
 # which the guard doubts an emergency that a rule has named, self-harm later than others. See MODEL_CARD.md.
 _EXPLAINED_BELOW = {"harm": 3.0, "override": 4.25, "emergency": 1.0, "self-harm": 1.0}
+_TIMES = (
+    2.0  # of an emergency among more sentences than are read with it: as many times what it lies above its threshold
+)
 _DOUBTED_BELOW, _DOUBTED_BELOW_ZH, _SELF_HARM_DOUBTED_BELOW = 3.5, 3.0, 4.0
 # Each sentence of a long text is one more that may be mistaken: the odds of one fall with their number, here from so
 # many on, each time by a logit where they are e times as many. Not of emergencies, which are worth a false alarm.
 _ODDS_FALL_FROM = {"harm": 1.5, "harm.zh": 3.0, "override.zh": 3.0}
+_NUM_AROUND = 3  # sentences read together
 _MAX_AROUND = 360  # characters, a Chinese one counted as three: about what the encoders read at once
 # Logits more that it takes in an examination question, and in a line of past or family history: "Not an exam: woman at
 # 34 weeks fitting", "FHx: mother completed suicide, pt says it's her turn".
@@ -82,6 +86,14 @@ class Scorer(Protocol):
 Span = tuple[int, int]
 
 
+class _Raised(NamedTuple):
+    """A span that is not passed; above: logits by which it lies above what is."""
+
+    span: Span
+    opinion: Opinion
+    above: float
+
+
 class GuardCheck:
     """contracts: safety.model_check.ModelCheck. Raises WeightsError if weights or thresholds are missing."""
 
@@ -103,7 +115,7 @@ class GuardCheck:
             return self._check_input(source, [finding for finding in given.findings if finding.is_emergency])
         scores = self._score(source.text, _sentences(source.text), is_document=True)
         raised = self._raised("errand", source.text, scores["errand"])
-        return [_finding("errand", source, span, opinion) for span, opinion in raised]
+        return [_finding("errand", source, alarm) for alarm in raised]
 
     def _check_input(self, source: NormalisedText, alarms: Sequence[Finding]) -> list[Finding]:
         """The surest of each target; alarms are the emergencies that rules have named."""
@@ -112,15 +124,16 @@ class GuardCheck:
         scores = self._score(text, _with_whole(text, sentences))
         raised = {target: self._raised(target, text, scores[target]) for target in _EXPLAINED_BELOW}
         named_at = {_sentence_of(alarm, source, sentences) for alarm in alarms}
-        asked = named_at.union(*({span for span, _ in found} for found in raised.values()))
+        asked = named_at.union(*({alarm.span for alarm in found} for found in raised.values()))
         around = {span: _around(text, sentences, span) for span in asked}
         read = self._score(text, sorted({*around.values()} - {*scores["harm"]}))
         logits = {target: {**read[target], **scores[target]} for target in TARGETS}
+        is_long = len(sentences) > _NUM_AROUND
         meant = {
             target: [
-                _finding(target, source, span, opinion)
-                for span, opinion in found
-                if self._under(target, text, around[span], logits[target]) < _EXPLAINED_BELOW[target]
+                _finding(target, source, alarm)
+                for alarm in found
+                if self._under(target, text, around[alarm.span], logits[target]) < _explained(target, alarm, is_long)
             ][:1]
             for target, found in raised.items()
         }
@@ -161,9 +174,9 @@ class GuardCheck:
         scores = self._encoder.score(words, is_document)
         return {t: {span: float(logits[places[text[slice(*span)]]]) for span in spans} for t, logits in scores.items()}
 
-    def _raised(self, target: str, text: str, logits: Mapping[Span, float]) -> list[tuple[Span, Opinion]]:
+    def _raised(self, target: str, text: str, logits: Mapping[Span, float]) -> list[_Raised]:
         """Each span that is not passed, the highest logit first."""
-        found: list[tuple[Span, Opinion]] = []
+        found = []
         whole = (0, len(text))
         is_of_others = target in _URGENT and (is_exam_question(text) or is_history(text))
         num_sentences = sum(span != whole for span in logits)
@@ -172,16 +185,13 @@ class GuardCheck:
             more = _OF_OTHERS if is_of_others else 0.0
             if span != whole and (few := _ODDS_FALL_FROM.get(threshold_name(target, words))):
                 more = max(math.log(num_sentences / few), 0.0)
-            opinion = self._opinion(target, words, logit - more, _is_part(span, whole, logits, words))
+            limits = self._thresholds[threshold_name(target, words, _is_part(span, whole, logits, words))]
+            opinion = limits.opinion(logit - more)
+            if opinion is Opinion.ABSTAIN and self._judge is not None:
+                opinion = self._judge.opinion(target, words)
             if opinion is not Opinion.PASS:
-                found.append((span, opinion))
+                found.append(_Raised(span, opinion, logit - more - limits.harmless_to))
         return found
-
-    def _opinion(self, target: str, text: str, logit: float, is_part: bool) -> Opinion:
-        opinion = self._thresholds[threshold_name(target, text, is_part)].opinion(logit)
-        if opinion is Opinion.ABSTAIN and self._judge is not None:
-            return self._judge.opinion(target, text)
-        return opinion
 
 
 def build_guard(bases: Mapping[str, Base], judge: Judge | None = None, threads: int = 1) -> GuardCheck:
@@ -236,14 +246,19 @@ def _is_part(span: Span, whole: Span, logits: Mapping[Span, float], words: str) 
     return span != whole and len(logits) > 1 and (whole in logits or has_han(words))
 
 
+def _explained(target: str, alarm: _Raised, is_long: bool) -> float:
+    """Logits under its threshold from which those around a sentence explain it."""
+    return _TIMES * alarm.above if is_long and target in _URGENT else _EXPLAINED_BELOW[target]
+
+
 def _around(text: str, sentences: Sequence[Span], span: Span) -> Span:
     """A sentence with its neighbours, three in all where there are as many, as far as the encoders read at once. What
     is no sentence, as the whole of a text, stands for itself."""
     if span not in sentences:
         return span
     place = sentences.index(span)
-    first = max(min(place - 1, len(sentences) - 3), 0)
-    last = min(first + 3, len(sentences)) - 1
+    first = max(min(place - 1, len(sentences) - _NUM_AROUND), 0)
+    last = min(first + _NUM_AROUND, len(sentences)) - 1
     while _length(text[sentences[first][0] : sentences[last][1]]) > _MAX_AROUND and first < last:
         first, last = (first + 1, last) if place - first > last - place else (first, last - 1)
     return sentences[first][0], sentences[last][1]
@@ -265,11 +280,11 @@ def _doubted(finding: Finding) -> Finding:
     return replace(finding, rule=finding.rule + DOUBTED, message=message)
 
 
-def _finding(target: str, source: NormalisedText, span: Span, opinion: Opinion) -> Finding:
-    start, end = source.raw_span(*span)
+def _finding(target: str, source: NormalisedText, alarm: _Raised) -> Finding:
+    start, end = source.raw_span(*alarm.span)
     severity = Verdict.HOLD if target in _HELD else Verdict.NOTICE
-    is_unsure = opinion is Opinion.ABSTAIN
-    is_chinese = has_han(source.text[slice(*span)])
+    is_unsure = alarm.opinion is Opinion.ABSTAIN
+    is_chinese = has_han(source.text[slice(*alarm.span)])
     message = (_MESSAGES.get(f"{target}.zh") if is_chinese else None) or _MESSAGES[target]
     message += _UNSURE if is_unsure else ""
     rule = _RULES[target] + (".unsure" if is_unsure else "")

@@ -248,9 +248,15 @@ AROUND = [
 @pytest.mark.parametrize("text", AROUND)
 def test_an_emergency_is_read_with_the_sentences_around_it(text: str) -> None:
     marker = "倒下" if "倒下" in text else "collapsed"
-    assert [rule for rule, _, _ in ask(GuardCheck(Scorer(marker, targets=("emergency",))), text)] == ["model.emergency"]
-    explained = Scorer(marker, explained_by="2019", targets=("emergency", "self-harm"))
-    assert ask(GuardCheck(explained), text) == []
+    scorer = Scorer(marker, high=4.0, targets=("emergency",))
+    assert [rule for rule, _, _ in ask(GuardCheck(scorer), text)] == ["model.emergency"]
+    scorer.explained_by = "2019"
+    assert ask(GuardCheck(scorer), text) == []
+
+
+def test_what_is_very_sure_among_many_sentences_is_not_explained_by_its_neighbours() -> None:
+    scorer = Scorer("collapsed", high=4.0, low=-3.0, explained_by="2019", targets=("emergency",))
+    assert [ask(GuardCheck(scorer), text) != [] for text in AROUND[:3]] == [False, True, True]
 
 
 def test_a_sentence_far_away_explains_nothing_and_one_that_is_hardly_explained_stays_an_alarm() -> None:
