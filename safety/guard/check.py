@@ -52,13 +52,17 @@ _MAX_AROUND = 360  # characters, a Chinese one counted as three: about what the 
 # Logits more that it takes in an examination question, and in a line of past or family history: "Not an exam: woman at
 # 34 weeks fitting", "FHx: mother completed suicide, pt says it's her turn".
 _OF_OTHERS = 2.0
+_MAYBE = {
+    "en": "What is described may be urgent. If somebody is unwell now, ",
+    "zh": "所述情况可能紧急。如当事人目前不适，",
+}
 _MESSAGES = {
     "harm": "This seems to ask for help with something that would harm a patient or another person, so it is held. If "
     "that is not meant, say what it is for; to report harm, use your organisation's route.",
     "override": "This seems to ask the program to leave its rules. It answers by them all the same.",
-    "emergency": "What is described may be urgent. If somebody is unwell now, assess airway, breathing and circulation "
-    "and follow the local emergency protocol first.",
-    "emergency.zh": "所述情况可能紧急。如当事人目前不适，请先评估气道、呼吸和循环，并立即按本院急救流程处理。",
+    "emergency": f"{_MAYBE['en']}assess airway, breathing and circulation and follow the local emergency protocol "
+    "first.",
+    "emergency.zh": f"{_MAYBE['zh']}请先评估气道、呼吸和循环，并立即按本院急救流程处理。",
     "self-harm": "Possible risk to life by self-harm. Do not leave the person alone; follow the local mental health "
     "crisis protocol now. If you yourself are at risk, call your emergency number or a crisis line (988 in the US, "
     "116 123 in the UK and Ireland, 12356 in China).",
@@ -86,7 +90,7 @@ class Scorer(Protocol):
 Span = tuple[int, int]
 
 
-class _Raised(NamedTuple):
+class _Suspect(NamedTuple):
     """A span that is not passed; above: logits by which it lies above what is."""
 
     span: Span
@@ -114,35 +118,38 @@ class GuardCheck:
         if given.direction is Direction.INPUT:
             return self._check_input(source, [finding for finding in given.findings if finding.is_emergency])
         scores = self._score(source.text, _sentences(source.text), is_document=True)
-        raised = self._raised("errand", source.text, scores["errand"])
-        return [_finding("errand", source, alarm) for alarm in raised]
+        suspects = self._suspects("errand", source.text, scores["errand"])
+        return [_finding("errand", source, suspect) for suspect in suspects]
 
     def _check_input(self, source: NormalisedText, alarms: Sequence[Finding]) -> list[Finding]:
-        """The surest of each target; alarms are the emergencies that rules have named."""
+        """The surest of each target; alarms are the emergencies that rules have named. An emergency that those around
+        its sentence explain is said in doubt, as one of a rule is that the guard is far from."""
         text = source.text
         sentences = _sentences(text)
         scores = self._score(text, _with_whole(text, sentences))
-        raised = {target: self._raised(target, text, scores[target]) for target in _EXPLAINED_BELOW}
+        suspects = {target: self._suspects(target, text, scores[target]) for target in _EXPLAINED_BELOW}
         named_at = {_sentence_of(alarm, source, sentences) for alarm in alarms}
-        asked = named_at.union(*({alarm.span for alarm in found} for found in raised.values()))
+        asked = named_at.union(*({suspect.span for suspect in found} for found in suspects.values()))
         around = {span: _around(text, sentences, span) for span in asked}
         read = self._score(text, sorted({*around.values()} - {*scores["harm"]}))
         logits = {target: {**read[target], **scores[target]} for target in TARGETS}
         is_long = len(sentences) > _NUM_AROUND
         meant = {
             target: [
-                _finding(target, source, alarm)
-                for alarm in found
-                if self._under(target, text, around[alarm.span], logits[target]) < _explained(target, alarm, is_long)
+                _finding(target, source, suspect)
+                for suspect in found
+                if self._under(target, text, around[suspect.span], logits[target])
+                < _explained(target, suspect, is_long)
             ][:1]
-            for target, found in raised.items()
+            for target, found in suspects.items()
         }
         named = {alarm.rule for alarm in alarms}
         far = _DOUBTED_BELOW_ZH if has_han(text) else _DOUBTED_BELOW
         far = _SELF_HARM_DOUBTED_BELOW if _SELF_HARM_RULE in named else far
         urgent = meant["self-harm"] or meant["emergency"]
         if not urgent and all(self._is_far(far, text, span, around, logits) for span in named_at):
-            urgent = [*map(_doubted, alarms)]
+            explained = [_finding(t, source, suspect) for t in _URGENT[::-1] for suspect in suspects[t][:1]]
+            urgent = [*map(_doubted, alarms or explained[:1])]
         elif named:  # what a rule has named, with its own next step, is not said again
             urgent = [] if _SELF_HARM_RULE in named else meant["self-harm"]
         return [*meant["harm"], *meant["override"], *urgent]
@@ -174,7 +181,7 @@ class GuardCheck:
         scores = self._encoder.score(words, is_document)
         return {t: {span: float(logits[places[text[slice(*span)]]]) for span in spans} for t, logits in scores.items()}
 
-    def _raised(self, target: str, text: str, logits: Mapping[Span, float]) -> list[_Raised]:
+    def _suspects(self, target: str, text: str, logits: Mapping[Span, float]) -> list[_Suspect]:
         """Each span that is not passed, the highest logit first."""
         found = []
         whole = (0, len(text))
@@ -190,7 +197,7 @@ class GuardCheck:
             if opinion is Opinion.ABSTAIN and self._judge is not None:
                 opinion = self._judge.opinion(target, words)
             if opinion is not Opinion.PASS:
-                found.append(_Raised(span, opinion, logit - more - limits.harmless_to))
+                found.append(_Suspect(span, opinion, logit - more - limits.harmless_to))
         return found
 
 
@@ -246,9 +253,9 @@ def _is_part(span: Span, whole: Span, logits: Mapping[Span, float], words: str) 
     return span != whole and len(logits) > 1 and (whole in logits or has_han(words))
 
 
-def _explained(target: str, alarm: _Raised, is_long: bool) -> float:
+def _explained(target: str, suspect: _Suspect, is_long: bool) -> float:
     """Logits under its threshold from which those around a sentence explain it."""
-    return _TIMES * alarm.above if is_long and target in _URGENT else _EXPLAINED_BELOW[target]
+    return _TIMES * suspect.above if is_long and target in _URGENT else _EXPLAINED_BELOW[target]
 
 
 def _around(text: str, sentences: Sequence[Span], span: Span) -> Span:
@@ -275,16 +282,17 @@ def _sentence_of(finding: Finding, source: NormalisedText, sentences: Sequence[S
 
 
 def _doubted(finding: Finding) -> Finding:
-    words = _DOUBTS["zh" if has_han(finding.evidence) else "en"]
-    message = words.format(evidence=finding.evidence, message=finding.message)
+    language = "zh" if has_han(finding.evidence) else "en"
+    next_step = finding.message.removeprefix(_MAYBE[language])
+    message = _DOUBTS[language].format(evidence=finding.evidence, message=next_step)
     return replace(finding, rule=finding.rule + DOUBTED, message=message)
 
 
-def _finding(target: str, source: NormalisedText, alarm: _Raised) -> Finding:
-    start, end = source.raw_span(*alarm.span)
+def _finding(target: str, source: NormalisedText, suspect: _Suspect) -> Finding:
+    start, end = source.raw_span(*suspect.span)
     severity = Verdict.HOLD if target in _HELD else Verdict.NOTICE
-    is_unsure = alarm.opinion is Opinion.ABSTAIN
-    is_chinese = has_han(source.text[slice(*alarm.span)])
+    is_unsure = suspect.opinion is Opinion.ABSTAIN
+    is_chinese = has_han(source.text[slice(*suspect.span)])
     message = (_MESSAGES.get(f"{target}.zh") if is_chinese else None) or _MESSAGES[target]
     message += _UNSURE if is_unsure else ""
     rule = _RULES[target] + (".unsure" if is_unsure else "")
