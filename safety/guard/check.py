@@ -47,6 +47,7 @@ _DOUBTED_BELOW, _DOUBTED_BELOW_ZH, _SELF_HARM_DOUBTED_BELOW = 3.5, 3.0, 4.0
 # Each sentence of a long text is one more that may be mistaken: the odds of one fall with their number, here from so
 # many on, each time by a logit where they are e times as many. Not of emergencies, which are worth a false alarm.
 _ODDS_FALL_FROM = {"harm": 1.5, "harm.zh": 3.0, "override.zh": 3.0}
+_NOTED_FROM = 0.5  # logits above its threshold from which an emergency that is explained is still noted
 _NUM_AROUND = 3  # sentences read together
 _MAX_AROUND = 360  # characters, a Chinese one counted as three: about what the encoders read at once
 # Logits more that it takes in an examination question, and in a line of past or family history: "Not an exam: woman at
@@ -148,8 +149,8 @@ class GuardCheck:
         far = _SELF_HARM_DOUBTED_BELOW if _SELF_HARM_RULE in named else far
         urgent = meant["self-harm"] or meant["emergency"]
         if not urgent and all(self._is_far(far, text, span, around, logits) for span in named_at):
-            explained = [_finding(t, source, suspect) for t in _URGENT[::-1] for suspect in suspects[t][:1]]
-            urgent = [*map(_doubted, alarms or explained[:1])]
+            explained = [(t, suspect) for t in _URGENT[::-1] for suspect in suspects[t] if suspect.above > _NOTED_FROM]
+            urgent = [*map(_doubted, alarms or [_finding(t, source, suspect) for t, suspect in explained[:1]])]
         elif named:  # what a rule has named, with its own next step, is not said again
             urgent = [] if _SELF_HARM_RULE in named else meant["self-harm"]
         return [*meant["harm"], *meant["override"], *urgent]
