@@ -1,9 +1,16 @@
-"""A small checkpoint folder with random weights and a byte-level tokenizer of its own, like a real one's."""
+"""A small checkpoint folder with random weights and a byte-level tokenizer of its own, like a real one's; and the tests
+in Triton's interpreter, which take minutes of one core, beside all others."""
 
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryFile
+from typing import IO
 
 import pytest
 import torch
@@ -29,6 +36,57 @@ CORPUS = [
     "SYSTEM HUMAN ASSISTANT role",
     "头痛三天 38.5°C",
 ]
+
+
+HERE = Path(__file__).parent
+IN_INTERPRETER = [str(HERE / "gpu_ops.py"), str(HERE / "gpu_decoder.py")]
+_BESIDE = pytest.StashKey[tuple["subprocess.Popen[str]", IO[str]]]()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Who waits for the process beside the others comes last."""
+    items.sort(key=_waits)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Starts the process, at the lowest priority, so that it takes what the others leave of the cores."""
+    if session.config.option.collectonly or not any(map(_waits, session.items)) or find_spec("triton") is None:
+        return
+    output = TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115  # closed when the session ends
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *IN_INTERPRETER],
+        cwd=HERE.parents[1],
+        env=os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    os.setpriority(os.PRIO_PROCESS, process.pid, 19)
+    session.config.stash[_BESIDE] = process, output
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if beside := session.config.stash.get(_BESIDE, None):
+        process, output = beside
+        process.kill()
+        process.wait()
+        output.close()
+
+
+def _waits(item: pytest.Item) -> bool:
+    return "in_interpreter" in getattr(item, "fixturenames", ())
+
+
+@pytest.fixture
+def in_interpreter(pytestconfig: pytest.Config) -> tuple[int, str]:
+    """Status and output of the tests in Triton's interpreter, once they have ended."""
+    beside = pytestconfig.stash.get(_BESIDE, None)
+    if beside is None:
+        pytest.skip("needs triton")
+    process, output = beside
+    status = process.wait()
+    output.seek(0)
+    return status, output.read()
 
 
 @pytest.fixture(autouse=True)

@@ -1,5 +1,5 @@
-"""The whole decoder by Triton's interpreter against modeling.py in float32. Run by test_gpu_decoder.py, in a process of
-its own: what a kernel is, is decided when it is imported."""
+"""The whole decoder by Triton's interpreter against modeling.py in float32. Run by test_gpu_interpreter.py, in a
+process of its own: what a kernel is, is decided when it is imported."""
 
 from __future__ import annotations
 

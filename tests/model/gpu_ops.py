@@ -1,5 +1,5 @@
 """Each Triton kernel against its definition in float64: on a card, with `pytest tests/model/gpu_ops.py`, or else in
-Triton's interpreter, where test_gpu_ops.py runs it in a process of its own: what a kernel is, is decided at import."""
+Triton's interpreter, by test_gpu_interpreter.py, in a process of its own: what a kernel is, is decided at import."""
 
 from __future__ import annotations
 

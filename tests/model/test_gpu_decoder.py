@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import copy
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -296,17 +292,6 @@ def test_long_prompts_are_cut_and_nothing_of_them_lost() -> None:
     assert [place for chunk in chunks for run in chunk for _, place in run.wanted] == [0, 1, 2, 3]
     assert chunks[1][0].first_position == 32
     assert BLOCK_TOKENS == 32
-
-
-def test_tritons_interpreter_computes_what_modeling_does() -> None:
-    """In a process of its own: what a kernel is, is decided when it is imported."""
-    pytest.importorskip("triton")
-    file = Path(__file__).with_name("gpu_decoder.py")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(file)]
-    done = subprocess.run(
-        command, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout[-4000:]
 
 
 @pytest.fixture(autouse=True)
