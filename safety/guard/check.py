@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
@@ -40,9 +41,7 @@ _HELD = ("harm", "errand")
 # Logits under its threshold from which a sentence with those around it says that the sentence is not meant so, and from
 # which the guard doubts an emergency that a rule has named, self-harm later than others. See MODEL_CARD.md.
 _EXPLAINED_BELOW = {"harm": 3.0, "override": 4.25, "emergency": 1.0, "self-harm": 1.0}
-_TIMES = (
-    2.0  # of an emergency among more sentences than are read with it: as many times what it lies above its threshold
-)
+_TIMES = 2.0  # among more sentences than are read with it: as many times what an emergency lies above its threshold
 _DOUBTED_BELOW, _DOUBTED_BELOW_ZH, _SELF_HARM_DOUBTED_BELOW = 3.5, 3.0, 4.0
 # Each sentence of a long text is one more that may be mistaken: the odds of one fall with their number, here from so
 # many on, each time by a logit where they are e times as many. Not of emergencies, which are worth a false alarm.
@@ -259,12 +258,12 @@ def _explained(target: str, suspect: _Suspect, is_long: bool) -> float:
     return _TIMES * suspect.above if is_long and target in _URGENT else _EXPLAINED_BELOW[target]
 
 
-def _around(text: str, sentences: Sequence[Span], span: Span) -> Span:
+def _around(text: str, sentences: list[Span], span: Span) -> Span:
     """A sentence with its neighbours, three in all where there are as many, as far as the encoders read at once. What
     is no sentence, as the whole of a text, stands for itself."""
-    if span not in sentences:
+    place = bisect_left(sentences, span)
+    if sentences[place : place + 1] != [span]:
         return span
-    place = sentences.index(span)
     first = max(min(place - 1, len(sentences) - _NUM_AROUND), 0)
     last = min(first + _NUM_AROUND, len(sentences)) - 1
     while _length(text[sentences[first][0] : sentences[last][1]]) > _MAX_AROUND and first < last:
@@ -277,9 +276,10 @@ def _length(text: str) -> int:
 
 
 def _sentence_of(finding: Finding, source: NormalisedText, sentences: Sequence[Span]) -> Span:
-    """The sentence that a finding begins in, else the whole text."""
-    places = [span for span in sentences if source.raw_span(*span)[0] <= finding.start]
-    return places[-1] if places else (0, len(source.text))
+    """The sentence that a finding begins in; the whole text where that has too few letters to be judged."""
+    raw = (source.raw_span(*span) for span in sentences)
+    found = (span for span, (start, end) in zip(sentences, raw, strict=True) if start <= finding.start < end)
+    return next(found, (0, len(source.text)))
 
 
 def _doubted(finding: Finding) -> Finding:

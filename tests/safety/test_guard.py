@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from app.safety_layer import GUARD_BASES, build_safety
-from contracts import Direction, GenerationEnd, Message, ModelInfo, Role, TextChunk, TokenLogprob, Verdict
+from contracts import Direction, Finding, GenerationEnd, Message, ModelInfo, Role, TextChunk, TokenLogprob, Verdict
 from safety.checker import RuleSafetyChecker
 from safety.guard import check as guard_check
 from safety.guard import weights_file
@@ -279,6 +279,17 @@ def test_self_harm_that_a_rule_named_is_doubted_later_than_other_emergencies(tex
     assert {finding.is_emergency for finding in checker.check_input([Message(Role.USER, text)]).findings} == {
         is_emergency
     }
+
+
+def test_what_was_not_read_is_not_doubted() -> None:
+    for text, is_doubted in (
+        ("She waits for tea. PEA.", True),
+        ("She is well and waits for tea. " * 20 + "PEA.", False),
+    ):
+        start, end = len(text) - 4, len(text)
+        alarm = Finding("emergency.cardiac-arrest", Verdict.NOTICE, start, end, "Start CPR.", "test", "PEA.")
+        found = GuardCheck(Scorer("nothing")).check(ModelInput(text, Direction.INPUT, findings=[alarm]))
+        assert [finding.is_doubted for finding in found] == [True] * is_doubted
 
 
 def test_an_emergency_that_a_rule_named_is_doubted_by_what_stands_beside_it() -> None:
