@@ -355,8 +355,8 @@ class Finding:
 
     @property
     def is_doubted(self) -> bool:
-        """An emergency that a rule named and a model reads as past, denied, another's or asked in general. It is shown,
-        without alarm."""
+        """An emergency that a rule named, or one sentence alone told, and a model reads as past, denied, another's or
+        asked in general. It is shown, without alarm."""
         return self.rule.endswith(DOUBTED)
 
 

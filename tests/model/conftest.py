@@ -79,11 +79,10 @@ def _waits(item: pytest.Item) -> bool:
 
 @pytest.fixture
 def in_interpreter(pytestconfig: pytest.Config) -> tuple[int, str]:
-    """Status and output of the tests in Triton's interpreter, once they have ended."""
-    beside = pytestconfig.stash.get(_BESIDE, None)
-    if beside is None:
-        pytest.skip("needs triton")
-    process, output = beside
+    """Status and output of the tests in Triton's interpreter, once they have ended. Skips only where there is no Triton;
+    that they were not started is an error."""
+    pytest.importorskip("triton")
+    process, output = pytestconfig.stash[_BESIDE]
     status = process.wait()
     output.seek(0)
     return status, output.read()
