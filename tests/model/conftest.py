@@ -79,8 +79,8 @@ def _waits(item: pytest.Item) -> bool:
 
 @pytest.fixture
 def in_interpreter(pytestconfig: pytest.Config) -> tuple[int, str]:
-    """Status and output of the tests in Triton's interpreter, once they have ended. Skips only where there is no Triton;
-    that they were not started is an error."""
+    """Status and output of the tests in Triton's interpreter, once they have ended. Skips only where there is no
+    Triton; that they were not started is an error."""
     pytest.importorskip("triton")
     process, output = pytestconfig.stash[_BESIDE]
     status = process.wait()
