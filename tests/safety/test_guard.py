@@ -65,9 +65,9 @@ def test_authored_sentences_are_enough_and_split_by_act() -> None:
 def test_twins_tell_the_same_danger_apart_and_of_self_harm_only_where_it_is_known() -> None:
     twins = read_twins()
     assert {twin.kind for twin in twins} == {"danger", "self-harm", "mixed"}
-    assert {twin.split for twin in twins} == {"train", "dev"}
+    assert {twin.split for twin in twins} == {"train", "dev", "held"}
     assert not {twin.now for twin in twins} & {twin.calm for twin in twins}
-    assert not {t for twin in twins if twin.split == "dev" for t in (twin.now, twin.calm)} & {
+    assert not {t for twin in twins if twin.split != "train" for t in (twin.now, twin.calm)} & {
         t for twin in twins if twin.split == "train" for t in (twin.now, twin.calm)
     }
 
@@ -257,7 +257,7 @@ def test_an_emergency_is_read_with_the_sentences_around_it(text: str) -> None:
 
 
 def test_what_is_very_sure_among_many_sentences_is_not_explained_by_its_neighbours() -> None:
-    scorer = Scorer("collapsed", high=4.0, low=-3.0, explained_by="2019", targets=("emergency",))
+    scorer = Scorer("collapsed", high=6.0, low=-3.0, explained_by="2019", targets=("emergency",))
     found = [GuardCheck(scorer).check(ModelInput(text, Direction.INPUT))[0] for text in AROUND[:3]]
     assert [finding.is_emergency for finding in found] == [False, True, True]
 
