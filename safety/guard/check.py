@@ -42,7 +42,7 @@ _HELD = ("harm", "errand")
 # which the guard doubts an emergency that a rule has named, self-harm later than others. See MODEL_CARD.md.
 _EXPLAINED_BELOW = {"harm": 3.0, "override": 4.25, "emergency": 1.0, "self-harm": 1.0}
 _TIMES = 2.0  # among more sentences than are read with it: as many times what an emergency lies above its threshold
-_DOUBTED_BELOW, _SELF_HARM_DOUBTED_BELOW = 3.5, 4.0
+_DOUBTED_BELOW, _DOUBTED_BELOW_ZH, _SELF_HARM_DOUBTED_BELOW = 3.5, 3.0, 4.0
 # Each sentence of a long text is one more that may be mistaken: the odds of one fall with their number, here from so
 # many on, each time by a logit where they are e times as many. Not of emergencies, which are worth a false alarm.
 _ODDS_FALL_FROM = {"harm": 1.5, "harm.zh": 3.0, "override.zh": 3.0}
@@ -144,7 +144,8 @@ class GuardCheck:
             for target, found in suspects.items()
         }
         named = {alarm.rule for alarm in alarms}
-        far = _SELF_HARM_DOUBTED_BELOW if _SELF_HARM_RULE in named else _DOUBTED_BELOW
+        far = _DOUBTED_BELOW_ZH if has_han(text) else _DOUBTED_BELOW
+        far = _SELF_HARM_DOUBTED_BELOW if _SELF_HARM_RULE in named else far
         urgent = meant["self-harm"] or meant["emergency"]
         if not urgent and all(self._is_far(far, text, span, around, logits) for span in named_at):
             explained = [(t, suspect) for t in _URGENT[::-1] for suspect in suspects[t] if suspect.above > _NOTED_FROM]
