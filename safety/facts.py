@@ -12,7 +12,16 @@ from dataclasses import dataclass, replace
 
 from safety.assertion import Assertion, Scope, scopes
 from safety.lexicon import chinese_drugs, irregular, is_clinical, is_drug, silent_words, synonyms
-from safety.quantities import DateFact, Quantity, find_dates, find_frequencies, find_quantities
+from safety.quantities import (
+    DateFact,
+    Quantity,
+    belongs_to_next,
+    find_dates,
+    find_frequencies,
+    find_quantities,
+    find_times,
+    is_behind_dose,
+)
 
 # One character for one, so that offsets hold.
 _PLAIN = str.maketrans("‐‑‒–—−‘’ʼ“”\u00a0\u2009\u202f，（）：；％．", "------'''\"\"   ,():;%.")
@@ -20,7 +29,9 @@ _PLAIN = str.maketrans("‐‑‒–—−‘’ʼ“”\u00a0\u2009\u202f，（
 
 _WORD = re.compile(r"[a-z][a-z0-9'+]*(?:-[a-z0-9']+)*|\d+[a-z][a-z0-9]*", re.IGNORECASE)
 _CJK_RUN = re.compile(r"[\u3400-\u9fff]+")
-_CJK_STOP = re.compile(r"患者|病人|记录|显示|目前|其|的|了|为|是|在|与|和|及|并|有|被|于|现|该")
+_CJK_STOP = re.compile(
+    r"患者|病人|记录|显示|目前|服用|使用|给予|用药|剂量|其|的|了|为|是|在|与|和|及|并|有|被|于|现|该"
+)
 _SIDE = re.compile(
     r"\b(left|right|bilateral|both)\b(?!\s+ventricular\s+ejection)(?!\s+(?:away|now|after|before|the|against|for|in|on|hospital|at)\b)|([左右双])(?=侧|[\u3400-\u9fff])",
     re.IGNORECASE,
@@ -117,9 +128,12 @@ def facts_of(text: str, sentences: Sequence[tuple[int, int]]) -> Facts:
     quantities = list(find_quantities(_blank(text, taken)))
     taken += [(q.start, q.end) for q in quantities]
     words = _words(text, taken)
+    doses = {q.end for q in (*quantities, *frequencies)} | {w.end for w in words if w.key.startswith("drug:")}
+    times = [time for time in find_times(text) if is_behind_dose(text, doses, time.start)]
+    words = [word for word in words if not _overlaps([(t.start, t.end) for t in times], word.start, word.end)]
     scoped = [replace(s, start=s.start + a, end=s.end + a) for a, b in sentences for s in _scopes(text[a:b])]
     words = [replace(word, flags=_flags(scoped, word)) for word in words]
-    owned = tuple(_own(text, q, words, sentences) for q in sorted([*frequencies, *quantities], key=_start))
+    owned = tuple(_own(text, q, words, sentences) for q in sorted([*frequencies, *times, *quantities], key=_start))
     return Facts(
         words=tuple(words),
         quantities=owned,
@@ -286,9 +300,10 @@ def _owner(text: str, quantity: Quantity, owners: Sequence[Word], start: int, en
     the last one before it."""
     before = [w for w in owners if w.end <= quantity.start]
     after = [w for w in owners if quantity.end <= w.start < end]
-    if after and re.fullmatch(r"\s*(?:of\s+)?(?:oral\s+|intravenous\s+|iv\s+)?", text[quantity.end : after[0].start]):
+    named = [(w.start, w.end) for w in before if w.start >= start]
+    if after and belongs_to_next(text, quantity, named, after[0].start, start):
         return after[0].key
-    if before and before[-1].start >= start:
+    if named:
         return before[-1].key
     if after:
         return after[0].key

@@ -8,13 +8,14 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
 
 from safety.assertion import Assertion, assess
 from safety.cues import Cue
 from safety.lexicon import cues
 from safety.normalise import lower
-from safety.quantities import Quantity, find_frequencies, find_quantities
+from safety.quantities import Quantity, belongs_to_next, find_frequencies, find_quantities
 from safety.sentences import sentence_spans
 
 DOSE_REACH = 70  # characters from a drug's name to its dose
@@ -42,15 +43,22 @@ class DrugNames:
         return cls(table, first, re.compile("|".join(map(re.escape, names)) or r"(?!)"))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Mention:
-    """text[start:end] names the drug. is_active: it is given or to be given, for all that the sentence says."""
+    """text[start:end] names the drug. words: its sentence in lower case."""
 
     drug: str
     start: int
     end: int
     sentence: tuple[int, int]
-    is_active: bool
+    words: str = field(repr=False)
+
+    @cached_property
+    def is_active(self) -> bool:
+        """It is given or to be given, for all that its sentence says. Costs more than finding it: to be asked last."""
+        start, end = self.start - self.sentence[0], self.end - self.sentence[0]
+        is_blocked = any(first <= start < last for first, last in _not_given(self.words))
+        return not is_blocked and assess(self.words, start, end) not in _NOT_PROPOSED
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +90,7 @@ def find_mentions(text: str, names: DrugNames) -> list[Mention]:
 
 
 def find_doses(text: str, mentions: Sequence[Mention]) -> Iterator[Dose]:
-    """The doses that the text gives with the drugs."""
+    """The doses that the text gives with those of the drugs that are given."""
     quantities, frequencies = _numbers(text, mentions)
     seen: set[int] = set()
     for number, quantity in enumerate(quantities):
@@ -124,12 +132,9 @@ def _mentions_in(lowered: str, span: tuple[int, int], names: DrugNames) -> Itera
         found += [(m.start(), m.end(), names.table[m.group()]) for m in names.chinese.finditer(lowered, *span)]
     if not found:
         return
-    sentence = lowered[span[0] : span[1]]
-    blocked = list(_not_given(sentence))
+    words = lowered[slice(*span)]
     for start, end, drug in sorted(set(found)):
-        a, b = start - span[0], end - span[0]
-        is_blocked = any(first <= a < last for first, last in blocked)
-        yield Mention(drug, start, end, span, not is_blocked and assess(sentence, a, b) not in _NOT_PROPOSED)
+        yield Mention(drug, start, end, span, words)
 
 
 def _latin(lowered: str, span: tuple[int, int], names: DrugNames) -> Iterator[tuple[int, int, str]]:
@@ -145,13 +150,16 @@ def _latin(lowered: str, span: tuple[int, int], names: DrugNames) -> Iterator[tu
                 break
 
 
-def _not_given(sentence: str) -> Iterator[tuple[int, int]]:
+@lru_cache(maxsize=64)
+def _not_given(sentence: str) -> tuple[tuple[int, int], ...]:
+    found = []
     for _, end in _NOT_GIVEN.spans(sentence):
         gives = _GIVES.search(sentence, end)
-        yield end, gives.start() if gives else len(sentence)
+        found.append((end, gives.start() if gives else len(sentence)))
     for start, _ in _WAS_NOT_GIVEN.spans(sentence):
         turns = [turn.end() for turn in _GIVES.finditer(sentence, 0, start)]
-        yield max(turns, default=0), start
+        found.append((max(turns, default=0), start))
+    return tuple(found)
 
 
 # --- doses ------------------------------------------------------------------------------------------------------
@@ -171,12 +179,15 @@ def _numbers(text: str, mentions: Sequence[Mention]) -> tuple[list[Quantity], li
 
 
 def _owner(text: str, quantity: Quantity, mentions: Sequence[Mention]) -> Mention | None:
-    """The drug right after ("5 mg of apixaban"), else the last one before in the same sentence."""
-    after = next((m for m in mentions if m.start >= quantity.end), None)
-    if after and re.fullmatch(r"\s*(?:of\s+)?(?:oral\s+|iv\s+|intravenous\s+)?", text[quantity.end : after.start]):
+    """The drug right after ("5 mg of apixaban"), else the last one before, of those in the same sentence."""
+    here = [m for m in mentions if m.sentence[0] <= quantity.start < m.sentence[1]]
+    named = [m for m in here if m.end <= quantity.start]
+    after = next((m for m in here if m.start >= quantity.end), None)
+    places = [(m.start, m.end) for m in named]
+    if after and belongs_to_next(text, quantity, places, after.start, after.sentence[0]) and after.is_active:
         return after
-    before = [m for m in mentions if m.end <= quantity.start and m.sentence[0] <= quantity.start < m.sentence[1]]
-    return before[-1] if before and quantity.start - before[-1].end <= DOSE_REACH else None
+    before = next((m for m in reversed(named) if m.is_active), None)
+    return before if before and quantity.start - before.end <= DOSE_REACH else None
 
 
 def _is_concentration(text: str, quantity: Quantity) -> bool:

@@ -107,16 +107,19 @@ class _Prescription:
     known: Knowledge
 
     def findings(self) -> Iterator[Finding]:
-        active = [mention for mention in self.mentions if mention.is_active]
-        stopped = {mention.drug for mention in self.mentions} - {mention.drug for mention in active}
-        taken = [drug for drug in self._drugs_of(self.patient.medications) if drug not in stopped]
-        yield from self._doses(active)
-        yield from self._interactions(active, taken)
-        yield from self._duplicates(active, taken)
-        yield from self._look_alikes(active, taken)
-        yield from self._allergies(active)
-        yield from self._cautions(active)
-        yield from self._routes(active)
+        taken = [drug for drug in self._drugs_of(self.patient.medications) if not self._is_stopped(drug)]
+        yield from self._doses()
+        yield from self._interactions(taken)
+        yield from self._duplicates(taken)
+        yield from self._look_alikes(taken)
+        yield from self._allergies()
+        yield from self._cautions()
+        yield from self._routes()
+
+    def _is_stopped(self, drug: str) -> bool:
+        """Whether the text names a drug and nowhere gives it."""
+        named = [mention for mention in self.mentions if mention.drug == drug]
+        return bool(named) and not any(mention.is_active for mention in named)
 
     def _finding(
         self, rule: str, severity: Verdict, mention: Mention, source: str, dose: Dose | None = None, **words: Any
@@ -133,8 +136,8 @@ class _Prescription:
 
     # --- dose ---
 
-    def _doses(self, active: Sequence[Mention]) -> Iterator[Finding]:
-        for dose in find_doses(self.text, active):
+    def _doses(self) -> Iterator[Finding]:
+        for dose in find_doses(self.text, self.mentions):
             drug = dose.mention.drug
             if drug in self.known.doses:
                 yield from self._outside(dose, self.known.doses[drug])
@@ -192,13 +195,16 @@ class _Prescription:
 
     # --- other drugs ---
 
-    def _interactions(self, active: Sequence[Mention], taken: Sequence[str]) -> Iterator[Finding]:
+    def _interactions(self, taken: Sequence[str]) -> Iterator[Finding]:
         """One finding a pair. Of two drugs that the patient takes both, one of which the text names, it is a notice:
         nothing new is proposed."""
         seen: set[frozenset[str]] = set()
+        drugs = {mention.drug for mention in self.mentions}.union(taken)
+        known = [i for i in self.known.interactions if not (drugs.isdisjoint(i.first) or drugs.isdisjoint(i.second))]
+        concerned = frozenset[str]().union(*(i.first | i.second for i in known))
+        active = [mention for mention in self.mentions if mention.drug in concerned and mention.is_active]
         named = {mention.drug: mention for mention in reversed(active)}  # where each stands first
         for mention in sorted(named.values(), key=lambda mention: mention.start):
-            known = [i for i in self.known.interactions if mention.drug in i.first or mention.drug in i.second]
             for other, is_named in (*((drug, True) for drug in named), *((drug, False) for drug in taken)):
                 pair = frozenset({mention.drug, other})
                 met = [i for i in known if _joins(i, mention.drug, other)]
@@ -210,29 +216,32 @@ class _Prescription:
                 words: dict[str, Any] = {"other": other, "why": worst.why, "why_zh": worst.why_zh}
                 yield self._finding(f"interaction.{worst.id}", severity, mention, worst.source, **words)
 
-    def _duplicates(self, active: Sequence[Mention], taken: Sequence[str]) -> Iterator[Finding]:
+    def _duplicates(self, taken: Sequence[str]) -> Iterator[Finding]:
         source = self.known.sources["duplicates"]
         for name in self.known.one_at_a_time:
             members = self.known.classes[name]
             before = [drug for drug in taken if drug in members]
-            for mention in (m for m in active if m.drug in members):
+            named = [mention for mention in self.mentions if mention.drug in members]
+            if len({mention.drug for mention in named}.union(before)) < 2:
+                continue
+            for mention in (m for m in named if m.is_active):
                 other = next((drug for drug in before if drug != mention.drug), None)
                 if other and mention.drug not in before:
                     yield self._finding("duplicate", Verdict.NOTICE, mention, source, other=other, name=name)
                     break
                 before.append(mention.drug)
 
-    def _look_alikes(self, active: Sequence[Mention], taken: Sequence[str]) -> Iterator[Finding]:
-        for mention in active:
+    def _look_alikes(self, taken: Sequence[str]) -> Iterator[Finding]:
+        for mention in self.mentions:
             other = next((drug for drug in taken if drug in self.known.look_alikes.get(mention.drug, ())), None)
-            if other and mention.drug not in taken:
+            if other and mention.drug not in taken and mention.is_active:
                 yield self._finding(
                     "look-alike", Verdict.NOTICE, mention, self.known.sources["look_alikes"], other=other
                 )
 
     # --- the patient ---
 
-    def _allergies(self, active: Sequence[Mention]) -> Iterator[Finding]:
+    def _allergies(self) -> Iterator[Finding]:
         if not self.patient.allergies:
             return
         listed = ", ".join(self.patient.allergies)
@@ -240,21 +249,21 @@ class _Prescription:
         for word, name in self.known.allergy_words.items():
             if re.search(rf"(?<![a-z]){re.escape(word)}(?![a-z])", listed.lower()):
                 drugs |= self.known.classes[name]
-        for mention in active:
+        for mention in self.mentions:
             effects = [c.effect for c in self.known.cross_reactions if mention.drug in c.concerns and c.allergy & drugs]
             if mention.drug in drugs:
                 effects.append(Verdict.HOLD)
-            if effects:
+            if effects and mention.is_active:
                 yield self._finding(
                     "allergy", Verdict.worst(effects), mention, self.known.sources["allergies"], other=listed
                 )
 
-    def _cautions(self, active: Sequence[Mention]) -> Iterator[Finding]:
-        named = {mention.drug for mention in active}
+    def _cautions(self) -> Iterator[Finding]:
+        named = {mention.drug for mention in self.mentions}
         applying = [c for c in self.known.cautions if not named.isdisjoint(c.drugs) and self._applies(c)]
-        for mention in active:
+        for mention in self.mentions:
             met = [c for c in applying if mention.drug in c.drugs]
-            if met:
+            if met and mention.is_active:
                 worst = max(met, key=lambda caution: caution.effect.rank)
                 name = worst.condition.replace("_", " ") + (f" {worst.limit:g}" if worst.limit else "")
                 words: dict[str, Any] = {"why": worst.why, "why_zh": worst.why_zh, "name": name}
@@ -300,10 +309,10 @@ class _Prescription:
     def _search(self, pattern: re.Pattern[str]) -> re.Match[str] | None:
         return pattern.search(self._lowered) if any(hint in self._lowered for hint in _HINTS[pattern]) else None
 
-    def _routes(self, active: Sequence[Mention]) -> Iterator[Finding]:
-        for mention in active:
+    def _routes(self) -> Iterator[Finding]:
+        for mention in self.mentions:
             is_fatal = mention.drug in self.known.classes.get(_FATAL_INTRATHECAL, ())
-            if is_fatal and _INTRATHECAL.search(self.text, *mention.sentence):
+            if is_fatal and _INTRATHECAL.search(self.text, *mention.sentence) and mention.is_active:
                 yield self._finding("route.intrathecal", Verdict.BLOCK, mention, _INTRATHECAL_SOURCE)
 
 

@@ -7,7 +7,7 @@ converted: 1 g and 1000 mg stay two things. Knows nothing of passages.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import lru_cache
@@ -112,7 +112,7 @@ _BASE_UNITS = {  # canonical -> how it is written; longer forms first where one 
 }
 _UNIT_OF = [(re.compile(rf"(?:{form})", re.IGNORECASE), name) for name, form in _BASE_UNITS.items()]
 _UNIT = "(?:" + "|".join(_BASE_UNITS.values()) + ")"
-_UNIT_TAIL = r"(?![a-z0-9])"
+_UNIT_TAIL = r"(?:(?![a-z0-9])|(?=(?:[btq]id|[oqb]d|qn)(?![a-z0-9])))"  # "2.5mgqd", as Chinese notes write it
 _COMPOUND = (
     rf"(?:{_UNIT}{_UNIT_TAIL}(?:\s?(?:/|per\s+)\s?(?:\d+(?:\.\d+)?\s?)?{_UNIT}{_UNIT_TAIL})*|(?:/|per\s+)min(?:ute)?\b)"
 )
@@ -130,6 +130,9 @@ _QUANTITY = re.compile(
     re.IGNORECASE,
 )
 
+_ITEM_NUMBER = re.compile(r"\d{1,2}[.)、]\s")
+_GIVEN = ("mg", "mcg", "g", "tablet", "capsule", "puff", "drop", "unit", "ml")  # never less than none
+
 _TIMES_WORD = {"once": "1", "twice": "2", "thrice": "3", "one": "1", "two": "2", "three": "3", "four": "4", "five": "5"}
 _TIMES_WORD |= {"six": "6", "一": "1", "两": "2", "二": "2", "三": "3", "四": "4"}
 _LATIN = {
@@ -144,10 +147,11 @@ _LATIN = {
     "b.i.d.": "2",
 }
 _LATIN |= {"tds": "3", "tid": "3", "t.d.s.": "3", "t.i.d.": "3", "qds": "4", "qid": "4", "q.d.s.": "4", "q.i.d.": "4"}
+_BEGINS = r"(?:(?<![a-z])|(?<=\dmg)|(?<=\dml)|(?<=\dg)|(?<=mcg))"  # "2.5mgqd"
 _A_DAY = r"(?:daily|(?:a|per|each|every|/)\s*day|in the day|/\s?d\b)"
 _FREQUENCY = re.compile(
     rf"\b(?P<times>once|twice|thrice|(?:one|two|three|four|five|six|\d{{1,2}})\s?(?:times|x))[\s-]*{_A_DAY}\b"
-    r"|\b(?P<latin>[btq]\.i\.d\.?|[tq]\.d\.s\.?|b\.d\.|o\.d\.|q\.d\.|bid|tid|qid|tds|qds|bd|od|qd)(?![a-z])"
+    rf"|{_BEGINS}(?P<latin>[btq]\.i\.d\.?|[tq]\.d\.s\.?|b\.d\.|o\.d\.|q\.d\.|bid|tid|qid|tds|qds|bd|od|qd)(?![a-z])"
     rf"|(?:每日|每天|一日|一天|日)(?P<zh>[一二两三四]|\d)次"
     r"|(?P<one>\b(?:daily|every day|each day|(?:a|per) day)\b|/\s?day\b|每[日天](?!\s?[一二两三四\d]))"
     rf"|\b(?P<weekly>once|twice|three times|\d times)\s(?:a|per|each|every)?\s?week(?:ly)?\b"
@@ -181,6 +185,30 @@ _DATE = re.compile(
 )  # fmt: skip
 
 
+# Between a number and the name that it belongs to.
+_UP_TO_NAME = re.compile(r"\s*(of\s+)?(?:(?:oral|intravenous|iv)\s+)?", re.IGNORECASE)
+_FORM = (
+    r"(?:(?:tablets?|tabs?|capsules?|caps?|orally|oral|by mouth|po|intravenous|iv|im|sc|is|was|of|at|takes?|one)\b"
+    r"|(?:缓释|肠溶)?片|胶囊|颗粒|口服|每次|静滴|皮下注射)"
+)
+_BEHIND_DOSE = rf"(?:[\s,;|()，；（）-]*{_FORM})*[\s,;|()，；（）-]*"
+_UP_TO_NUMBER = re.compile(
+    # A dose; or behind it, how often it is given.
+    rf"[\s:=(：（-]*(?:{_FORM}[\s:=(：（-]*)*(?:\d[\d.,/-]*\s?[a-zµ%/]{{0,9}}{_BEHIND_DOSE})?",
+    re.IGNORECASE,
+)
+_IS_BEHIND_DOSE = re.compile(rf"{_BEHIND_DOSE}(?:\.{_BEHIND_DOSE})?", re.IGNORECASE)  # "tablets. Take one at night"
+_TIME = re.compile(
+    r"(?P<night>\b(?:nocte|nightly|(?:at|every|each) (?:night|bedtime)|(?:before|at) bed)\b|睡前|每晚|晚上"
+    rf"|{_BEGINS}(?:qn|qhs)(?![a-z]))"
+    r"|(?P<morning>\b(?:mane|(?:in the|every|each) morning)\b|早上|每早|晨起)"
+    r"|(?P<evening>\b(?:in the|every|each) evening\b|傍晚)",
+    re.IGNORECASE,
+)
+_NUMBER_BEFORE = re.compile(r"(?<![\d.,/-])\d[\d.,/-]*\s?[a-zµ%/]{1,9}\s+$", re.IGNORECASE)  # a name
+_MAX_NUMBER, _TIME_REACH = 24, 40  # characters
+
+
 def find_dates(text: str) -> Iterator[DateFact]:
     """Dates in order. text must be lower-cased where case matters to nobody."""
     for match in _DATE.finditer(text):
@@ -202,12 +230,51 @@ def find_quantities(text: str) -> Iterator[Quantity]:
         unit = _canonical_unit(match.group("unit") or "")
         if first.lower() == "one" and not unit and not second:
             continue
+        begins_line = not text[: match.start()].rpartition("\n")[2].strip()
+        if begins_line and _ITEM_NUMBER.match(text, match.start()):
+            continue
+        sign = match.group("sign") or ""
+        if sign != "-" and (unit in _GIVEN or begins_line):
+            sign = ""  # a dash before a dose, or an item's mark
         comparator = next((_COMPARATORS[i][0] for i in range(len(_COMPARATORS)) if match.group(f"c{i}")), "")
-        value = ("-" if match.group("sign") else "") + _canonical_number(first)
+        value = sign.strip() + _canonical_number(first)
         if second:
             join = "/" if match.group("join").lower() in ("/", "out of") else "-"
             value += join + _canonical_number(second)
         yield Quantity(value, unit, comparator, *match.span())
+
+
+def find_times(text: str) -> Iterator[Quantity]:
+    """The times of day at which a dose is given, right behind it or how often it is: "20 mg nocte"."""
+    for match in _TIME.finditer(text):
+        yield Quantity(str(match.lastgroup), "as time of day", "", *match.span())
+
+
+def is_behind_dose(text: str, doses: Collection[int], start: int) -> bool:
+    """Whether no more than a form or a route stands between one of the doses, of which is told where they end, and what
+    begins at start."""
+    near = (end for end in range(max(0, start - _TIME_REACH), start + 1) if end in doses)
+    return any(_IS_BEHIND_DOSE.fullmatch(text, end, start) for end in near)
+
+
+def belongs_to_next(
+    text: str, quantity: Quantity, before: Sequence[tuple[int, int]], after: int, sentence: int
+) -> bool:
+    """Whether a number belongs to the name that begins at after ("5 mg of apixaban") and not to the last of those
+    before it, each (start, end), in a sentence that begins where it says. In a list without commas the first name or
+    number tells how it goes on: "bisoprolol 5 mg apixaban 2.5 mg"."""
+    follows = _UP_TO_NAME.fullmatch(text, quantity.end, after)
+    if not follows or follows[1]:
+        return bool(follows)
+    number = quantity.start
+    for start, end in reversed(before):
+        if not _UP_TO_NUMBER.fullmatch(text, end, number):
+            return True
+        match = _NUMBER_BEFORE.search(text, max(sentence, start - _MAX_NUMBER), start)
+        if not match:
+            return False
+        number = match.start()
+    return True
 
 
 def _frequency(match: re.Match[str]) -> tuple[str, str]:

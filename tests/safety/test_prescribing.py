@@ -105,8 +105,29 @@ def test_two_drugs_she_already_takes_are_shown_not_withheld(checker: RuleSafetyC
         ("Morphine 5-10 mg every 4 hours.", [("morphine", 10.0, "mg", 6.0, False)]),
         ("Alendronate 70 mg once a week.", [("alendronate", 70.0, "mg", 1 / 7, False)]),
         ("Warfarin was given.", []),
+        ("Start aspirin, 5 mg bisoprolol.", [("bisoprolol", 5.0, "mg", None, False)]),
+        ("Stop warfarin 5 mg apixaban 2.5 mg", []),
     ],
 )
 def test_doses_are_read(text: str, expected: list[tuple[object, ...]]) -> None:
     doses = find_doses(text, find_mentions(text, NAMES))
     assert [(d.mention.drug, d.amount, d.unit, d.times_a_day, d.is_total) for d in doses] == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Bisoprolol 5 mg\nApixaban 50 mg\nMetformin 500 mg",
+        "Bisoprolol 5 mg apixaban 50 mg metformin 500 mg",
+        "Bisoprolol 5 mg PO apixaban 50 mg PO metformin 500 mg PO",
+        "5 mg bisoprolol 50 mg apixaban 500 mg metformin",
+        "比索洛尔5mg 阿哌沙班50mg 二甲双胍500mg",
+    ],
+)
+def test_each_dose_of_a_list_belongs_to_its_own_drug(checker: RuleSafetyChecker, text: str) -> None:
+    doses = [
+        (dose.mention.drug, dose.amount) for dose in find_doses(text, find_mentions(text, checker.knowledge.names))
+    ]
+    assert doses == [("bisoprolol", 5.0), ("apixaban", 50.0), ("metformin", 500.0)]
+    found = checker.check_output(text).findings
+    assert [(f.rule, text[f.start : f.end].replace(" ", "")) for f in found] == [("dose.high", "50mg")]

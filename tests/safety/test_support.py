@@ -323,3 +323,50 @@ def test_a_title_says_nothing_of_what_stands_under_another_nor_of_the_patient_wh
     section: str, text: str, claim: str
 ) -> None:
     assert not check_support(claim, (0,), [replace(passage(text), section=section)]).supported
+
+
+@pytest.mark.parametrize(
+    ("text", "stands", "does_not"),
+    [
+        (
+            "Medications: bisoprolol 5 mg od apixaban 2.5 mg bd atorvastatin 20 mg nocte",
+            ["She takes apixaban 2.5 mg twice daily.", "Bisoprolol 5 mg once daily.", "Atorvastatin 20 mg at night."],
+            ["Apixaban 5 mg.", "Apixaban 2.5 mg once daily.", "Bisoprolol 5 mg at night.", "Atorvastatin 2.5 mg."],
+        ),
+        (
+            "Medications\n- 5 mg bisoprolol od\n- 2.5 mg apixaban bd\n- 20 mg atorvastatin at bedtime",
+            ["Apixaban 2.5 mg twice daily.", "Bisoprolol 5 mg once daily.", "Atorvastatin 20 mg at night."],
+            ["Apixaban 5 mg.", "Apixaban 2.5 mg at night.", "Bisoprolol 5 mg twice daily."],
+        ),
+        (
+            "Apixaban - 2.5 mg - BID; Atorvastatin - 20 mg - nocte",
+            ["Apixaban 2.5 mg twice daily."],
+            ["Apixaban 2.5 mg at night.", "Atorvastatin 20 mg twice daily."],
+        ),
+        (
+            "Atorvastatin 20 mg tablets. Take one at night.\nApixaban 2.5 mg tablets. Take one twice a day.",
+            ["She takes atorvastatin 20 mg at night."],
+            ["She takes apixaban 2.5 mg at night.", "She takes atorvastatin 20 mg twice a day."],
+        ),
+        (
+            "目前用药：比索洛尔片5mg，qd 阿哌沙班片2.5mg，bid 阿托伐他汀片20mgqn",
+            ["患者服用阿哌沙班2.5mg每日两次。", "患者服用阿托伐他汀20mg睡前。"],
+            ["患者服用阿哌沙班5mg每日两次。", "患者服用阿哌沙班2.5mg睡前。", "患者服用比索洛尔5mg每日两次。"],
+        ),
+        (
+            "Results\n1. sodium 129\n2. lactate 1.2\n3. platelets 410\n4. CRP 3\nlactate 4.4",
+            ["The platelets were 410.", "The CRP was 3."],
+            ["The platelets were 3.", "The sodium was 1.2.", "The CRP was 4."],
+        ),
+    ],
+)
+def test_what_stands_beside_an_item_of_a_list_is_said_of_no_other(
+    text: str, stands: list[str], does_not: list[str]
+) -> None:
+    assert [claim for claim in stands if not check_support(claim, (0,), [passage(text)]).supported] == []
+    assert [claim for claim in does_not if check_support(claim, (0,), [passage(text)]).supported] == []
+
+
+def test_a_dash_before_a_dose_is_no_sign_and_before_a_result_it_is() -> None:
+    assert check_support("Apixaban 5 mg.", (0,), [passage("- 5 mg apixaban")]).supported
+    assert not check_support("The base excess was 4.5.", (0,), [passage("Base excess -4.5 mmol/L.")]).supported

@@ -1,0 +1,187 @@
+"""Lists of drugs and results, as records write them: what stands beside an item is said of no other."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+
+from app.evaluation.safety.figure import Bench, Error, Figure, Rate, alarms, recall
+from contracts import Passage
+
+SEED = 7
+NUM_LISTS = 600  # of each kind
+ITEMS = 4
+
+Item = tuple[str, str, str]  # a name; a dose or a value; how often, or a unit
+_DRUGS = (
+    ("bisoprolol", ("2.5 mg", "5 mg")),
+    ("apixaban", ("2.5 mg", "5 mg")),
+    ("metformin", ("500 mg", "1000 mg")),
+    ("atorvastatin", ("20 mg", "40 mg")),
+    ("ramipril", ("10 mg",)),
+    ("furosemide", ("40 mg",)),
+    ("levothyroxine", ("100 mcg",)),
+    ("allopurinol", ("300 mg",)),
+    ("warfarin", ("3 mg",)),
+)
+_OFTEN = {
+    "once daily": ("od", "once daily", "once a day", "OD", "qd", "1x/day"),
+    "twice daily": ("bd", "twice daily", "BID", "b.i.d.", "two times a day"),
+    "three times daily": ("tds", "three times a day", "TID"),
+    "at night": ("nocte", "at night", "at bedtime"),
+}
+_DRUG_STYLES = (
+    "{0} {1} {2}",
+    "{0} {1} tablets, {2}",
+    "{0}: {1} {2}",
+    "{0} ({1}) {2}",
+    "{0} {1} PO {2}",
+    "{1} {0} {2}",
+    "{0} - {1} - {2}",
+    "{0} {1} oral tablet, take {2}",
+)
+_DRUGS_ZH = (
+    ("比索洛尔", ("2.5mg", "5mg")),
+    ("阿哌沙班", ("2.5mg", "5mg")),
+    ("二甲双胍", ("500mg",)),
+    ("阿托伐他汀", ("20mg",)),
+    ("雷米普利", ("10mg",)),
+    ("呋塞米", ("40mg",)),
+    ("左甲状腺素", ("100mcg",)),
+    ("氨氯地平", ("5mg",)),
+)
+_OFTEN_ZH = {
+    "每日一次": ("每日一次", "qd", "一天一次", "每日1次"),
+    "每日两次": ("每日两次", "bid", "每日2次", "一天两次"),
+    "每日三次": ("每日三次", "tid", "每日3次"),
+    "睡前": ("睡前", "每晚", "qn"),
+}
+_DRUG_STYLES_ZH = (
+    "{0}{1}{2}",
+    "{0} {1} {2}",
+    "{0}片{1}，{2}",
+    "{0}（{1}）{2}",
+    "{0}：{1}，{2}",
+    "口服{0}{1}{2}",
+    "{0}{1}口服{2}",
+)
+_TESTS = (
+    ("sodium", ("129", "138", "142"), "mmol/L"),
+    ("potassium", ("3.1", "4.5", "5.9"), "mmol/L"),
+    ("creatinine", ("88", "120", "245"), "umol/L"),
+    ("haemoglobin", ("88", "102", "131"), "g/L"),
+    ("CRP", ("3", "12", "145"), "mg/L"),
+    ("troponin", ("14", "52", "900"), "ng/L"),
+    ("heart rate", ("54", "72", "118"), "bpm"),
+    ("temperature", ("36.9", "38.4"), "°C"),
+    ("platelets", ("88", "250", "410"), ""),
+    ("lactate", ("1.2", "2.1", "4.4"), "mmol/L"),
+)
+_TEST_STYLES = ("{0} {1} {2}", "{0}: {1} {2}", "{0} was {1} {2}", "{0} {1}{2}", "{0} = {1} {2}")
+_LAYOUTS: tuple[Callable[[str, list[str]], str], ...] = (
+    lambda title, items: f"{title}: {', '.join(items)}.",
+    lambda title, items: f"{title}: {'; '.join(items)}.",
+    lambda title, items: f"{title}: {' '.join(items)}",
+    lambda title, items: f"{title}: {' / '.join(items)}",
+    lambda title, items: "\n".join([title, *items]),
+    lambda title, items: "\n".join([title, *(f"- {item}" for item in items)]),
+    lambda title, items: "\n".join([title, *(f"{number}. {item}" for number, item in enumerate(items, 1))]),
+    lambda title, items: f"{', '.join(items[:-1])} and {items[-1]}.",
+)
+_LAYOUTS_ZH: tuple[Callable[[str, list[str]], str], ...] = (
+    lambda title, items: f"{title}：{'，'.join(items)}。",
+    lambda title, items: f"{title}：{'、'.join(items)}。",
+    lambda title, items: f"{title}：{'；'.join(items)}。",
+    lambda title, items: f"{title}：{' '.join(items)}",
+    *_LAYOUTS[4:7],
+)
+
+
+def run(bench: Bench) -> Sequence[Rate]:
+    chooser = random.Random(SEED)
+    rates: list[Rate] = []
+    for kind, cases in (("drugs", _drugs), ("drugs, Chinese", _drugs_zh), ("results", _results)):
+        missed: list[Error] = []
+        false: list[Error] = []
+        num_wrong = num_true = 0
+        for _ in range(NUM_LISTS):
+            text, true, wrong = cases(chooser)
+            passage = Passage("p", "d", "list", 1, 0, len(text), text)
+            held = {
+                claim: bench.checker.check_claim(claim, (0,), [passage]).verdict.withholds for claim in true + wrong
+            }
+            num_true, num_wrong = num_true + len(true), num_wrong + len(wrong)
+            false += [Error(f"{text!r}: {claim}", "withheld") for claim in true if held[claim]]
+            missed += [Error(f"{text!r}: {claim}", "shown") for claim in wrong if not held[claim]]
+        rates += [
+            recall(f"{kind}: what is another item's found", num_wrong, missed, 0.98),
+            alarms(f"{kind}: alarms on true claims", num_true, false, 0.02),
+        ]
+    return rates
+
+
+_Case = tuple[str, list[str], list[str]]  # a list, claims that stand in it, claims of another item's
+
+
+def _drugs(chooser: random.Random) -> _Case:
+    items = _items(chooser, _DRUGS, _OFTEN)
+    text = _written(chooser, items, "Medications", _DRUG_STYLES, _LAYOUTS, _OFTEN)
+    name, dose, often = chooser.choice(items)
+    true = [f"She takes {name} {dose} {often}.", f"{name.capitalize()} {dose} {often}."]
+    return text, true, [f"She takes {name} {a} {b}." for a, b in _mixed(items, name, dose, often)]
+
+
+def _drugs_zh(chooser: random.Random) -> _Case:
+    items = _items(chooser, _DRUGS_ZH, _OFTEN_ZH)
+    text = _written(chooser, items, "目前用药", _DRUG_STYLES_ZH, _LAYOUTS_ZH, _OFTEN_ZH)
+    name, dose, often = chooser.choice(items)
+    true = [f"患者服用{name}{dose}{often}。", f"{name}{dose}，{often}。"]
+    return text, true, [f"患者服用{name}{a}{b}。" for a, b in _mixed(items, name, dose, often)]
+
+
+def _results(chooser: random.Random) -> _Case:
+    items = [(name, chooser.choice(values), unit) for name, values, unit in chooser.sample(_TESTS, ITEMS)]
+    text = _written(chooser, items, "Results", _TEST_STYLES, _LAYOUTS, {})
+    name, value, _ = chooser.choice(items)
+    return text, [f"{name} was {value}."], [f"{name} was {other}." for _, other, _ in items if other != value]
+
+
+def _items(
+    chooser: random.Random, drugs: Sequence[tuple[str, tuple[str, ...]]], often: dict[str, tuple[str, ...]]
+) -> list[Item]:
+    return [(name, chooser.choice(doses), chooser.choice([*often])) for name, doses in chooser.sample(drugs, ITEMS)]
+
+
+def _written(
+    chooser: random.Random,
+    items: Sequence[Item],
+    title: str,
+    styles: Sequence[str],
+    layouts: Sequence[Callable[[str, list[str]], str]],
+    often: dict[str, tuple[str, ...]],
+) -> str:
+    """The list in a style and a layout by chance, or as a table."""
+    words = [(name, what, chooser.choice(often[how]) if how in often else how) for name, what, how in items]
+    if chooser.random() < 1 / (1 + len(layouts)):
+        return "\n".join([f"{title} | 1 | 2", *(" | ".join(item).rstrip(" |") for item in words)])
+    style = chooser.choice(styles)
+    return chooser.choice(layouts)(title, [style.format(*item).strip() for item in words])
+
+
+def _mixed(items: Sequence[Item], name: str, dose: str, often: str) -> Iterator[tuple[str, str]]:
+    """(dose, how often), one of them another item's."""
+    for other, its_dose, its_often in items:
+        if other != name:
+            yield from ((a, b) for a, b in ((its_dose, often), (dose, its_often)) if (a, b) != (dose, often))
+
+
+FIGURE = Figure(
+    name="lists",
+    title="Lists of drugs and results",
+    data=(
+        "Lists of four drugs or results in eight styles and nine layouts, with commas and without, made by chance; a "
+        "claim takes the dose, the frequency or the value of its own item, or of another. Errors were looked at."
+    ),
+    peer="none published",
+    run=run,
+)
