@@ -61,7 +61,7 @@ STATUSES = frozenset(
     for word in ("start", "stop", "withhold", "continue", "restart", "increase", "decrease", "allergic", "intolerance")
 )
 _COMPARED = (Assertion.NEGATED, Assertion.FAMILY, Assertion.HYPOTHETICAL)
-_PART_END = re.compile(r"[,;:，；、|]|\band\b|\bthen\b", re.IGNORECASE)
+_PART_END = re.compile(r"[,;，；、|]|\band\b|\bthen\b", re.IGNORECASE)
 CELL = " | "  # between the cells of a row, as the parsers write them
 NOUN_REACH = 30  # characters from a side to what it is the side of
 OWNER_REACH = 160  # characters back to the drug or measurement a number belongs to
@@ -105,6 +105,7 @@ class Facts:
     words: tuple[Word, ...]
     quantities: tuple[OwnedQuantity, ...]
     dates: tuple[DateFact, ...]
+    date_clauses: tuple[tuple[int, int], ...]  # of each date, what is said of it
     sides: tuple[Side, ...]
     statuses: tuple[OwnedStatus, ...]
     is_hypothetical: bool
@@ -138,6 +139,7 @@ def facts_of(text: str, sentences: Sequence[tuple[int, int]]) -> Facts:
         words=tuple(words),
         quantities=owned,
         dates=dates,
+        date_clauses=tuple(_date_clause(text, date, sentences) for date in dates),
         sides=tuple(_sides(text, words, sentences)),
         statuses=tuple(_statuses(text, words, sentences)),
         is_hypothetical=any(scope.status is Assertion.HYPOTHETICAL for scope in scoped),
@@ -289,6 +291,35 @@ def _clause(text: str, first: int, last: int, sentences: Sequence[tuple[int, int
     start, end = _sentence_of(first, text, sentences)
     left = max((m.end() for m in _PART_END.finditer(text, start, first)), default=start)
     return left, next((m.start() for m in _PART_END.finditer(text, last, end)), end)
+
+
+def _date_clause(text: str, date: DateFact, sentences: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """A date between commas belongs to what stands before them: "hip replacement, 2015, cataract, 2019"."""
+    start, end = _clause(text, date.start, date.end, sentences)
+    if not _WORD.search(text[start : date.start] + text[date.end : end]):
+        before = text[:start].rstrip(" ,，")
+        start = max(_clause(text, len(before), len(before), sentences)[0], _sentence_of(date.start, text, sentences)[0])
+    return start, end
+
+
+def table_head(text: str, place: int) -> tuple[int, int] | None:
+    """The first row of the table that holds a place; None if that is the row itself, or no table."""
+    row = _row(text, place)
+    top = row[0] if row else 0
+    while top and CELL in text[(above := text.rfind("\n", 0, top - 1) + 1) : top]:
+        top = above
+    return (top, text.find("\n", top)) if row and top < row[0] else None
+
+
+def dates_over(text: str, place: int, dates: Sequence[DateFact]) -> list[DateFact]:
+    """The dates of a text that stand in a table's first row over a place in a row that has none of its own."""
+    row, head = _row(text, place), table_head(text, place)
+    if not row or not head or any(row[0] <= date.start < row[1] for date in dates):
+        return []
+    column = text[row[0] : place].count(CELL)
+    cells = text[slice(*head)].split(CELL)
+    start = head[0] + sum(len(cell) + len(CELL) for cell in cells[:column])
+    return [date for date in dates if column < len(cells) and start <= date.start < start + len(cells[column])]
 
 
 def _sentence_of(place: int, text: str, sentences: Sequence[tuple[int, int]]) -> tuple[int, int]:

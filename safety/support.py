@@ -10,7 +10,7 @@ Knows nothing of rules, and of medicine only what `lexicon/` says.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -22,9 +22,11 @@ from safety.facts import (
     Facts,
     OwnedQuantity,
     Word,
+    dates_over,
     facts_of,
     is_owner,
     plain,
+    table_head,
     uncertain_spans,
 )
 from safety.lexicon import common_words
@@ -39,6 +41,8 @@ HEADING_REACH = 600  # characters over which a heading in the passage holds
 SUPPORT_SOURCE = "Bedside support check (safety/support.py)"
 _LETTER = re.compile(r"[^\W\d_]")
 _MARKUP = re.compile(r"^\s*(?:[-*•·#>]+\s+|\(?\d{1,2}[.)、]\s+)+|\*\*|__|`")
+_ITEM_END = re.compile(r"[;；，]|,(?!\d)|\n|[.。](?=\s|$)")
+_ITEM_MARK = re.compile(r"(?:[-*•·]|\(?\d{1,2}[.)、])\s")
 _PLAIN_WORD = re.compile(r"(?<![\w-])[a-z]{6,}(?![\w-])")
 _STUTTER = re.compile(r"\b([^\W\d_]{2,})(?:\W+\1\b){2,}", re.IGNORECASE)
 _ONLY_A_NAME = re.compile(
@@ -51,7 +55,7 @@ _CAPITALISED = re.compile(r"(?:[A-Z][\w'’.-]*\W*)+")
 _BROKEN_CITATION = re.compile(r"\[\d+(?![\d\]])|\[\s*$")
 _OF_PASSAGES = re.compile(r"\b(?:the|these|those) passages\b", re.IGNORECASE)
 _ITEM = re.compile(r"\s*(?:[;；、]|,\s+and\b|,|，|\band\b)\s*")
-_HEADING = re.compile(r"[^\n.!?。|]{2,60}[:：]?")
+_HEADING = re.compile(r"(?:\d{1,2}[.)] ?)?[^\n.!?。|:：\d]{2,60}[:：]?")
 _HEADING_WORD = re.compile(
     r"allerg|medic|tablet|diagnos|histor|problem|plan|discharge|admission|investigation|examination|vital|immuni|"
     r"procedure|assessment|social|famil|current|stopped|surg|labor|result|impression|follow|过敏|用药|药物|诊断|病史|检查|家族",
@@ -72,8 +76,17 @@ _FAMILY_HEADING = re.compile(
 )
 _TITLE = re.compile(r"[A-Z][^\d.,;:!?|]*")
 
+_RELATIVE_WORDS = "mother father brother sister son daughter aunt uncle grandmother grandfather cousin"
+_REACTION_WORDS = (
+    "rash hives urticaria anaphylaxis anaphylactic shock angioedema swelling of the lips tongue face throat itching "
+    "wheeze bronchospasm breathlessness nausea vomiting diarrhoea dizziness headache cough hypotension collapse "
+    "reaction allergy intolerance side effect severity mild moderate severe cause caused after with confirmed active"
+)
 _RESULT_WORDS = "normal abnormal unremarkable positive negative high low raised elevated stable unstable clear"
-_RESULTS = frozenset(word.key for word in facts_of(_RESULT_WORDS, [(0, len(_RESULT_WORDS))]).words)
+_RELATIVES, _REACTIONS, _RESULTS = (
+    frozenset(word.key for word in facts_of(words, [(0, len(words))]).words)
+    for words in (_RELATIVE_WORDS, _REACTION_WORDS, _RESULT_WORDS)
+)
 # The subject that says, then that it does not say, then at most what. No second statement may ride along.
 _SOURCE = r"(?:passage|record|document|note|source|text|chart|letter)s?"
 _ABSTENTION = re.compile(
@@ -140,6 +153,7 @@ class _Parsed:
 
     text: str
     sentences: tuple[tuple[int, int], ...]
+    items: tuple[bool, ...]  # of each sentence, whether the mark or the number of a list's item begins it
     headings: tuple[_Heading, ...]
     facts: Facts
     keys: frozenset[str]
@@ -232,7 +246,8 @@ def _parse(text: str, section: str) -> _Parsed:
     facts = facts_of(text, sentences)
     headings = (*_carried(section), *_headings(text, sentences, facts))
     keys = {word.key for word in facts.words}.union(*(heading[1] for heading in headings))
-    return _Parsed(text, sentences, headings, facts, frozenset(keys), tuple(uncertain_spans(text, sentences)))
+    items = tuple(bool(_ITEM_MARK.match(text, start)) for start, _ in sentences)
+    return _Parsed(text, sentences, items, headings, facts, frozenset(keys), tuple(uncertain_spans(text, sentences)))
 
 
 def _carried(section: str) -> Iterator[_Heading]:
@@ -261,9 +276,12 @@ def _is_title(line: str, below: str) -> bool:
 
 
 def _windows(parsed: _Parsed) -> Iterator[_Window]:
-    """One sentence, then two, then three; an exact fit in few words is better evidence than a loose one in many."""
+    """One sentence, then two, then three, but never two items of a list; an exact fit in few words is better evidence
+    than a loose one in many."""
     for size in range(1, MAX_WINDOW + 1):
         for first in range(len(parsed.sentences) - size + 1):
+            if sum(parsed.items[first : first + size]) > 1:
+                continue
             start, end = parsed.sentences[first][0], parsed.sentences[first + size - 1][1]
             words = tuple(w for w in parsed.facts.words if start <= w.start < end)
             yield _Window(start, end, _cut(parsed.facts, words, start, end), frozenset(w.key for w in words))
@@ -274,6 +292,7 @@ def _cut(facts: Facts, words: tuple[Word, ...], start: int, end: int) -> Facts:
         words=words,
         quantities=tuple(q for q in facts.quantities if start <= q.quantity.start < end),
         dates=tuple(d for d in facts.dates if start <= d.start < end),
+        date_clauses=tuple(c for d, c in zip(facts.dates, facts.date_clauses, strict=True) if start <= d.start < end),
         sides=tuple(s for s in facts.sides if start <= s.start < end),
         statuses=tuple(s for s in facts.statuses if start <= s.start < end),
         is_hypothetical=any("hypothetical" in word.flags for word in words),
@@ -287,7 +306,8 @@ def _lacks(claim: Facts, window: _Window, parsed: _Parsed) -> str:
     """Why the claim does not stand in the window; "" if it does."""
     # Only a title that holds for the whole window, not one that another within it ends.
     heading = _heading_over(parsed, window.start)[0] & _heading_over(parsed, window.end)[0]
-    found = window.keys | heading
+    head = table_head(parsed.text, window.start) or (0, 0)
+    found = window.keys | heading | {word.key for word in parsed.facts.words if _within(word.start, head)}
     for word in claim.words:
         if word.is_required and word.key not in found:
             return f"“{_readable(word)}” is not in the record there"
@@ -299,25 +319,37 @@ def _lacks(claim: Facts, window: _Window, parsed: _Parsed) -> str:
         or _lacks_change(claim, window, heading)
         or _lacks_result(claim, window, parsed)
         or _lacks_denial(claim, window, parsed.text)
+        or _lacks_pair(claim, window, parsed, heading)
         or _lacks_status(claim, window, parsed)
     )
 
 
 def _lacks_numbers(claim: Facts, window: _Window, parsed: _Parsed) -> str:
     for owned in claim.quantities:
-        if not any(_is_same(owned, other, claim, window, parsed.text) for other in window.facts.quantities):
+        if not any(_is_same(owned, other, claim, window, parsed) for other in window.facts.quantities):
             return f"“{f'{owned.quantity.value} {owned.quantity.unit}'.strip()}” does not stand there for this"
-    for claimed in claim.dates:
-        if not any(_is_same_date(claimed, other, parsed.text) for other in window.facts.dates):
+    head = table_head(parsed.text, window.start) or (0, 0)
+    dated = [*zip(window.facts.dates, window.facts.date_clauses, strict=True)]
+    dated += [(date, (date.start, date.end)) for date in parsed.facts.dates if _within(date.start, head)]
+    for claimed, clause in zip(claim.dates, claim.date_clauses, strict=True):
+        own = [said for date, said in dated if _is_same_date(claimed, date, parsed.text)]
+        rivals = [said for _, said in dated if said not in own]
+        words = {w.key for w in claim.words if _within(w.start, clause)} - {q.owner for q in claim.quantities}
+        places = [[w.start for w in window.facts.words if w.key == key] for key in words]
+        if not own or any(found and _all_elsewhere(found, own, rivals) for found in places):
             return "the date is another one in the record"
     return ""
 
 
-def _is_same(claimed: OwnedQuantity, other: OwnedQuantity, claim: Facts, window: _Window, text: str) -> bool:
+def _is_same(claimed: OwnedQuantity, other: OwnedQuantity, claim: Facts, window: _Window, parsed: _Parsed) -> bool:
     """The same number, of the same drug or measurement, not of another moment: of "4.3 on admission, 4.5 at
     discharge" neither may be said of the other."""
     if not other.quantity.stands_for(claimed.quantity) or (claimed.owner and other.owner != claimed.owner):
         return False
+    if over := dates_over(parsed.text, other.quantity.start, parsed.facts.dates):
+        days = [day for day in claim.dates if _within(day.start, claimed.clause)]
+        if not all(any(_is_same_date(day, date, parsed.text) for date in over) for day in days):
+            return False
     rivals = [
         q.clause
         for q in window.facts.quantities
@@ -325,7 +357,8 @@ def _is_same(claimed: OwnedQuantity, other: OwnedQuantity, claim: Facts, window:
         and q.clause != other.clause
         and q.quantity.value != other.quantity.value
     ]
-    return not any(_all_elsewhere(places, [other.clause], rivals) for places in _said_of(claimed, claim, window, text))
+    said = _said_of(claimed, claim, window, parsed.text)
+    return not any(_all_elsewhere(places, [other.clause], rivals) for places in said)
 
 
 def _said_of(claimed: OwnedQuantity, claim: Facts, window: _Window, text: str) -> Iterator[list[int]]:
@@ -385,6 +418,39 @@ def _is_result_of(place: int, result: str, window: _Window, parsed: _Parsed) -> 
     if after:
         return min(after)[1] == result
     return any(key == result for _, key in said)
+
+
+def _lacks_pair(claim: Facts, window: _Window, parsed: _Parsed, heading: frozenset[str]) -> str:
+    """What one allergen does, or one relative has, is said of no other of a list: "penicillin: rash; latex: hives"."""
+    kinds = [(_is_relative, lambda word: not _is_relative(word))]
+    if "term:allergic" in heading | window.keys:
+        kinds.append((lambda word: not _is_reaction(word), _is_reaction))
+    elif "term:allergic" in parsed.keys:
+        kinds.append((lambda word: word.key.startswith("drug:"), _is_reaction))
+    for is_name, is_said in kinds:
+        named = {word.key for word in claim.words if is_name(word)}
+        for word in (word for word in claim.words if named and is_said(word)):
+            places = [other for other in window.facts.words if other.key == word.key]
+            beside = [_names_beside(place, window, parsed.text, is_name) for place in places]
+            if beside and all(names and named.isdisjoint(names) for names in beside):
+                return f"“{_readable(word)}” is said of another there"
+    return ""
+
+
+def _names_beside(word: Word, window: _Window, text: str, is_name: Callable[[Word], bool]) -> set[str]:
+    """The names that stand with a word in its item of a list."""
+    start = max((m.end() for m in _ITEM_END.finditer(text, window.start, word.start)), default=window.start)
+    match = _ITEM_END.search(text, word.end, window.end)
+    end = match.start() if match else window.end
+    return {other.key for other in window.facts.words if start <= other.start < end and is_name(other)}
+
+
+def _is_relative(word: Word) -> bool:
+    return word.key in _RELATIVES
+
+
+def _is_reaction(word: Word) -> bool:
+    return word.key in _REACTIONS
 
 
 def _lacks_denial(claim: Facts, window: _Window, text: str) -> str:

@@ -358,6 +358,42 @@ def test_a_title_says_nothing_of_what_stands_under_another_nor_of_the_patient_wh
             ["The platelets were 410.", "The CRP was 3."],
             ["The platelets were 3.", "The sodium was 1.2.", "The CRP was 4."],
         ),
+        (
+            "Past surgical history: appendicectomy 1998; hip replacement, 2015; cataract surgery in 2019.",
+            ["She had a hip replacement in 2015.", "Cataract surgery in 2019."],
+            ["She had a hip replacement in 2019.", "Appendicectomy in 2015."],
+        ),
+        (
+            "Past surgical history\n- Cataract surgery 2019\n- Hip replacement 2015",
+            ["She had a hip replacement in 2015."],
+            ["She had cataract surgery in 2015.", "She had a hip replacement in 2019."],
+        ),
+        (
+            "3 May 2026: potassium 4.9\n21 Aug 2026: potassium 5.8",
+            ["Potassium was 4.9 on 3 May 2026."],
+            ["Potassium was 5.8 on 3 May 2026."],
+        ),
+        (
+            "Test | 3 May 2026 | 21 Aug 2026\nSodium | 138 | 141\nUrea | 7 | 9\nCRP | 9 | 1\nPotassium | 4.9 | 5.8",
+            ["Potassium was 5.8 on 21 Aug 2026.", "Sodium was 138 on 3 May 2026."],
+            ["Potassium was 4.9 on 21 Aug 2026.", "Sodium was 141 on 3 May 2026."],
+        ),
+        (
+            "Allergies: penicillin (rash), latex (hives), codeine (nausea).",
+            ["Penicillin: rash.", "Latex: hives."],
+            ["Penicillin: hives.", "Codeine causes hives.", "Latex causes nausea."],
+        ),
+        (
+            "Family history: mother had a stroke; father had glaucoma.",
+            [],
+            ["Father had a stroke.", "Mother: glaucoma."],
+        ),
+        (
+            "Started: metformin, ramipril\nStopped: warfarin\nContinued: apixaban",
+            ["Warfarin was stopped.", "Metformin was started."],
+            ["Apixaban was stopped.", "Warfarin was started."],
+        ),
+        ("Left hip: swollen\nRight wrist: bruised", ["The left hip was swollen."], ["The left hip was bruised."]),
     ],
 )
 def test_what_stands_beside_an_item_of_a_list_is_said_of_no_other(
