@@ -156,9 +156,15 @@ def is_owner(key: str) -> bool:
 # --- words ------------------------------------------------------------------------------------------------------
 
 
+# Whose stem would be another word's: HIV, an aid, a test, new, quit, even, fast.
+_WHOLE = frozenset(("hives", "aids", "testes", "news", "quite", "evening", "fasting"))
+
+
 def stem(word: str) -> str:
     """A light stem: plural, -ing and -ed off, British spelling to American."""
     word = word.lower().replace("'s", "").strip("'")
+    if word in _WHOLE:
+        return word
     word = irregular().get(word, word)
     word = word.replace("ae", "e").replace("oe", "e") if len(word) > 4 else word
     word = re.sub(r"(?<=[lr])our\b", "or", word)
@@ -214,11 +220,13 @@ def _parts(match: re.Match[str]) -> Iterator[tuple[str, int, int]]:
 
 def _phrase_at(text: str, tokens: list[tuple[str, int, int]], index: int) -> tuple[int, Word | None]:
     """(tokens used, word) of the longest known phrase that begins at this token; None for a word that says nothing."""
+    key, start, end = tokens[index]
+    if key == "aids" and text[start:end] != "AIDS":
+        return 1, Word(key, start, end, False)  # a hearing aid's plural
     for length in (4, 3, 2, 1):
         keys = tuple(key for key, _, _ in tokens[index : index + length])
         if len(keys) == length and keys in _phrases():
             return length, Word(_phrases()[keys], tokens[index][1], tokens[index + length - 1][2], True)
-    key, start, end = tokens[index]
     written = text[start:end]
     lowered = written.lower()
     if is_drug(lowered):

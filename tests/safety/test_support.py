@@ -406,3 +406,17 @@ def test_what_stands_beside_an_item_of_a_list_is_said_of_no_other(
 def test_a_dash_before_a_dose_is_no_sign_and_before_a_result_it_is() -> None:
     assert check_support("Apixaban 5 mg.", (0,), [passage("- 5 mg apixaban")]).supported
     assert not check_support("The base excess was 4.5.", (0,), [passage("Base excess -4.5 mmol/L.")]).supported
+
+
+@pytest.mark.parametrize(
+    ("text", "claim"),
+    [
+        ("She had hives after latex.", "She has HIV."),
+        ("He is HIV positive.", "He has hives."),
+        ("He wears two hearing aids.", "He has AIDS."),
+        ("The testes are normal.", "The tests are normal."),
+    ],
+)
+def test_words_that_look_like_forms_of_one_another_are_not_taken_for_it(text: str, claim: str) -> None:
+    assert not check_support(claim, (0,), [passage(text)]).supported
+    assert check_support(text, (0,), [passage(text)]).supported
