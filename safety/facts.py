@@ -47,6 +47,12 @@ _DENIAL = re.compile(
     r"\b(?:no|not|nor|none|never|cannot|without|den(?:y|ies|ied|ying)|neither)\b|n't\b|否认|没有|未|无", re.IGNORECASE
 )
 # "was not given", "no longer takes": what stands before the cue in its clause is negated as well.
+# Of forms and tables: "Headache: no", "Rash | No", "fever -", "头痛：无". A test's "negative" is its result.
+_ANSWERED_NO = re.compile(
+    r"(?: ?[:|] ?(?:(?:no|none|nil)(?: (?:seen|reported|noted|known|recorded))?\b|否|无|没有)|(?<=[^\W\d_]) -)"
+    r" ?(?=$|[\n,;.|。])",
+    re.IGNORECASE,
+)
 _WHOLE_CLAUSE = re.compile(
     r"\b(?:is|are|was|were|be|been|has|have|had|must|should|do|does|did|will|would|can|could|may)(?:\s+not\b|n't\b)"
     r"|\bnever\b|\bcannot\b|\bno longer\b|未|没有?|不再",
@@ -258,9 +264,17 @@ def _chinese_words(text: str, taken: list[tuple[int, int]]) -> Iterator[Word]:
 
 
 def _scopes(sentence: str) -> list[Scope]:
-    found = [scope for scope in scopes(sentence, is_literal=True) if scope.status in _COMPARED]
+    answers = list(_ANSWERED_NO.finditer(sentence))  # an answer denies what stands before it, and nothing behind
+    found = [
+        scope
+        for scope in scopes(sentence, is_literal=True)
+        if scope.status in _COMPARED and not any(match.start() < scope.start <= match.end() for match in answers)
+    ]
     for match in _WHOLE_CLAUSE.finditer(sentence):
         start = max((end.end() for end in _CLAUSE_END.finditer(sentence, 0, match.start())), default=0)
+        found.append(Scope(Assertion.NEGATED, start, match.start()))
+    for match in answers:
+        start = max(sentence.rfind(mark, 0, match.start()) + 1 for mark in "\n|:,;()")
         found.append(Scope(Assertion.NEGATED, start, match.start()))
     return found
 

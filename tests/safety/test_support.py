@@ -420,3 +420,23 @@ def test_a_dash_before_a_dose_is_no_sign_and_before_a_result_it_is() -> None:
 def test_words_that_look_like_forms_of_one_another_are_not_taken_for_it(text: str, claim: str) -> None:
     assert not check_support(claim, (0,), [passage(text)]).supported
     assert check_support(text, (0,), [passage(text)]).supported
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Headache: no\nRash: none reported\nFever: yes",
+        "Symptom | Present\nHeadache | No\nRash | no\nFever | Yes",
+        "Headache -, rash -, fever +",
+        "- Headache: nil\n- Rash: No\n- Fever: yes",
+    ],
+)
+def test_what_a_form_answers_with_no_is_denied(text: str) -> None:
+    claims = ["She has a headache.", "She has a rash.", "She has no fever.", "She has a fever."]
+    assert [check_support(claim, (0,), [passage(text)]).supported for claim in claims] == [False, False, False, True]
+
+
+def test_what_a_chinese_form_answers_with_no_is_denied() -> None:
+    form = [passage("头痛：无\n皮疹：无\n发热：有")]
+    claims = ("患者有头痛。", "患者有皮疹。", "患者无发热。", "患者有发热。")
+    assert [check_support(claim, (0,), form).supported for claim in claims] == [False, False, False, True]

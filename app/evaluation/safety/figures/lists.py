@@ -88,6 +88,18 @@ _PROCEDURES = (
     "cataract surgery",
     "hernia repair",
 )
+_SYMPTOMS = (
+    "chest pain",
+    "fever",
+    "cough",
+    "wheeze",
+    "nausea",
+    "vomiting",
+    "headache",
+    "rash",
+    "dizziness",
+    "palpitations",
+)
 _ILLNESSES = ("breast cancer", "myocardial infarction", "type 2 diabetes", "stroke", "asthma", "glaucoma")
 _TEST_STYLES = ("{0} {1} {2}", "{0}: {1} {2}", "{0} was {1} {2}", "{0} {1}{2}", "{0} = {1} {2}")
 _LAYOUTS: tuple[Callable[[str, list[str]], str], ...] = (
@@ -197,6 +209,23 @@ def _relatives(chooser: random.Random) -> _Case:
     return _listed(chooser, items, "Family history", styles), [], wrong
 
 
+def _answers(chooser: random.Random) -> _Case:
+    """Symptoms of which a form says that they are there or not."""
+    first, second, *others = chooser.sample(_SYMPTOMS, ITEMS)
+    answers = [(name, name in (first, second)) for name in chooser.sample((first, second, *others), ITEMS)]
+    yes, no = chooser.choice((("yes", "no"), ("Yes", "No"), ("present", "none"), ("yes", "nil")))
+    text = chooser.choice(
+        (
+            "\n".join(f"{name.capitalize()}: {yes if has else no}" for name, has in answers),
+            "\n".join(f"- {name.capitalize()}: {yes if has else no}" for name, has in answers),
+            "\n".join(["Symptom | Answer", *(f"{name.capitalize()} | {yes if has else no}" for name, has in answers)]),
+            "; ".join(f"{name.capitalize()}: {yes if has else no}" for name, has in answers) + ".",
+            ", ".join(f"{name} {'+' if has else '-'}" for name, has in answers),
+        )
+    )
+    return text, [f"She has {first}."], [f"She has {others[0]}.", f"She has {others[1]}.", f"She has no {second}."]
+
+
 def _paired(chooser: random.Random, names: Sequence[str], others: Sequence[str]) -> list[tuple[str, str]]:
     return [*zip(chooser.sample(names, 3), chooser.sample(others, 3), strict=True)]
 
@@ -247,15 +276,16 @@ _KINDS: dict[str, Callable[[random.Random], _Case]] = {
     "reactions": _reactions,
     "procedures": _procedures,
     "relatives": _relatives,
+    "answers of a form": _answers,
 }
 
 FIGURE = Figure(
     name="lists",
     title="Lists of drugs and results",
     data=(
-        "Lists of drugs, results, allergies, procedures and relatives in several styles and nine layouts, with commas "
-        "and without, made by chance; a claim takes the dose, the frequency, the value, the day or the reaction of its "
-        "own item, or of another. Errors were looked at."
+        "Lists of drugs, results, allergies, procedures, relatives and answers in several styles and nine layouts, "
+        "with commas and without, made by chance; a claim takes the dose, the frequency, the value, the day, the "
+        "reaction or the answer of its own item, or of another. Errors were looked at."
     ),
     peer="none published",
     run=run,
