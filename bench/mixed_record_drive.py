@@ -26,7 +26,7 @@ from bench.serving import MAX_WAIT_S, open_page, open_screen, serve_app
 NAME = "mixed_record.pdf"
 _PATIENT = "Ada Mixed"
 _SIZES = {"desk": (1440, 900), "phone": (390, 844)}
-_REDRAWN_MS = 8_000  # until the pane surely shows what a chip opens
+_REDRAWN_MS = 15_000  # until the pane surely shows what a chip opens
 _SEARCHED = re.compile("can be searched|can be asked about")  # in any step from the first that says so
 _RECOGNISING = "Recognising picture"
 
@@ -83,6 +83,7 @@ def open_citation(page: Page, planted: Planted, record: MixedRecord) -> bytes:
     turn = page.locator(".turn").last
     place = page.locator(".st-key-evidence").get_by_text(f"page {planted.page} of {record.num_pages}")
     chips = turn.locator(".chip")
+    chips.first.wait_for()  # an answer is redrawn when it is complete
     for number in range(chips.count()):
         chips.nth(number).click()
         image = page.locator(".st-key-evidence img")
