@@ -301,7 +301,7 @@ def _own(text: str, quantity: Quantity, words: Sequence[Word], sentences: Sequen
     owners = [word for word in words if is_owner(word.key)]
     row = _row(text, quantity.start)
     if row and not any(row[0] <= word.start < row[1] for word in owners):
-        owner = _column_owner(text, quantity.start, owners, row[0])
+        owner = _column_owner(text, quantity.start, owners)
         if owner is not None:
             return OwnedQuantity(quantity, owner, row)
     clause = _clause(text, quantity.start, quantity.end, sentences)
@@ -338,10 +338,16 @@ def dates_over(text: str, place: int, dates: Sequence[DateFact]) -> list[DateFac
     row, head = _row(text, place), table_head(text, place)
     if not row or not head or any(row[0] <= date.start < row[1] for date in dates):
         return []
-    column = text[row[0] : place].count(CELL)
+    start, end = _cell_over(text, place, head)
+    return [date for date in dates if start <= date.start < end]
+
+
+def _cell_over(text: str, place: int, head: tuple[int, int]) -> tuple[int, int]:
+    """The cell over a place in a table's first row; empty where that row is shorter."""
+    column = text[text.rfind("\n", 0, place) + 1 : place].count(CELL)
     cells = text[slice(*head)].split(CELL)
     start = head[0] + sum(len(cell) + len(CELL) for cell in cells[:column])
-    return [date for date in dates if column < len(cells) and start <= date.start < start + len(cells[column])]
+    return start, start + sum(map(len, cells[column : column + 1]))
 
 
 def _sentence_of(place: int, text: str, sentences: Sequence[tuple[int, int]]) -> tuple[int, int]:
@@ -370,20 +376,14 @@ def _row(text: str, place: int) -> tuple[int, int] | None:
     return (start, end) if CELL in text[start:end] else None
 
 
-def _column_owner(text: str, place: int, owners: Sequence[Word], line: int) -> str | None:
+def _column_owner(text: str, place: int, owners: Sequence[Word]) -> str | None:
     """Whom a number belongs to in a row that names nobody: the one that the table's first row has in that column, ""
     where it has none there: the last word before the number stands in another. None if that row names nobody either."""
-    column, top = text[line:place].count(CELL), line
-    while top and CELL in text[(above := text.rfind("\n", 0, top - 1) + 1) : top]:
-        top = above
-    first = text[top:line].partition("\n")[0]
-    if not any(top <= word.start < top + len(first) for word in owners):
+    head = table_head(text, place)
+    if not head or not any(head[0] <= word.start < head[1] for word in owners):
         return None
-    cells = first.split(CELL)
-    if column >= len(cells):
-        return ""
-    start = top + sum(len(cell) + len(CELL) for cell in cells[:column])
-    named = {w.key for w in owners if start <= w.start < start + len(cells[column])}
+    start, end = _cell_over(text, place, head)
+    named = {word.key for word in owners if start <= word.start < end}
     return named.pop() if len(named) == 1 else ""
 
 
