@@ -16,6 +16,7 @@ from time import perf_counter
 from typing import Any
 
 from contracts import DOUBTED, CheckResult, ClaimCheck, Direction, Finding, Message, Passage, Patient, Role, Verdict
+from safety.abstention import abstention_object, is_abstention
 from safety.claims import strip_citations
 from safety.cues import Phrases
 from safety.knowledge_files import Knowledge, load_knowledge
@@ -26,7 +27,7 @@ from safety.normalise import lower
 from safety.prescribing import check_prescribing
 from safety.rule import Rule
 from safety.rule_files import load_rules
-from safety.support import SUPPORT_SOURCE, Support, abstention_object, check_support, is_abstention
+from safety.support import SUPPORT_SOURCE, Support, check_support
 
 _LOG = logging.getLogger(__name__)
 _ESCALATES = Phrases(cues()["escalation"])

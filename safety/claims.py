@@ -15,6 +15,7 @@ _MARK = r"[\[【]\d{1,4}(?:\s?[,，、–-]\s?\d{1,4})*[\]】]"
 _CITATION = re.compile(_MARK)
 _CITATIONS = re.compile(rf"(?:[ \t]*{_MARK})+")
 _UNFINISHED_MARK = re.compile(r"[ \t]*[\[【][\d,，、–\- ]*$")
+_MARKUP = re.compile(r"^\s*(?:[-*•·・#>]+\s+|\(?\d{1,2}[.)、]\s+)+|\*\*|__|`")
 _STOP = re.compile(r"[.!?]+|[。！？]+|\n")
 _CLOSERS = re.compile(r"[\"'”’)』」）*_]*")
 _LIST_NUMBER = re.compile(r"\s*\(?\d{1,3}$")
@@ -90,3 +91,8 @@ def _is_boundary(before: str, stop: str, has_marks: bool, rest: str) -> bool:
     if rest.strip(" \t") and rest.lstrip(" \t")[0].islower():
         return False
     return stop[0] != "." or not is_abbreviation(before)
+
+
+def unmarked(claim: str) -> str:
+    """The claim without citations, list marks and emphasis."""
+    return _MARKUP.sub("", strip_citations(claim))

@@ -17,9 +17,10 @@ from functools import lru_cache
 from itertools import combinations
 
 from contracts import Passage
-from safety.facts import Facts, OwnedQuantity, Side, Word, facts_of, uncertain_spans
+from safety.facts import Facts, OwnedQuantity, Side, facts_of, uncertain_spans
 from safety.quantities import DateFact
 from safety.sentences import sentence_spans
+from safety.words import Word
 
 DOSE, ALLERGY, DATE, SIDE = "conflict.dose", "conflict.allergy", "conflict.date", "conflict.side"
 

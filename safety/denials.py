@@ -9,8 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from safety.facts import facts_of, plain
+from safety.facts import facts_of
 from safety.sentences import sentence_spans
+from safety.words import plain
 
 _GENERAL = re.compile(
     r"\b(?:nkd?a|never)\b"

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from safety.assertion import Assertion, Scope, scopes
-from safety.lexicon import chinese_drugs, irregular, is_clinical, is_drug, silent_words, synonyms
 from safety.quantities import (
     DateFact,
     Quantity,
@@ -22,18 +21,14 @@ from safety.quantities import (
     find_times,
     is_behind_dose,
 )
+from safety.tables import cell_over, row_at, table_head
+from safety.words import WORD, Word, is_owner, named_by_number, overlaps, plain, read_words
 
-# One character for one, so that offsets hold.
-_PLAIN = str.maketrans("‐‑‒–—−‘’ʼ“”\u00a0\u2009\u202f，（）：；％．", "------'''\"\"   ,():;%.")
-
-
-_WORD = re.compile(r"[a-z][a-z0-9'+]*(?:-[a-z0-9']+)*|\d+[a-z][a-z0-9]*", re.IGNORECASE)
-_CJK_RUN = re.compile(r"[\u3400-\u9fff]+")
-_CJK_STOP = re.compile(
-    r"患者|病人|记录|显示|目前|服用|使用|给予|用药|剂量|其|的|了|为|是|在|与|和|及|并|有|被|于|现|该"
-)
 _SIDE = re.compile(
-    r"\b(left|right|bilateral|both)\b(?!\s+ventricular\s+ejection)(?!\s+(?:away|now|after|before|the|against|for|in|on|hospital|at)\b)|([左右双])(?=侧|[\u3400-\u9fff])",
+    r"\b(left|right|bilateral|both)\b(?!\s+ventricular\s+ejection)"
+    r"(?!\s+(?:away|now|after|before|the|against|for|in|on|hospital|at)\b)"
+    r"|(?<![\d] )\b(?-i:([LR])(?= (?:[a-z]|[A-Z]{2})))|([左右])(?=[\u3400-\u9fff])"
+    r"|(双)(?=[侧肺下上眼耳肾手足膝乳髋腿臂颈瞳踝肩肘腕卵输睾])",
     re.IGNORECASE,
 )
 _UNCERTAIN = re.compile(
@@ -67,19 +62,11 @@ STATUSES = frozenset(
     for word in ("start", "stop", "withhold", "continue", "restart", "increase", "decrease", "allergic", "intolerance")
 )
 _COMPARED = (Assertion.NEGATED, Assertion.FAMILY, Assertion.HYPOTHETICAL)
-_PART_END = re.compile(r"[,;，；、|]|\band\b|\bthen\b", re.IGNORECASE)
-CELL = " | "  # between the cells of a row, as the parsers write them
+_PART_END = re.compile(r"[,;，；、|①-⑳]|\b(?:and|then|but|while|whereas)\b", re.IGNORECASE)
+_GOES_ON = re.compile(r"\s*(?:it|its|this|these|they|he|she|which|where|the (?:latter|former))\b", re.IGNORECASE)
+_TITLE_OF_LIST = re.compile(r" ?: ?(?=[^\W\d])")
 NOUN_REACH = 30  # characters from a side to what it is the side of
 OWNER_REACH = 160  # characters back to the drug or measurement a number belongs to
-
-
-@dataclass(frozen=True, slots=True)
-class Word:
-    key: str
-    start: int
-    end: int
-    is_required: bool  # must stand in the evidence, not only count towards coverage
-    flags: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +90,7 @@ class Side:
     key: str  # "left", "right" or "both"
     nouns: tuple[str, ...]  # keys of the next words
     start: int
+    end: int
     clause: tuple[int, int]  # as of a number: what is said of this side
 
 
@@ -118,11 +106,8 @@ class Facts:
     is_uncertain: bool
     num_denials: int
     has_exception: bool  # "no other", "except", "apart from"
-
-
-def plain(text: str) -> str:
-    """The text with one form of dash, quote and space; equal in length."""
-    return text.translate(_PLAIN)
+    parts: tuple[tuple[int, int, int], ...]  # the stretches between commas and "and", a table's row whole: start, end
+    # and where its sentence starts
 
 
 def facts_of(text: str, sentences: Sequence[tuple[int, int]]) -> Facts:
@@ -130,14 +115,15 @@ def facts_of(text: str, sentences: Sequence[tuple[int, int]]) -> Facts:
     text = plain(text)
     dates = tuple(find_dates(text))
     taken = [(d.start, d.end) for d in dates]
-    frequencies = [q for q in find_frequencies(text) if not _overlaps(taken, q.start, q.end)]
+    frequencies = [q for q in find_frequencies(text) if not overlaps(taken, q.start, q.end)]
     taken += [(q.start, q.end) for q in frequencies]
-    quantities = list(find_quantities(_blank(text, taken)))
+    named = [match.span() for match in named_by_number().finditer(text)]
+    quantities = list(find_quantities(_blank(text, [*taken, *named])))
     taken += [(q.start, q.end) for q in quantities]
-    words = _words(text, taken)
+    words = read_words(text, taken)
     doses = {q.end for q in (*quantities, *frequencies)} | {w.end for w in words if w.key.startswith("drug:")}
     times = [time for time in find_times(text) if is_behind_dose(text, doses, time.start)]
-    words = [word for word in words if not _overlaps([(t.start, t.end) for t in times], word.start, word.end)]
+    words = [word for word in words if not overlaps([(t.start, t.end) for t in times], word.start, word.end)]
     scoped = [replace(s, start=s.start + a, end=s.end + a) for a, b in sentences for s in _scopes(text[a:b])]
     words = [replace(word, flags=_flags(scoped, word)) for word in words]
     owned = tuple(_own(text, q, words, sentences) for q in sorted([*frequencies, *times, *quantities], key=_start))
@@ -152,112 +138,8 @@ def facts_of(text: str, sentences: Sequence[tuple[int, int]]) -> Facts:
         is_uncertain=bool(_UNCERTAIN.search(text)),
         num_denials=len(_DENIAL.findall(text)),
         has_exception=bool(re.search(EXCEPTION, text, re.IGNORECASE)),
+        parts=tuple(part for start, end in sentences for part in _parts_of(text, start, end)),
     )
-
-
-def is_owner(key: str) -> bool:
-    return key.startswith(("drug:", "anchor:"))
-
-
-# --- words ------------------------------------------------------------------------------------------------------
-
-
-# Whose stem would be another word's: HIV, an aid, a test, new, quit, even, fast.
-_WHOLE = frozenset(("hives", "aids", "testes", "news", "quite", "evening", "fasting"))
-
-
-def stem(word: str) -> str:
-    """A light stem: plural, -ing and -ed off, British spelling to American."""
-    word = word.lower().replace("'s", "").strip("'")
-    if word in _WHOLE:
-        return word
-    word = irregular().get(word, word)
-    word = word.replace("ae", "e").replace("oe", "e") if len(word) > 4 else word
-    word = re.sub(r"(?<=[lr])our\b", "or", word)
-    if len(word) > 5 and word.endswith("ies"):
-        return word[:-3] + "y"
-    for ending in ("ing", "ed", "es", "s"):
-        if word.endswith(ending) and len(word) - len(ending) >= 3 and not word.endswith(("ss", "us", "is")):
-            word = word[: -len(ending)]
-            if ending in ("ing", "ed") and len(word) > 3 and word[-1] == word[-2] and word[-1] not in "lse":
-                word = word[:-1]
-            break
-    return word[:-1] if len(word) > 4 and word.endswith("e") else word
-
-
-def _table(name: str, prefix: str) -> dict[tuple[str, ...], str]:
-    return {tuple(stem(part) for part in phrase): prefix + key for phrase, key in synonyms(name).items()}
-
-
-_PHRASES: dict[tuple[str, ...], str] = {}
-
-
-def _phrases() -> dict[tuple[str, ...], str]:
-    if not _PHRASES:
-        _PHRASES.update(_table("terms.txt", "term:") | _table("anchors.txt", "anchor:"))
-    return _PHRASES
-
-
-def _words(text: str, taken: list[tuple[int, int]]) -> list[Word]:
-    tokens = [
-        (stem(part), start, end)
-        for match in _WORD.finditer(text)
-        if not _overlaps(taken, *match.span())
-        for part, start, end in _parts(match)
-    ]
-    words, index = [], 0
-    while index < len(tokens):
-        length, word = _phrase_at(text, tokens, index)
-        if word is not None:
-            words.append(word)
-        index += length
-    return sorted([*words, *_chinese_words(text, taken)], key=_start)
-
-
-def _parts(match: re.Match[str]) -> Iterator[tuple[str, int, int]]:
-    """A hyphenated word as it is if the word lists know it, else its parts."""
-    word = match.group().lower()
-    if "-" not in word or is_drug(word) or (stem(word),) in _phrases():
-        yield word, *match.span()
-        return
-    for part in re.finditer(r"[^-]+", word):
-        yield part.group(), match.start() + part.start(), match.start() + part.end()
-
-
-def _phrase_at(text: str, tokens: list[tuple[str, int, int]], index: int) -> tuple[int, Word | None]:
-    """(tokens used, word) of the longest known phrase that begins at this token; None for a word that says nothing."""
-    key, start, end = tokens[index]
-    if key == "aids" and text[start:end] != "AIDS":
-        return 1, Word(key, start, end, False)  # a hearing aid's plural
-    for length in (4, 3, 2, 1):
-        keys = tuple(key for key, _, _ in tokens[index : index + length])
-        if len(keys) == length and keys in _phrases():
-            return length, Word(_phrases()[keys], tokens[index][1], tokens[index + length - 1][2], True)
-    written = text[start:end]
-    lowered = written.lower()
-    if is_drug(lowered):
-        return 1, Word(f"drug:{lowered}", start, end, True)
-    if lowered in silent_words() or len(lowered) == 1:
-        return 1, None
-    is_name = any(c.isdigit() for c in written) or (len(written) > 1 and written.isupper())
-    return 1, Word(key, start, end, is_name or is_clinical(lowered) or _is_doctor(text, start, written))
-
-
-def _is_doctor(text: str, start: int, word: str) -> bool:
-    return word[0].isupper() and bool(
-        re.search(r"\b(?:dr|prof|doctor|nurse)\.?\s(?:[a-z]\.?\s|\w+\s)?$", text[max(0, start - 24) : start], re.I)
-    )
-
-
-def _chinese_words(text: str, taken: list[tuple[int, int]]) -> Iterator[Word]:
-    for match in chinese_drugs().finditer(text):
-        yield Word(f"drug:{match.group()}", *match.span(), True)
-    for run in _CJK_RUN.finditer(text):
-        blank = _CJK_STOP.sub(lambda m: " " * len(m.group()), run.group())
-        for offset in range(len(blank) - 1):
-            pair, start = blank[offset : offset + 2], run.start() + offset
-            if " " not in pair and not _overlaps(taken, start, start + 2):
-                yield Word(pair, start, start + 2, False)
 
 
 # --- status -----------------------------------------------------------------------------------------------------
@@ -299,7 +181,7 @@ def uncertain_spans(text: str, sentences: Sequence[tuple[int, int]]) -> list[tup
 def _own(text: str, quantity: Quantity, words: Sequence[Word], sentences: Sequence[tuple[int, int]]) -> OwnedQuantity:
     start, end = _sentence_of(quantity.start, text, sentences)
     owners = [word for word in words if is_owner(word.key)]
-    row = _row(text, quantity.start)
+    row = row_at(text, quantity.start)
     if row and not any(row[0] <= word.start < row[1] for word in owners):
         owner = _column_owner(text, quantity.start, owners)
         if owner is not None:
@@ -315,39 +197,32 @@ def _clause(text: str, first: int, last: int, sentences: Sequence[tuple[int, int
     return left, next((m.start() for m in _PART_END.finditer(text, last, end)), end)
 
 
+def _parts_of(text: str, start: int, end: int) -> Iterator[tuple[int, int, int]]:
+    sentence = start
+    if not row_at(text, start):
+        for match in _PART_END.finditer(text, start, end):
+            yield start, match.start(), sentence
+            start = match.end()
+            sentence = start if match.group() in ";；" and not _GOES_ON.match(text, start) else sentence
+    yield start, end, sentence
+
+
 def _date_clause(text: str, date: DateFact, sentences: Sequence[tuple[int, int]]) -> tuple[int, int]:
     """A date between commas belongs to what stands before them: "hip replacement, 2015, cataract, 2019"."""
     start, end = _clause(text, date.start, date.end, sentences)
-    if not _WORD.search(text[start : date.start] + text[date.end : end]):
+    if not WORD.search(text[start : date.start] + text[date.end : end]):
         before = text[:start].rstrip(" ,，")
         start = max(_clause(text, len(before), len(before), sentences)[0], _sentence_of(date.start, text, sentences)[0])
     return start, end
 
 
-def table_head(text: str, place: int) -> tuple[int, int] | None:
-    """The first row of the table that holds a place; None if that is the row itself, or no table."""
-    row = _row(text, place)
-    top = row[0] if row else 0
-    while top and CELL in text[(above := text.rfind("\n", 0, top - 1) + 1) : top]:
-        top = above
-    return (top, text.find("\n", top)) if row and top < row[0] else None
-
-
 def dates_over(text: str, place: int, dates: Sequence[DateFact]) -> list[DateFact]:
     """The dates of a text that stand in a table's first row over a place in a row that has none of its own."""
-    row, head = _row(text, place), table_head(text, place)
+    row, head = row_at(text, place), table_head(text, place)
     if not row or not head or any(row[0] <= date.start < row[1] for date in dates):
         return []
-    start, end = _cell_over(text, place, head)
+    start, end = cell_over(text, place, head)
     return [date for date in dates if start <= date.start < end]
-
-
-def _cell_over(text: str, place: int, head: tuple[int, int]) -> tuple[int, int]:
-    """The cell over a place in a table's first row; empty where that row is shorter."""
-    column = text[text.rfind("\n", 0, place) + 1 : place].count(CELL)
-    cells = text[slice(*head)].split(CELL)
-    start = head[0] + sum(len(cell) + len(CELL) for cell in cells[:column])
-    return start, start + sum(map(len, cells[column : column + 1]))
 
 
 def _sentence_of(place: int, text: str, sentences: Sequence[tuple[int, int]]) -> tuple[int, int]:
@@ -369,20 +244,13 @@ def _owner(text: str, quantity: Quantity, owners: Sequence[Word], start: int, en
     return before[-1].key if before and quantity.start - before[-1].end <= OWNER_REACH else ""
 
 
-def _row(text: str, place: int) -> tuple[int, int] | None:
-    """The row of a table that holds this place."""
-    start, end = text.rfind("\n", 0, place) + 1, text.find("\n", place)
-    end = len(text) if end < 0 else end
-    return (start, end) if CELL in text[start:end] else None
-
-
 def _column_owner(text: str, place: int, owners: Sequence[Word]) -> str | None:
     """Whom a number belongs to in a row that names nobody: the one that the table's first row has in that column, ""
     where it has none there: the last word before the number stands in another. None if that row names nobody either."""
     head = table_head(text, place)
     if not head or not any(head[0] <= word.start < head[1] for word in owners):
         return None
-    start, end = _cell_over(text, place, head)
+    start, end = cell_over(text, place, head)
     named = {word.key for word in owners if start <= word.start < end}
     return named.pop() if len(named) == 1 else ""
 
@@ -397,7 +265,11 @@ def _statuses(text: str, words: Sequence[Word], sentences: Sequence[tuple[int, i
         start, end = _sentence_of(word.start, text, sentences)
         before = [w for w in owners if w.end <= word.start]
         after = [w for w in owners if word.end <= w.start < end]
-        if (
+        if _TITLE_OF_LIST.match(text, word.end) and not text[text.rfind("\n", 0, word.start) + 1 : word.start].strip(
+            "-*• "
+        ):
+            owner = ""  # "Stopped: ramipril, metformin"
+        elif (
             after
             and re.fullmatch(r"\s*(?:[\w%./-]+\s+){0,5}", text[word.end : after[0].start])
             and not re.search(r"\b(?:and|or)\b", text[word.end : after[0].start])
@@ -414,13 +286,16 @@ def _statuses(text: str, words: Sequence[Word], sentences: Sequence[tuple[int, i
 
 
 def _sides(text: str, words: Sequence[Word], sentences: Sequence[tuple[int, int]]) -> Iterator[Side]:
+    drugs = [(word.start, word.end) for word in words if word.key.startswith("drug:")]
     for match in _SIDE.finditer(text):
-        key = {"bilateral": "both", "双": "both", "左": "left", "右": "right"}.get(
+        if overlaps(drugs, *match.span()):
+            continue  # 二甲双胍, 左甲状腺素
+        key = {"bilateral": "both", "双": "both", "左": "left", "右": "right", "l": "left", "r": "right"}.get(
             match.group().lower(), match.group().lower()
         )
         end = min(match.end() + NOUN_REACH, _sentence_of(match.start(), text, sentences)[1])
         nouns = tuple(w.key for w in words if match.end() <= w.start <= end)[:3]
-        yield Side(key, nouns, match.start(), _clause(text, *match.span(), sentences))
+        yield Side(key, nouns, *match.span(), _clause(text, *match.span(), sentences))
 
 
 def _blank(text: str, spans: Sequence[tuple[int, int]]) -> str:
@@ -428,10 +303,6 @@ def _blank(text: str, spans: Sequence[tuple[int, int]]) -> str:
     for start, end in spans:
         text = f"{text[:start]}{'_' * (end - start)}{text[end:]}"
     return text
-
-
-def _overlaps(spans: Sequence[tuple[int, int]], start: int, end: int) -> bool:
-    return any(a < end and start < b for a, b in spans)
 
 
 def _start(item: Word | Quantity) -> int:

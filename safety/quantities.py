@@ -180,6 +180,10 @@ _DATE = re.compile(
     rf"|\b(?P<d1>[12]\d|3[01]|0?[1-9])(?:st|nd|rd|th)?(?:\s+of)?[\s-]+(?P<m1>{_MONTH})(?:,?[\s-]+(?P<y1>(?:19|20)\d\d)(?!\d))?"
     rf"|\b(?P<m2>{_MONTH})[\s-]+(?P<d2>[12]\d|3[01]|0?[1-9])(?:st|nd|rd|th)?\b(?!\s*(?:mg|mcg|ml|mmol|%))(?:,?\s+(?P<y2>(?:19|20)\d\d)(?!\d))?"
     rf"|\b(?P<m3>{_MONTH}),?\s+(?P<y3>(?:19|20)\d\d)(?!\d)\b"
+    rf"|\b(?:in|since|during|until|by|from|last|this|next|early|mid|late)[\s-]+(?P<m4>{_MONTH})(?!\s*\d)"
+    r"|\b(?P<m6>(?-i:January|February|March|April|June|July|August|September|October|November|December|Jan|Feb|Apr|Jun|Jul"
+    r"|Aug|Sept?|Oct|Nov|Dec))\b(?!\s*(?:[12]?\d|3[01])(?![\d.]))"
+    r"|(?<![\d/.])(?P<m5>0?[1-9]|1[0-2])/(?P<y5>(?:19|20)\d\d)(?![\d/])"
     r"|(?<![\d.,/-])(?P<year>(?:19|20)\d\d)(?![\d.,/-]*\d)(?!\s?(?:mg|ml|mcg|g|ng|kcal|m|units?|pg|iu)\b)",
     re.IGNORECASE,
 )  # fmt: skip
@@ -191,7 +195,7 @@ _FORM = (
     r"(?:(?:tablets?|tabs?|capsules?|caps?|orally|oral|by mouth|po|intravenous|iv|im|sc|is|was|of|at|takes?|one)\b"
     r"|(?:缓释|肠溶)?片|胶囊|颗粒|口服|每次|静滴|皮下注射)"
 )
-_BEHIND_DOSE = rf"(?:[\s,;|()，；（）-]*{_FORM})*[\s,;|()，；（）-]*"
+_BEHIND_DOSE = rf"(?:[\s,;:|()，；：（）-]*{_FORM})*[\s,;:|()，；：（）-]*"
 _UP_TO_NUMBER = re.compile(
     # A dose; or behind it, how often it is given.
     rf"[\s:=(：（-]*(?:{_FORM}[\s:=(：（-]*)*(?:\d[\d.,/-]*\s?[a-zµ%/]{{0,9}}{_BEHIND_DOSE})?",
@@ -199,13 +203,14 @@ _UP_TO_NUMBER = re.compile(
 )
 _IS_BEHIND_DOSE = re.compile(rf"{_BEHIND_DOSE}(?:\.{_BEHIND_DOSE})?", re.IGNORECASE)  # "tablets. Take one at night"
 _TIME = re.compile(
-    r"(?P<night>\b(?:nocte|nightly|(?:at|every|each) (?:night|bedtime)|(?:before|at) bed)\b|睡前|每晚|晚上"
+    r"(?P<night>\b(?:nocte|nightly|(?:at|every|each)\s(?:night|bedtime)|(?:before|at)\sbed)\b|睡前|每晚|晚上"
     rf"|{_BEGINS}(?:qn|qhs)(?![a-z]))"
-    r"|(?P<morning>\b(?:mane|(?:in the|every|each) morning)\b|早上|每早|晨起)"
+    r"|(?P<morning>\b(?:mane|(?:in\sthe|every|each)\smorning)\b|早上|每早|晨起)"
     r"|(?P<evening>\b(?:in the|every|each) evening\b|傍晚)",
     re.IGNORECASE,
 )
 _NUMBER_BEFORE = re.compile(r"(?<![\d.,/-])\d[\d.,/-]*\s?[a-zµ%/]{1,9}\s+$", re.IGNORECASE)  # a name
+_BRACKETED = re.compile(rf"[(（]({_COMPOUND})[)）]", re.IGNORECASE)
 _MAX_NUMBER, _TIME_REACH = 24, 40  # characters
 
 
@@ -275,6 +280,11 @@ def belongs_to_next(
             return False
         number = match.start()
     return True
+
+
+def units_in(text: str) -> set[str]:
+    """The units that stand in brackets, as a table's row names them: "creatinine (mg/dL)"."""
+    return {_canonical_unit(match[1]) for match in _BRACKETED.finditer(text)}
 
 
 def _frequency(match: re.Match[str]) -> tuple[str, str]:
@@ -354,7 +364,15 @@ def _readings(match: re.Match[str]) -> list[tuple[int | None, int | None, int | 
         first, second, year = (int(part) for part in re.split(r"[-/.]", groups["numeric"]))
         year = year if year > 99 else (2000 + year if year < 50 else 1900 + year)
         return _valid([(year, first, second), (year, second, first)])
-    for y, m, d in (("zy", "zm", "zd"), ("y1", "m1", "d1"), ("y2", "m2", "d2"), ("y3", "m3", "")):
+    for y, m, d in (
+        ("zy", "zm", "zd"),
+        ("y1", "m1", "d1"),
+        ("y2", "m2", "d2"),
+        ("y3", "m3", ""),
+        ("", "m4", ""),
+        ("", "m6", ""),
+        ("y5", "m5", ""),
+    ):
         if m in groups:
             month = _MONTHS.get(groups[m].lower().rstrip(".")) or int(groups[m])
             return [(_int(groups.get(y)), month, _int(groups.get(d)))]

@@ -17,9 +17,11 @@ _WRAPPED_LINE, _WRAPPED_LINE_CJK = 55, 20  # characters from which a line may ha
 # Begins with one set of characters, for which the search skips what is none of them.
 _BREAK = re.compile(r"[.!?。！？\n](?:(?<=\n)|(?<=[.!?])[.!?]*[\"'”’)\]]*(?=\s|$)|(?<=[。！？])[。！？]*[”』」）]*)")
 _LIST_ITEM = re.compile(
-    r"[ \t]*(?:[-*•·▪◦‣|#]|\(?\d{1,3}[.)、]\s|\(?[a-zA-Z][.)]\s|[（(][一二三四五六七八九十\d]+[)）])"
+    r"[ \t]*(?:[-*•·・▪◦‣|#①-⑳]|o[ \t]+(?=[A-Z\d])"
+    r"|\(?\d{1,3}[.)、]\s|\(?[a-zA-Z][.)]\s|[（(][一二三四五六七八九十\d]+[)）])"
 )
 _NUMBER = re.compile(r"\s*\d{1,3}")  # of a list
+_LABEL = re.compile(r"[ \t]*(?:[A-Z][\w /()-]{1,30}:[ \t]|[\u3400-\u9fff]{2,8}[:：])")  # of a form: "Urine culture: "
 _CELL = " | "  # between the cells of a row, as the parsers write them
 _CJK = re.compile(r"[\u3400-\u9fff]")
 
@@ -56,16 +58,17 @@ def _ends_sentence(text: str, match: re.Match[str]) -> bool:
 
 
 def _ends_line(text: str, start: int, newline: int) -> bool:
-    before = text[max(start, text.rfind("\n", 0, newline) + 1) : newline].rstrip()
+    line = text.rfind("\n", 0, newline) + 1
+    before = text[max(start, line) : newline].rstrip()
     after = text[newline + 1 : newline + 60]
     if not before or not after.strip() or after[0] in "\r\n" or before[-1] in ".:!?;。：；！？|":
         return True
-    if _LIST_ITEM.match(after) or before.lstrip().startswith(("|", "#")):
+    if _LIST_ITEM.match(after) or _LABEL.match(after) or before.lstrip().startswith(("|", "#")):
         return True
     if _CELL in before or _CELL in after.partition("\n")[0]:  # each row of a table stands for itself
         return True
     limit = _WRAPPED_LINE_CJK if _CJK.search(before) else _WRAPPED_LINE
-    return not (after.lstrip()[0].islower() or len(before) >= limit)
+    return not (after.lstrip()[0].islower() or newline - line >= limit)
 
 
 def _trimmed(text: str, ends: Sequence[int]) -> Iterator[tuple[int, int]]:

@@ -7,12 +7,12 @@ same by each. Knows nothing of models.
 from __future__ import annotations
 
 from contracts import Direction, Verdict
+from safety.abstention import is_abstention
 from safety.checker import RuleSafetyChecker
 from safety.checks import check_line
 from safety.claims import strip_citations
 from safety.facts import Facts, facts_of
 from safety.sentences import sentence_spans
-from safety.support import is_abstention
 
 NUMBER, DRUG, NEGATION, ABSTENTION, VERDICT = KINDS = ("number", "drug", "negation", "abstention", "verdict")
 

@@ -16,8 +16,8 @@ from app.evaluation.grounded_items import KINDS, GroundedItem
 from app.evaluation.interval import wilson
 from app.prompt import render
 from contracts import Generator, SafetyChecker, SamplingParams, TextChunk
+from safety.abstention import is_abstention
 from safety.claims import ClaimSplitter, citations_of
-from safety.support import is_abstention
 
 ANSWER = SamplingParams(temperature=0.0, max_tokens=128)
 

@@ -70,6 +70,16 @@ def synonyms(name: str) -> dict[tuple[str, ...], str]:
     return table
 
 
+ELIDED = "elided"  # of `rivals.txt`: words that are said once for several
+
+
+def rivals() -> Iterator[tuple[str, list[str]]]:
+    """(kind, words) of `rivals.txt`, a line each."""
+    for line in _lines("rivals.txt"):
+        kind, *words = line.split()
+        yield kind, [word.replace("_", " ") for word in words]
+
+
 @cache
 def silent_words() -> frozenset[str]:
     """Words that a claim may add without saying more."""

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contracts import Passage
-from safety.support import check_support, is_abstention
+from safety.abstention import is_abstention
+from safety.support import check_support
 
 CASES: list[dict[str, Any]] = yaml.safe_load(Path(__file__).with_name("support_cases.yaml").read_text(encoding="utf-8"))
 DRUGS = (

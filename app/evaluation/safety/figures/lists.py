@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 from app.evaluation.safety.figure import Bench, Error, Figure, Rate, alarms, recall
 from contracts import Passage
@@ -78,16 +79,6 @@ _TESTS = (
     ("lactate", ("1.2", "2.1", "4.4"), "mmol/L"),
 )
 _DAYS = ("12 Mar 2026", "3 May 2026", "21 Aug 2026")
-_ALLERGENS = ("penicillin", "latex", "aspirin", "codeine", "trimethoprim", "peanuts")
-_REACTIONS = ("rash", "anaphylaxis", "wheeze", "nausea", "hives", "itching")
-_PROCEDURES = (
-    "appendicectomy",
-    "hysterectomy",
-    "coronary stent",
-    "hip replacement",
-    "cataract surgery",
-    "hernia repair",
-)
 _SYMPTOMS = (
     "chest pain",
     "fever",
@@ -184,29 +175,188 @@ def _dated(chooser: random.Random) -> _Case:
     return text, [f"Potassium was {own} on {day}."], [f"Potassium was {v} on {day}." for v in values if v != own]
 
 
-def _reactions(chooser: random.Random) -> _Case:
-    styles = ("{0}: {1}", "{0} ({1})", "{0} - {1}", "{0} causes {1}")
-    items = _paired(chooser, _ALLERGENS, _REACTIONS)
-    (name, own), *others = items
-    true = [f"{name.capitalize()}: {own}."]
-    return _listed(chooser, items, "Allergies", styles), true, [f"{name.capitalize()} causes {x}." for _, x in others]
+@dataclass(frozen=True, slots=True)
+class _Pairs:
+    """Things of which a list says one thing each. styles: how an item is written; claims: how an answer says it."""
+
+    title: str
+    names: tuple[str, ...]
+    others: tuple[str, ...]
+    styles: tuple[str, ...]
+    claims: tuple[str, ...]
+    lead: str = ""  # in the table's first row
+
+    def __call__(self, chooser: random.Random) -> _Case:
+        items = [*zip(chooser.sample(self.names, 3), chooser.sample(self.others, 3), strict=True)]
+        (name, own), *rest = items
+        style = chooser.choice(self.styles)
+        written = [_capital(style.format(a, b)) for a, b in chooser.sample(items, len(items))]
+        comma, semicolon, _, _, lines, marked, numbered, _ = _LAYOUTS
+        layouts = [semicolon, lines, marked, numbered, lambda title, items: f"{title}: {'. '.join(items)}."]
+        if style != "{0}, {1}":
+            layouts.append(comma)
+        if self.lead:
+            written_rows = [f"{_capital(a)} | {b}" for a, b in chooser.sample(items, len(items))]
+            layouts.append(lambda _, __: "\n".join([self.lead, *written_rows]))
+        text = chooser.choice(layouts)(self.title, written)
+        wrong = [claim.format(name, other) for _, other in rest for claim in self.claims]
+        return text, [_capital(claim.format(name, own)) for claim in self.claims], [_capital(claim) for claim in wrong]
 
 
-def _procedures(chooser: random.Random) -> _Case:
-    styles = ("{0} {1}", "{0} ({1})", "{0} in {1}", "{1}: {0}", "{0}, {1}")
-    items = _paired(chooser, _PROCEDURES, [str(year) for year in range(1995, 2024)])
-    (name, own), *others = items
-    text = _listed(chooser, items, "Past surgical history", styles)
-    return text, [f"She had a {name} in {own}."], [f"She had a {name} in {year}." for _, year in others]
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]
 
 
-def _relatives(chooser: random.Random) -> _Case:
-    """No true claims: what a title says of the family is withheld unless it is said as the record says it."""
-    styles = ("{0}: {1}", "{0} had {1}", "{0} - {1}", "{0} ({1})")
-    items = _paired(chooser, ("mother", "father", "brother", "sister"), _ILLNESSES)
-    (name, _), *others = items
-    wrong = [claim for _, x in others for claim in (f"Her {name} had {x}.", f"{name.capitalize()}: {x}.")]
-    return _listed(chooser, items, "Family history", styles), [], wrong
+_COLONS = ("{0}: {1}", "{0} ({1})", "{0} - {1}")
+_PAIRS = {
+    "reactions": _Pairs(
+        "Allergies",
+        ("penicillin", "latex", "aspirin", "codeine", "trimethoprim", "peanuts"),
+        ("rash", "anaphylaxis", "wheeze", "nausea", "hives", "itching"),
+        (*_COLONS, "{0} causes {1}"),
+        ("{0}: {1}.", "{0} causes {1}."),
+    ),
+    "procedures": _Pairs(
+        "Past surgical history",
+        ("appendicectomy", "hysterectomy", "coronary stent", "hip replacement", "cataract surgery", "hernia repair"),
+        tuple(str(year) for year in range(1995, 2024)),
+        ("{0} {1}", "{0} ({1})", "{0} in {1}", "{1}: {0}", "{0}, {1}"),
+        ("She had a {0} in {1}.",),
+        "Operation | Year",
+    ),
+    "relatives": _Pairs(
+        "Family history",
+        ("mother", "father", "brother", "sister"),
+        ("breast cancer", "myocardial infarction", "type 2 diabetes", "stroke", "asthma", "glaucoma"),
+        (*_COLONS, "{0} had {1}"),
+        ("Her {0} had {1}.", "{0}: {1}."),
+    ),
+    "findings": _Pairs(
+        "Investigations",
+        ("CT head", "MRI spine", "chest X-ray", "echocardiogram", "abdominal ultrasound", "renal ultrasound"),
+        (
+            "subdural haematoma",
+            "disc prolapse",
+            "consolidation",
+            "mitral regurgitation",
+            "gallstones",
+            "pleural effusion",
+        ),
+        ("{0}: {1}", "{0} - {1}", "{0} showed {1}", "{0} shows {1}"),
+        ("{0} showed {1}.", "{0}: {1}."),
+        "Investigation | Result",
+    ),
+    "cultures": _Pairs(
+        "Microbiology",
+        ("urine culture", "blood culture", "sputum culture", "wound swab"),
+        ("Escherichia coli", "Staphylococcus aureus", "Klebsiella pneumoniae", "Pseudomonas aeruginosa"),
+        ("{0}: {1}", "{0} - {1}", "{0} grew {1}"),
+        ("{0}: {1}.",),
+        "Specimen | Organism",
+    ),
+    "reasons": _Pairs(
+        "Medications",
+        ("amlodipine", "sertraline", "omeprazole", "levothyroxine", "apixaban", "allopurinol"),
+        ("hypertension", "depression", "reflux", "hypothyroidism", "atrial fibrillation", "gout"),
+        (*_COLONS, "{0} for {1}", "{1}: {0}"),
+        ("She takes {0} for {1}.", "{0} for {1}."),
+        "Drug | Indication",
+    ),
+    "reasons for stopping": _Pairs(
+        "Stopped",
+        ("ramipril", "metformin", "simvastatin", "aspirin", "ibuprofen"),
+        ("cough", "acute kidney injury", "myalgia", "gastrointestinal bleeding", "hyperkalaemia"),
+        (*_COLONS, "{0} because of {1}", "{0} due to {1}"),
+        ("{0} was stopped because of {1}.",),
+        "Stopped | Reason",
+    ),
+    "courses": _Pairs(
+        "Plan",
+        ("amoxicillin", "prednisolone", "doxycycline", "omeprazole", "enoxaparin"),
+        ("7 days", "5 days", "6 weeks", "8 weeks", "3 months"),
+        ("{0} for {1}", "{0} ({1})", "{0} x {1}", "{0}: {1}"),
+        ("{0} for {1}.",),
+        "Drug | Duration",
+    ),
+    "routes": _Pairs(
+        "Treatment",
+        ("ceftriaxone", "metronidazole", "furosemide", "morphine", "hydrocortisone"),
+        ("IV", "oral", "SC", "IM"),
+        ("{1} {0}", "{0} {1}", "{0} ({1})"),
+        ("{0} {1}.", "She was given {1} {0}."),
+        "Drug | Route",
+    ),
+    "days of the week": _Pairs(
+        "Medications",
+        ("methotrexate", "folic acid", "alendronate", "epoetin"),
+        ("Mondays", "Tuesdays", "Fridays", "Sundays"),
+        ("{0} on {1}", "{0}: {1}", "{0} ({1})"),
+        ("{0} on {1}.", "She takes {0} on {1}."),
+        "Drug | Day",
+    ),
+    "times of day": _Pairs(
+        "Medications",
+        ("ramipril", "simvastatin", "warfarin", "furosemide", "amitriptyline"),
+        ("in the morning", "at night", "in the evening", "at lunchtime", "before breakfast"),
+        ("{0} {1}", "{0}: {1}", "{0} ({1})"),
+        ("{0} {1}.", "She takes {0} {1}."),
+    ),
+    "severities": _Pairs(
+        "Problems",
+        ("COPD", "asthma", "aortic stenosis", "heart failure", "depression", "psoriasis"),
+        ("mild", "moderate", "severe"),
+        ("{1} {0}", "{0} ({1})", "{0}: {1}"),
+        ("She has {1} {0}.",),
+        "Problem | Severity",
+    ),
+    "courses of illness": _Pairs(
+        "Problems",
+        ("asthma", "gout", "epilepsy", "migraine", "psoriasis", "eczema"),
+        ("active", "in remission", "well controlled", "poorly controlled"),
+        _COLONS,
+        ("{0} is {1}.",),
+        "Problem | Status",
+    ),
+    "examination": _Pairs(
+        "Examination",
+        ("chest", "abdomen", "calves", "throat", "neck"),
+        ("wheeze", "distended", "swollen", "red", "stiff"),
+        ("{0}: {1}", "{0} {1}"),
+        ("{0}: {1}.",),
+        "System | Finding",
+    ),
+    "tests to repeat": _Pairs(
+        "Plan",
+        ("U&E", "ECG", "echocardiogram", "HbA1c", "chest X-ray"),
+        ("2 weeks", "3 months", "6 months", "1 year"),
+        ("repeat {0} in {1}",),
+        ("Repeat {0} in {1}.",),
+    ),
+    "appointments": _Pairs(
+        "Appointments",
+        ("cardiology", "renal clinic", "diabetes clinic", "physiotherapy", "dermatology"),
+        ("3 May 2026", "12 June 2026", "9 July 2026", "21 August 2026"),
+        ("{0} on {1}", "{0}: {1}", "{0} ({1})", "{1}: {0}"),
+        ("{0} on {1}.",),
+        "Clinic | Date",
+    ),
+    "vaccines": _Pairs(
+        "Immunisations",
+        ("influenza", "pneumococcal", "tetanus", "hepatitis B", "shingles"),
+        ("12 Oct 2024", "3 May 2022", "9 July 2019", "2015"),
+        ("{0} {1}", "{0}: {1}", "{0} ({1})"),
+        ("{0} {1}.",),
+        "Vaccine | Given",
+    ),
+    "scores": _Pairs(
+        "Scores",
+        ("GCS", "NEWS", "CHA2DS2-VASc", "HAS-BLED", "MMSE", "Waterlow"),
+        tuple(str(number) for number in range(1, 15)),
+        ("{0} {1}", "{0}: {1}", "{0} score {1}", "{0} = {1}"),
+        ("{0} was {1}.",),
+        "Score | Value",
+    ),
+}
 
 
 def _answers(chooser: random.Random) -> _Case:
@@ -224,19 +374,6 @@ def _answers(chooser: random.Random) -> _Case:
         )
     )
     return text, [f"She has {first}."], [f"She has {others[0]}.", f"She has {others[1]}.", f"She has no {second}."]
-
-
-def _paired(chooser: random.Random, names: Sequence[str], others: Sequence[str]) -> list[tuple[str, str]]:
-    return [*zip(chooser.sample(names, 3), chooser.sample(others, 3), strict=True)]
-
-
-def _listed(chooser: random.Random, items: Sequence[tuple[str, str]], title: str, styles: Sequence[str]) -> str:
-    """In an order by chance, so that the first item is not always asked for."""
-    style = chooser.choice(styles)
-    written = [style.format(name.capitalize(), other) for name, other in chooser.sample(items, len(items))]
-    comma, semicolon, _, _, lines, marked, numbered, _ = _LAYOUTS
-    layouts = (semicolon, lines, marked, numbered, lambda title, items: f"{title}: {'. '.join(items)}.")
-    return chooser.choice(layouts if style == "{0}, {1}" else (comma, *layouts))(title, written)
 
 
 def _items(
@@ -273,19 +410,17 @@ _KINDS: dict[str, Callable[[random.Random], _Case]] = {
     "drugs, Chinese": _drugs_zh,
     "results": _results,
     "results of days": _dated,
-    "reactions": _reactions,
-    "procedures": _procedures,
-    "relatives": _relatives,
     "answers of a form": _answers,
+    **_PAIRS,
 }
 
 FIGURE = Figure(
     name="lists",
     title="Lists of drugs and results",
     data=(
-        "Lists of drugs, results, allergies, procedures, relatives and answers in several styles and nine layouts, "
-        "with commas and without, made by chance; a claim takes the dose, the frequency, the value, the day, the "
-        "reaction or the answer of its own item, or of another. Errors were looked at."
+        "Lists of drugs, results, answers and of eighteen kinds of pairs (reactions, findings, routes, days, reasons "
+        "…) in several styles and layouts, with commas and without, made by chance; a claim takes the dose, the value, "
+        "the day, the finding or the answer of its own item, or of another. Errors were looked at."
     ),
     peer="none published",
     run=run,
