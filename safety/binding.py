@@ -33,10 +33,14 @@ class _Thing:
     end: int
     is_certain: bool = True  # not a verb or a common word, which a list may leave out where it comes again
     is_owner: bool = False  # of numbers
+    is_negated: bool = False
+
+    def is_same(self, claimed: _Thing) -> bool:
+        return _is_same(self.said, claimed.said) and self.is_negated == claimed.is_negated
 
     def is_in(self, others: Collection[_Thing]) -> bool:
         """Whether one of the others, of a claim, says it."""
-        return any(_is_same(self.said, other.said) for other in others)
+        return any(self.is_same(other) for other in others)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +110,7 @@ def _is_anothers(other: _Thing, name: _Thing, kind: str, unit: Sequence[_Thing],
     ):
         return False  # a dose and how often it is taken: both are known to be of one drug
     own = _places(name, kind, parts)
-    found = [index for index, part in enumerate(parts) if any(_is_same(t.said, other.said) for t in part.things)]
+    found = [index for index, part in enumerate(parts) if any(t.is_same(other) for t in part.things)]
     if not found or not own.isdisjoint(found) or (kind in _OF_ONE_NOUN and _is_left_out(name, other, own, parts)):
         return False
     if name.is_owner and not isinstance(other.said, str):  # whose a number is, is known: only not of what owns none
@@ -164,7 +168,7 @@ def _leads(other: _Thing, index: int, name: _Thing, kind: str, parts: Sequence[_
 def _places(name: _Thing, kind: str, parts: Sequence[_Part]) -> set[int]:
     """The parts that speak of a name. Of "apixaban and bisoprolol for X" and of "sensitive to A and B" what is said
     of one is said of both."""
-    found = {index for index, part in enumerate(parts) if any(_is_same(t.said, name.said) for t in part.things)}
+    found = {index for index, part in enumerate(parts) if any(t.is_same(name) for t in part.things)}
     for index in [*found]:
         for step in (1, -1):
             at = index
@@ -239,7 +243,7 @@ def _thing_of(word: Word) -> _Thing:
     kinds = kinds_of(word.key) | (frozenset((PERSON,)) if word.is_name else frozenset())
     is_certain = bool(kinds) or word.is_required or not word.is_verb
     name = word.key.partition(":")[2] or word.key
-    return _Thing(word.key, name, kinds, word.start, word.end, is_certain, is_owner(word.key))
+    return _Thing(word.key, name, kinds, word.start, word.end, is_certain, is_owner(word.key), "negated" in word.flags)
 
 
 def _is_same(found: str | Quantity | DateFact, claimed: str | Quantity | DateFact) -> bool:

@@ -141,7 +141,7 @@ def _lacks(claim: Facts, window: Window, parsed: Parsed) -> str:
     head = table_head(parsed.text, window.start) or (0, 0)
     found = window.keys | heading | {word.key for word in parsed.facts.words if within(word.start, head)}
     for word in claim.words:
-        if word.is_required and word.key not in found:
+        if word.is_required and word.key not in found and not _is_told_by_numbers(word, claim, window):
             return f"“{_readable(word)}” is not in the record there"
     for word in claim.words:
         if word.key not in found and not found.isdisjoint((f"un{word.key}", word.key.removeprefix("un"))):
@@ -160,6 +160,21 @@ def _lacks(claim: Facts, window: Window, parsed: Parsed) -> str:
         or _lacks_status(claim, window, parsed)
         or _lacks_own(claim, window, parsed, heading)
     )
+
+
+def _is_told_by_numbers(word: Word, claim: Facts, window: Window) -> bool:
+    """Whether a rise or a fall shows in two numbers of the claim, which the record has in the same order."""
+    if word.key not in _CHANGES:
+        return False
+    for first, second in zip(claim.quantities, claim.quantities[1:], strict=False):
+        one, two = first.quantity, second.quantity
+        places = [[q.quantity.start for q in window.facts.quantities if q.quantity.stands_for(x)] for x in (one, two)]
+        if first.owner == second.owner and all(places) and min(places[0]) < max(places[1]):
+            try:
+                return _CHANGES[word.key] * (float(two.value) - float(one.value)) > 0
+            except ValueError:  # a range, or a pressure
+                return False
+    return False
 
 
 def _coverage(words: Sequence[Word], found: Collection[str]) -> float:
@@ -441,6 +456,7 @@ def _subject(item: str) -> str:
     return next((item[: word.end] for word in words if kinds_of(word.key) & SUBJECTS), "")
 
 
+_CHANGES = {"term:increase": 1, "term:decrease": -1}  # the sign of the difference
 _ANSWERS = frozenset(("term:negative", "term:resolve", "阴性"))
 _STATUS = STATUSES | {"term:discharge", "term:admit"}
 

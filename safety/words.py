@@ -77,6 +77,11 @@ _MIN_RARE = 6  # letters of a word that everyday language does not know, as a cl
 _BLOOD_GROUP = re.compile(r"[ABO] (?:positive|negative|pos|neg|rh)", re.IGNORECASE)
 _WITHIN_SENTENCE = re.compile(r"(?:[a-z,;&]|\b[A-Z][a-z]*\.?)\s+$")
 _TITLE_BEFORE = re.compile(r"\b(?:Mr|Mrs|Ms|Miss|Mx|Dr|Prof|Professor|Sister|Nurse|RN)\.?\s$")
+_DOCTOR_BEFORE = re.compile(
+    r"\b(?:dr|prof|doctor|nurse|sister|(?:by|with|under|to|from|see|sees|saw) (?:mr|mrs|ms|miss))\.?\s"
+    r"(?:[a-z]\.?\s|\w+\s)?$",
+    re.IGNORECASE,
+)
 _CAPITAL_NEXT = re.compile(r"\s[A-Z][a-z]{2}")
 # Whose stem would be another word's: HIV, an aid, a test, new, quit, even, fast.
 _WHOLE = frozenset(("hives", "aids", "testes", "news", "quite", "evening", "fasting", "paste"))
@@ -216,9 +221,8 @@ def _is_valve(text: str, start: int, end: int) -> bool:
 
 
 def _is_doctor(text: str, start: int, word: str) -> bool:
-    return word[0].isupper() and bool(
-        re.search(r"\b(?:dr|prof|doctor|nurse)\.?\s(?:[a-z]\.?\s|\w+\s)?$", text[max(0, start - 24) : start], re.I)
-    )
+    """Whether a name is that of somebody who treats, and not of the patient: "by Mr Quill"."""
+    return word[0].isupper() and bool(_DOCTOR_BEFORE.search(text, max(0, start - 24), start))
 
 
 def _chinese_words(text: str, taken: Sequence[tuple[int, int]]) -> Iterator[Word]:
