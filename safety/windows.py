@@ -37,7 +37,9 @@ _FAMILY_LINE = re.compile(
     r"|[.;。；]\s*(?:个人|既往|过敏|婚育|体格|查体)\w{0,3}[:：])",
     re.IGNORECASE | re.MULTILINE,
 )
-_HEAD_LINE = re.compile(r"#?\d{1,2}[.):]? |(?:[A-Z][A-Za-z]+ ){1,3}\d{1,2}:")  # "1. Asthma", "WOUND 2: venous ulcer"
+_HEAD_LINE = re.compile(
+    r"#?\d{1,2}[.):]? |(?:[A-Z][A-Za-z]+ ){1,3}\d{1,2}:(?!\d)"
+)  # "1. Asthma", "WOUND 2: venous ulcer"
 _RULE = re.compile(r"[-=_*]{3,}")
 _BLANK_LINE = re.compile(r"\n[ \t]*\n")
 _MAX_HEAD = 100  # characters of a line in a block
@@ -109,7 +111,7 @@ def _blocks(
         if "\n" not in before:
             continue
         line = text[text.rfind("\n", 0, start) + 1 : end]
-        indent = len(line) - len(line.lstrip())
+        indent = len(line) - len(line.lstrip()) + bool(_ITEM_MARK.match(line.lstrip()))
         if is_new := bool(_BLANK_LINE.search(before)):
             outer.clear()
         while outer and outer[-1][0] >= indent:
