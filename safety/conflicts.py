@@ -43,7 +43,13 @@ _MAY_SPEAK = re.compile(
 _SEVERAL_PRODUCTS = frozenset({"drug:insulin", "drug:insulins"})  # of one name: glargine and aspart are two drugs
 
 _ALLERGIC = "term:allergic"
-_ALLERGY_LINE = re.compile(r"[\W\d]*(?:drug |medication |known )*allerg(?:y|ies)\b|[\W\d]*过敏", re.IGNORECASE)
+_ALLERGY_LINE = re.compile(
+    r"[\W\d]*(?:drug |medication |known )*allerg(?:y|ies)\b|[\W\d]*allergens?(?= \|)|[\W\d]*过敏", re.IGNORECASE
+)
+_ALLERGEN_HEAD = re.compile(r"\W*allergens? \|", re.IGNORECASE)  # of a table
+_NONE = re.compile(
+    r"[\W\d]*(?:none|nil)(?: (?:known|reported|documented|recorded))?\W*|[\W\d]*(?:无|否认)\W*", re.IGNORECASE
+)
 _DENIES_ALL = re.compile(
     r"\b(?:no (?:known )?(?P<drug>(?:drug|medication|medicine) )?allerg(?:y|ies)|nk(?P<nkda>d)?a)\b(?!\s+to\b)"
     r"|\ballerg(?:y|ies)\s*[:|-]?\s*(?:none|nil|no known|denied)\b"
@@ -69,6 +75,8 @@ _NOT_THE_EVENT = re.compile(
     r"\b(?:after|following|post\w*|prior|before|review\w*|seen|schedul\w+|plan\w*|book\w*|await\w*|for|revis\w+)\b",
     re.I,
 )
+_DATE_LAST = re.compile(r"[\s(,:|–-]*(?:(?:in|on|since|during)\s+)?(?:the\s+)?", re.IGNORECASE)
+_DATE_FIRST = re.compile(r"\s*[:|)–-]\s*|\s+")
 _EVENT_REACH = 48  # characters between an event and its date
 
 _SIDED = re.compile(
@@ -247,7 +255,12 @@ def _sentences(text: str) -> Iterator[_Sentence]:
     for start, end in spans:
         line = text[start:end]
         is_heading = len(line) < 40 and not line.rstrip().endswith(".") and not re.search(r"\d", line)
-        if line.startswith("#") or (is_heading and line.rstrip().endswith(":")) or _ALLERGY_LINE.fullmatch(line):
+        if (
+            line.startswith("#")
+            or (is_heading and line.rstrip().endswith(":"))
+            or _ALLERGY_LINE.fullmatch(line)
+            or _ALLERGEN_HEAD.match(line)
+        ):
             is_under_allergies = bool(_ALLERGY_LINE.match(line))
         if not is_under_allergies and not _MAY_SPEAK.search(line):
             continue
@@ -311,6 +324,9 @@ def _allergies(sentence: _Sentence) -> Iterator[_Said]:
         only_drugs = any(denial.group(name) for name in ("drug", "nkda", "denied", "zh"))
         yield _said(sentence, ALLERGY, _DRUGS if only_drugs else _EVERYTHING, False)
         return
+    if sentence.is_under_allergies and _NONE.fullmatch(sentence.text):
+        yield _said(sentence, ALLERGY, _EVERYTHING, False)
+        return
     allergens = list(_allergens(sentence))
     negated = any("negated" in word.flags for word in sentence.facts.words if word.key == _ALLERGIC)
     for word in allergens:
@@ -333,21 +349,39 @@ def _allergens(sentence: _Sentence) -> Iterator[Word]:
 
 
 def _event_dates(sentence: _Sentence) -> Iterator[_Said]:
-    if len(sentence.facts.dates) != 1 or sentence.is_uncertain or _NOT_THE_EVENT.search(sentence.text):
-        return
-    (day,) = sentence.facts.dates
-    if not _BEFORE_DATE.search(sentence.text[: day.start]):
+    if sentence.is_uncertain or _NOT_THE_EVENT.search(sentence.text):
         return
     words = [word for word in sentence.facts.words if word.is_required and _is_said(word)]
     once = [w for w in words if _HAPPENS_ONCE.fullmatch(sentence.text[w.start : w.end])]
+    beside = [(word, day) for word in once for day in sentence.facts.dates if _is_beside(sentence.text, word, day)]
+    for word, day in beside:
+        yield _said(sentence, DATE, _event(sentence, word), day)
+    if (
+        beside
+        or len(sentence.facts.dates) != 1
+        or not _BEFORE_DATE.search(sentence.text[: sentence.facts.dates[0].start])
+    ):
+        return
+    (day,) = sentence.facts.dates
     diagnosed = _DIAGNOSED.search(sentence.text)
     if len(once) == 1 and _gap(once[0].start, once[0].end, day) <= _EVENT_REACH:
-        side = next((f"{s.key} " for s in sentence.facts.sides), "")
-        yield _said(sentence, DATE, side + sentence.text[once[0].start : once[0].end].lower(), day)
+        yield _said(sentence, DATE, _event(sentence, once[0]), day)
     elif diagnosed and not once and _gap(*diagnosed.span(), day) <= _EVENT_REACH:
         what = [w for w in words if not w.key.startswith(("drug:", "anchor:")) and "diagnos" not in w.key]
         if len(what) == 1:
             yield _said(sentence, DATE, f"the diagnosis of {sentence.text[what[0].start : what[0].end].lower()}", day)
+
+
+def _is_beside(text: str, word: Word, day: DateFact) -> bool:
+    """Whether no more than a mark or a preposition stands between an event and its date: "mastectomy (2004)"."""
+    if day.end <= word.start:
+        return bool(_DATE_FIRST.fullmatch(text, day.end, word.start))
+    return bool(_DATE_LAST.fullmatch(text, word.end, day.start))
+
+
+def _event(sentence: _Sentence, word: Word) -> str:
+    before = [side for side in sentence.facts.sides if 0 <= word.start - side.end <= _SIDE_REACH]
+    return "".join(f"{side.key} " for side in before[-1:]) + sentence.text[word.start : word.end].lower()
 
 
 def _gap(start: int, end: int, day: DateFact) -> int:

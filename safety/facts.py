@@ -64,6 +64,12 @@ STATUSES = frozenset(
 _COMPARED = (Assertion.NEGATED, Assertion.FAMILY, Assertion.HYPOTHETICAL)
 _PART_END = re.compile(r"[,;，；、|①-⑳]|\b(?:and|then|but|while|whereas)\b", re.IGNORECASE)
 _GOES_ON = re.compile(r"\s*(?:it|its|this|these|they|he|she|which|where|the (?:latter|former))\b", re.IGNORECASE)
+_DENIES = re.compile(r"\b(?:none|nil|no|not|nkd?a|den(?:y|ies|ied))\b|无|否认", re.IGNORECASE)
+# "Allergies: none known", or on the next line. Such a title holds for nothing.
+ANSWERED_NONE = re.compile(
+    r" ?(?:[:|?]|- |\n)[\s|*•-]*(?:(?:none|nil|no known|not known|nkd?a|den(?:y|ies|ied))\b|no\W*$|无|否认)",
+    re.IGNORECASE | re.MULTILINE,
+)
 _TITLE_OF_LIST = re.compile(r" ?: ?(?=[^\W\d])")
 NOUN_REACH = 30  # characters from a side to what it is the side of
 OWNER_REACH = 160  # characters back to the drug or measurement a number belongs to
@@ -260,7 +266,7 @@ def _statuses(text: str, words: Sequence[Word], sentences: Sequence[tuple[int, i
     table's cell that stands alone ("Continued") belongs to the last drug above it; a heading ("Allergies") to none."""
     owners = [word for word in words if word.key.startswith("drug:")]
     for word in words:
-        if word.key not in STATUSES:
+        if word.key not in STATUSES or ANSWERED_NONE.match(text, word.end):
             continue
         start, end = _sentence_of(word.start, text, sentences)
         before = [w for w in owners if w.end <= word.start]
@@ -282,7 +288,8 @@ def _statuses(text: str, words: Sequence[Word], sentences: Sequence[tuple[int, i
         else:
             is_cell = word.key != "term:allergic" and end - start < 2 * (word.end - word.start) + 8
             owner = before[-1].key if is_cell and before and word.start - before[-1].end <= OWNER_REACH else ""
-        yield OwnedStatus(word.key, owner, word.start)
+        if owner or not _DENIES.search(text, start, end):
+            yield OwnedStatus(word.key, owner, word.start)
 
 
 def _sides(text: str, words: Sequence[Word], sentences: Sequence[tuple[int, int]]) -> Iterator[Side]:

@@ -16,11 +16,11 @@ from dataclasses import dataclass, field, replace
 from contracts import Finding, Passage, Verdict
 from safety.binding import SUBJECTS, find_mixed, kinds_of
 from safety.claims import unmarked
-from safety.facts import EXCEPTION, STATUSES, Facts, OwnedQuantity, dates_over, facts_of
+from safety.facts import ANSWERED_NONE, EXCEPTION, STATUSES, Facts, OwnedQuantity, dates_over, facts_of
 from safety.lexicon import common_words
 from safety.quantities import DateFact
 from safety.sentences import sentence_spans
-from safety.tables import cells_under, row_units, table_head
+from safety.tables import cells_under, row_at, row_units, table_head
 from safety.windows import Parsed, Window, heading_over, joined, parse, windows, within
 from safety.words import Word, is_listed, is_owner, plain, stem
 
@@ -49,6 +49,7 @@ _ANY_NEGATION = re.compile(
     r"|无|未|否认|没|不|非|阴性",
     re.IGNORECASE,
 )
+_NO_ALLERGIES = re.compile(r"\bnkd?a\b", re.IGNORECASE)
 _EXCEPTION = re.compile(EXCEPTION, re.IGNORECASE)
 _REACTION_WORDS = (
     "rash hives urticaria anaphylaxis anaphylactic shock angioedema swelling of the lips tongue face throat itching "
@@ -140,6 +141,8 @@ def _lacks(claim: Facts, window: Window, parsed: Parsed) -> str:
     heading = heading_over(parsed, window.start)[0] & heading_over(parsed, window.end)[0]
     head = table_head(parsed.text, window.start) or (0, 0)
     found = window.keys | heading | {word.key for word in parsed.facts.words if within(word.start, head)}
+    if _NO_ALLERGIES.search(parsed.text, window.start, window.end):
+        found |= {w.key for w in claim.words if w.key == "term:allergic" and "negated" in w.flags}
     for word in claim.words:
         if word.is_required and word.key not in found and not _is_told_by_numbers(word, claim, window):
             return f"“{_readable(word)}” is not in the record there"
@@ -250,18 +253,23 @@ def _said_of(claimed: OwnedQuantity, claim: Facts, window: Window, text: str) ->
 
 
 def _lacks_change(claim: Facts, window: Window, parsed: Parsed, heading: frozenset[str]) -> str:
-    """Started, stopped, allergic …: of the same drug; and a change from one number to another in the same direction."""
+    """Started, stopped, allergic …: of the same drug, or of each that a title of the claim stands over."""
     for claimed in claim.statuses:
-        if not claimed.owner:
-            continue
-        owner = next((w.start for w in window.facts.words if w.key == claimed.owner), -1)
-        titles = [other.key for other in window.facts.statuses if not other.owner and other.start < owner]
-        own = {other.key for other in window.facts.statuses if other.owner == claimed.owner}
-        above = [span for cell, span in cells_under(parsed.text, max(owner, 0)) if within(owner, cell)]
-        own |= {other.key for other in parsed.facts.statuses if any(within(other.start, span) for span in above)}
-        if claimed.key not in heading | own | {*titles[-1:]}:
-            return f"“{claimed.key.partition(':')[2]}” is not said of that drug there"
+        below = [word.key for word in claim.words if word.key.startswith("drug:") and word.start > claimed.start]
+        for drug in [claimed.owner] if claimed.owner else below:
+            if claimed.key not in heading | _statuses_of(drug, window, parsed):
+                return f"“{claimed.key.partition(':')[2]}” is not said of that drug there"
     return ""
+
+
+def _statuses_of(drug: str, window: Window, parsed: Parsed) -> set[str]:
+    """What is said of a drug: beside it, in the last title before it, in the title of its column."""
+    place = next((word.start for word in window.facts.words if word.key == drug), -1)
+    before = (status for status in window.facts.statuses if not status.owner and status.start < place)
+    titles = [status.key for status in before if not row_at(parsed.text, status.start)]
+    above = [span for cell, span in cells_under(parsed.text, max(place, 0)) if within(place, cell)]
+    column = {status.key for status in parsed.facts.statuses if any(within(status.start, span) for span in above)}
+    return {status.key for status in window.facts.statuses if status.owner == drug} | {*titles[-1:]} | column
 
 
 def _lacks_result(claim: Facts, window: Window, parsed: Parsed) -> str:
@@ -331,10 +339,11 @@ def _is_reaction(word: Word) -> bool:
 
 def _lacks_denial(claim: Facts, window: Window, text: str) -> str:
     """A denial needs one in the record; and "no other allergies" is no absence of allergies."""
-    if claim.num_denials > sum(1 for _ in _ANY_NEGATION.finditer(text, window.start, window.end)):
+    denied = {word.key for word in claim.words if "negated" in word.flags}
+    needed = 1 if len(denied) >= claim.num_denials else claim.num_denials  # "without a or b" is "no a and no b"
+    if claim.num_denials and needed > sum(1 for _ in _ANY_NEGATION.finditer(text, window.start, window.end)):
         return "the record does not deny it there"
-    is_denied = any("negated" in word.flags for word in claim.words)
-    if is_denied and not claim.has_exception and _EXCEPTION.search(text, window.start, window.end):
+    if denied and not claim.has_exception and _EXCEPTION.search(text, window.start, window.end):
         return "the record makes an exception there"
     return ""
 
@@ -385,7 +394,8 @@ def _lacks_status(claim: Facts, window: Window, parsed: Parsed) -> str:
 
 
 def _has_same_status(word: Word, other: Word, claim: Facts, parsed: Parsed) -> bool:
-    if ("negated" in word.flags) != ("negated" in other.flags) and not _has_answer(other, claim, parsed):
+    is_denied = "negated" in other.flags or bool(ANSWERED_NONE.match(parsed.text, other.end))
+    if ("negated" in word.flags) != is_denied and not _has_answer(other, claim, parsed):
         return False
     is_doubted = any(start <= other.start < end for start, end in parsed.uncertain)
     if is_doubted and not claim.is_uncertain and not is_owner(word.key):

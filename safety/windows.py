@@ -40,6 +40,11 @@ _FAMILY_LINE = re.compile(
 _HEAD_LINE = re.compile(
     r"#?\d{1,2}[.):]? |(?:[A-Z][A-Za-z]+ ){1,3}\d{1,2}:(?!\d)"
 )  # "1. Asthma", "WOUND 2: venous ulcer"
+_NONE = re.compile(
+    r"\W*(?:none|nil|no|not|nkd?a|den(?:y|ies|ied))\b|\W*(?:无|否认)", re.IGNORECASE
+)  # the answer to a title
+_DENIAL = re.compile(r"\b(?:none|nil|no|not|nkd?a|den(?:y|ies|ied))\b|无|否认", re.IGNORECASE)
+_NO_ALLERGIES = re.compile(r"\bnkd?a\b", re.IGNORECASE)
 _RULE = re.compile(r"[-=_*]{3,}")
 _BLANK_LINE = re.compile(r"\n[ \t]*\n")
 _MAX_HEAD = 100  # characters of a line in a block
@@ -83,6 +88,8 @@ def parse(text: str, section: str) -> Parsed:
     facts = facts_of(text, sentences)
     headings = (*_carried(section), *_headings(text, sentences, facts))
     keys = {word.key for word in facts.words}.union(*(heading[1] for heading in headings))
+    if _NO_ALLERGIES.search(text):
+        keys.add("term:allergic")
     items = tuple(bool(_ITEM_MARK.match(text, start)) for start, _ in sentences)
     uncertain = tuple(uncertain_spans(text, sentences))
     family = tuple(match.span() for match in _FAMILY_LINE.finditer(text))
@@ -142,7 +149,8 @@ def _headings(text: str, sentences: Sequence[tuple[int, int]], facts: Facts) -> 
     for (start, end), following in zip(sentences, (*sentences[1:], (0, 0)), strict=False):
         line = plain(text[start:end].lstrip("# "))
         if _HEADING.fullmatch(line) and len(line.split()) <= 6 and _HEADING_WORD.search(line):
-            keys = frozenset(w.key for w in facts.words if start <= w.start < end)
+            is_none = bool(_DENIAL.search(line) or (following[0] and _NONE.match(text, following[0])))
+            keys = frozenset(w.key for w in facts.words if start <= w.start < end and not is_none)
             yield end, keys, bool(_FAMILY_HEADING.fullmatch(line))
         elif _is_title(line, text[slice(*following)]):
             yield end, frozenset(), False

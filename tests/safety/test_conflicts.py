@@ -29,6 +29,8 @@ def find(*texts: str, written: tuple[str, ...] = ()) -> list[Conflict]:
         ("allergy", "latex", "Allergic to latex.", "Allergies: none known"),
         ("allergy", "青霉素", "青霉素过敏。", "否认药物过敏史。"),
         ("date", "appendicectomy", "Appendicectomy in 2012.", "He had an appendicectomy in March 2010."),
+        ("date", "mastectomy", "1999: Mastectomy", "Mastectomy (1998)"),
+        ("date", "mastectomy", "PSH: mastectomy 1999, hernia repair 2001.", "Mastectomy | 1998"),
         ("date", "the diagnosis of diabetes", "Type 2 diabetes diagnosed in 2012.", "Diagnosed with diabetes in 2015."),
         ("side", "fracture", "Fracture of the right hip.", "Admitted with a left hip fracture."),
         ("side", "nephrectomy", "Right nephrectomy in 2015.", "Left nephrectomy in 2015."),
@@ -83,3 +85,15 @@ def test_an_allergy_may_be_found_after_a_denial_and_not_before_one() -> None:
     allergic, denied = "Allergic to penicillin.", "No known allergies."
     assert find(denied, allergic, written=("2025-01-07", "2026-02-11")) == []
     assert find(denied, allergic, written=("2026-02-11", "2025-01-07"))
+
+
+@pytest.mark.parametrize(
+    ("allergic", "denied"),
+    [
+        ("Allergies: codeine (rash), aspirin (nausea).", "Allergies\nNone known"),
+        ("Allergen | Reaction\nCodeine | rash\nAspirin | nausea", "NKDA"),
+        ("Allergy: codeine.", "Drug allergies: none"),
+    ],
+)
+def test_an_allergy_and_its_denial_are_found_in_lists_and_tables(allergic: str, denied: str) -> None:
+    assert ("conflict.allergy", "codeine") in [(found.rule, found.subject) for found in find(allergic, denied)]

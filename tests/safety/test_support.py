@@ -441,3 +441,82 @@ def test_what_a_chinese_form_answers_with_no_is_denied() -> None:
     form = [passage("头痛：无\n皮疹：无\n发热：有")]
     claims = ("患者有头痛。", "患者有皮疹。", "患者无发热。", "患者有发热。")
     assert [check_support(claim, (0,), form).supported for claim in claims] == [False, False, False, True]
+
+
+def stands(record: str, claim: str) -> bool:
+    return check_support(claim, (0,), [passage(record)]).supported
+
+
+NO_ALLERGIES = (
+    "Allergies - nil",
+    "Allergies: nil",
+    "Allergies\nNone known",
+    "Allergies:\nNil",
+    "No known drug allergies",
+    "ALLERGIES: NKDA",
+    "NKDA",
+    "Allergies\n- None",
+    "Allergies (none)",
+    "Allergies: not known to have any",
+    "Allergy status: no known allergies",
+    "Allergies | none",
+    "Allergen | Reaction\nNone | -",
+    "Drug allergies: denies",
+    "He denies any allergies",
+    "过敏史：无",
+    "过敏史\n无",
+    "否认过敏史",
+    "Allergies and intolerances: none recorded",
+    "Known allergies? No",
+)
+BELOW = (
+    "\nAspirin 75 mg daily",
+    "\nMedication: aspirin 75 mg",
+    "\nMedications\nAspirin 75 mg",
+    "\n- Aspirin 75 mg",
+    ". He takes aspirin.",
+    "\n\nAspirin 75 mg od",
+)
+
+
+@pytest.mark.parametrize("denial", NO_ALLERGIES)
+def test_a_denial_of_allergies_makes_no_allergy_of_the_drug_below_it(denial: str) -> None:
+    claims = ("He is allergic to aspirin.", "Aspirin allergy.", "Allergies: aspirin.", "He has an aspirin allergy.")
+    shown = [(below, claim) for below in BELOW for claim in claims if stands(denial + below, claim)]
+    assert not shown
+
+
+@pytest.mark.parametrize(
+    "record",
+    ["Allergies\n- aspirin: rash", "Allergies - aspirin", "ALLERGIES: ASPIRIN", "Allergen | Reaction\nAspirin | rash"],
+)
+def test_an_allergy_that_is_listed_stands(record: str) -> None:
+    assert stands(record, "He is allergic to aspirin.")
+
+
+@pytest.mark.parametrize(
+    ("record", "claim"),
+    [
+        ("She has a cough without fever, rash or headache.", "She has no fever and no headache."),
+        ("NKDA. He takes aspirin.", "He has no known allergies."),
+        ("Allergies\nNone known\nHe takes aspirin.", "He has no known allergies."),
+        ("患者否认头痛、腹泻及咳嗽，有胸痛。", "患者无头痛。"),
+        ("患者否认头痛、腹泻及咳嗽，有胸痛。", "患者没有咳嗽。"),
+        ("否认冠心病、哮喘病史，有糖尿病病史。", "患者否认冠心病病史。"),
+        ("患者右侧肢体无力2天。", "右侧肢体无力2天。"),
+    ],
+)
+def test_a_denial_stands_in_another_form(record: str, claim: str) -> None:
+    assert stands(record, claim)
+
+
+@pytest.mark.parametrize(
+    ("record", "claim"),
+    [
+        ("患者否认头痛、腹泻及咳嗽，有胸痛。", "患者有头痛。"),
+        ("患者否认头痛、腹泻及咳嗽，有胸痛。", "患者无胸痛。"),
+        ("She has a cough without fever, rash or headache.", "She has no fever and no cough."),
+    ],
+)
+def test_a_denial_of_something_else_does_not(record: str, claim: str) -> None:
+    assert not stands(record, claim)

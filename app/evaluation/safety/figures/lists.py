@@ -137,9 +137,19 @@ def run(bench: Bench) -> Sequence[Rate]:
 _Case = tuple[str, list[str], list[str]]  # a list, claims that stand in it, claims of another item's
 
 
+def choose_drugs(chooser: random.Random) -> list[Item]:
+    """The items of a list of drugs."""
+    return _items(chooser, _DRUGS, _OFTEN)
+
+
+def write_drugs(chooser: random.Random, items: Sequence[Item]) -> str:
+    """A list of drugs, in one of the styles and layouts."""
+    return _written(chooser, items, "Medications", _DRUG_STYLES, _LAYOUTS, _OFTEN)
+
+
 def _drugs(chooser: random.Random) -> _Case:
-    items = _items(chooser, _DRUGS, _OFTEN)
-    text = _written(chooser, items, "Medications", _DRUG_STYLES, _LAYOUTS, _OFTEN)
+    items = choose_drugs(chooser)
+    text = write_drugs(chooser, items)
     name, dose, often = chooser.choice(items)
     true = [f"She takes {name} {dose} {often}.", f"{name.capitalize()} {dose} {often}."]
     return text, true, [f"She takes {name} {a} {b}." for a, b in _mixed(items, name, dose, often)]
