@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from safety.assertion import Assertion, Scope, scopes
+from safety.modality import unborne_by
 from safety.quantities import (
     DateFact,
     Quantity,
@@ -34,7 +35,7 @@ _SIDE = re.compile(
 _UNCERTAIN = re.compile(
     r"\b(?:possibl[ey]|probabl[ey]|suspected|suspicious for|suspicion of|likely|presumed|questionable|query|might|"
     r"may (?:have|be|represent)|could (?:be|represent)|concern(?:ing|ed)? (?:for|about)|to rule out|rule out|r/o|"
-    r"consider|cannot exclude)\b|可能|疑似|考虑|待排",
+    r"consider|cannot exclude|differentials?(?: diagnos[ei]s)?)\b|(?<!\w)\?\s?(?=\w)|可能|疑似|考虑|待排",
     re.IGNORECASE,
 )
 _UNCERTAIN_REACH = 60  # characters
@@ -112,6 +113,7 @@ class Facts:
     is_uncertain: bool
     num_denials: int
     has_exception: bool  # "no other", "except", "apart from"
+    unborne: frozenset[str]  # the modes (`modality.py`) that do not bear a text that says what it says as this one does
     parts: tuple[tuple[int, int, int], ...]  # the stretches between commas and "and", a table's row whole: start, end
     # and where its sentence starts
 
@@ -144,6 +146,7 @@ def facts_of(text: str, sentences: Sequence[tuple[int, int]]) -> Facts:
         is_uncertain=bool(_UNCERTAIN.search(text)),
         num_denials=len(_DENIAL.findall(text)),
         has_exception=bool(re.search(EXCEPTION, text, re.IGNORECASE)),
+        unborne=unborne_by(text),
         parts=tuple(part for start, end in sentences for part in _parts_of(text, start, end)),
     )
 
@@ -176,7 +179,8 @@ def uncertain_spans(text: str, sentences: Sequence[tuple[int, int]]) -> list[tup
     spans = []
     for match in _UNCERTAIN.finditer(plain(text)):
         _, end = _sentence_of(match.start(), text, sentences)
-        clause = next((m.start() for m in _CLAUSE_END.finditer(text, match.end(), end)), end)
+        is_list = match.group().lower().startswith("differential")
+        clause = end if is_list else next((m.start() for m in _CLAUSE_END.finditer(text, match.end() + 1, end)), end)
         spans.append((match.end(), min(clause, match.end() + _UNCERTAIN_REACH)))
     return spans
 

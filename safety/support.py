@@ -161,8 +161,25 @@ def _lacks(claim: Facts, window: Window, parsed: Parsed) -> str:
         or _lacks_denial(claim, window, parsed.text)
         or _lacks_pair(claim, window, parsed, heading)
         or _lacks_status(claim, window, parsed)
+        or _lacks_mode(claim, window, parsed)
         or _lacks_own(claim, window, parsed, heading)
     )
+
+
+def _lacks_mode(claim: Facts, window: Window, parsed: Parsed) -> str:
+    """What is only planned, was refused or has been stopped is not said to be so."""
+    if not claim.unborne:
+        return ""
+    for word in (word for word in claim.words if word.is_required and word.key not in _TURNS):
+        places = [other.start for other in window.facts.words if other.key == word.key]
+        if places and all(_modes_at(place, parsed) & claim.unborne for place in places):
+            return f"“{_readable(word)}” is only planned there, was refused, stopped or is another's"
+    return ""
+
+
+def _modes_at(place: int, parsed: Parsed) -> set[str]:
+    found = {mode for mode, start, end in parsed.modes if start <= place < end}
+    return found | ({"planned"} if "plan" in heading_over(parsed, place)[0] else set())
 
 
 def _is_told_by_numbers(word: Word, claim: Facts, window: Window) -> bool:
@@ -468,6 +485,7 @@ def _subject(item: str) -> str:
 
 _CHANGES = {"term:increase": 1, "term:decrease": -1}  # the sign of the difference
 _ANSWERS = frozenset(("term:negative", "term:resolve", "阴性"))
+_TURNS = STATUSES | {"term:after", "term:before"}
 _STATUS = STATUSES | {"term:discharge", "term:admit"}
 
 

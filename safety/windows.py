@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 from safety.facts import Facts, facts_of, uncertain_spans
+from safety.modality import mode_spans
 from safety.sentences import sentence_spans
 from safety.words import Word, plain
 
@@ -77,6 +78,7 @@ class Parsed:
     facts: Facts
     keys: frozenset[str]
     uncertain: tuple[tuple[int, int], ...]
+    modes: tuple[tuple[str, int, int], ...]  # what is only planned, was refused …: (mode, start, end)
     family: tuple[tuple[int, int], ...]  # where a line says that it tells of the family
     blocks: tuple[tuple[tuple[int, int], tuple[int, int]], ...]  # lines, each after the one over its block
 
@@ -92,10 +94,11 @@ def parse(text: str, section: str) -> Parsed:
         keys.add("term:allergic")
     items = tuple(bool(_ITEM_MARK.match(text, start)) for start, _ in sentences)
     uncertain = tuple(uncertain_spans(text, sentences))
+    modes = tuple(mode_spans(plain(text), sentences))
     family = tuple(match.span() for match in _FAMILY_LINE.finditer(text))
     blocks = tuple(_blocks(text, sentences, {heading[0] for heading in headings}))
     begins = tuple(_begins(text, before, span) for before, span in zip(((0, 0), *sentences), sentences, strict=False))
-    return Parsed(text, sentences, items, begins, headings, facts, frozenset(keys), uncertain, family, blocks)
+    return Parsed(text, sentences, items, begins, headings, facts, frozenset(keys), uncertain, modes, family, blocks)
 
 
 def _begins(text: str, before: tuple[int, int], span: tuple[int, int]) -> bool:
@@ -188,6 +191,7 @@ def _cut(facts: Facts, words: tuple[Word, ...], start: int, end: int) -> Facts:
         statuses=tuple(s for s in facts.statuses if start <= s.start < end),
         is_hypothetical=any("hypothetical" in word.flags for word in words),
         is_uncertain=facts.is_uncertain,
+        unborne=facts.unborne,
         num_denials=facts.num_denials,
         has_exception=facts.has_exception,
         parts=tuple(part for part in facts.parts if start <= part[0] < end),
