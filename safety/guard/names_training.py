@@ -71,7 +71,7 @@ def _public(data: Path) -> Iterator[Tagged]:
 
 def _filled(names: Sequence[str]) -> Iterator[Tagged]:
     chooser = random.Random(SEED)
-    words = {"drug": sorted(drugs()), "eponym": sorted(eponyms())}
+    words = {"drug": sorted(filter(str.isascii, drugs())), "eponym": sorted(eponyms())}
     split = ""
     for line in (DATA / "name_contexts.txt").read_text(encoding="utf-8").splitlines():
         if line.startswith("## "):
