@@ -167,19 +167,28 @@ def _lacks(claim: Facts, window: Window, parsed: Parsed) -> str:
 
 
 def _lacks_mode(claim: Facts, window: Window, parsed: Parsed) -> str:
-    """What is only planned, was refused or has been stopped is not said to be so."""
-    if not claim.unborne:
+    """What is only planned, was refused or has been stopped is not said to be so: no clinical word, of Chinese not the
+    half of the words."""
+    if not claim.unborne or _is_whole(claim, window):
         return ""
-    for word in (word for word in claim.words if word.is_required and word.key not in _TURNS):
+    unreal, chinese = [], 0
+    for word in (word for word in claim.words if word.key not in _TURNS):
         places = [other.start for other in window.facts.words if other.key == word.key]
+        chinese += bool(places) and not word.key.isascii()
         if places and all(_modes_at(place, parsed) & claim.unborne for place in places):
-            return f"“{_readable(word)}” is only planned there, was refused, stopped or is another's"
+            unreal.append(word)
+    known = [word for word in unreal if word.is_required]
+    if "stopped" in claim.unborne and not known:
+        known = [w for w in claim.words if is_owner(w.key) and _statuses_of(w.key, window, parsed) & _NOT_TAKEN]
+    pairs = [word for word in unreal if not word.key.isascii()]
+    if known or (pairs and 2 * len(pairs) >= chinese):
+        return f"“{_readable((known or pairs)[0])}” is only planned there, was refused, stopped or is another's"
     return ""
 
 
 def _modes_at(place: int, parsed: Parsed) -> set[str]:
     found = {mode for mode, start, end in parsed.modes if start <= place < end}
-    return found | ({"planned"} if "plan" in heading_over(parsed, place)[0] else set())
+    return found | ({"planned"} if heading_over(parsed, place)[0] == {"plan"} else set())
 
 
 def _is_told_by_numbers(word: Word, claim: Facts, window: Window) -> bool:
@@ -293,7 +302,7 @@ def _lacks_result(claim: Facts, window: Window, parsed: Parsed) -> str:
     """Normal, high, stable …: of the same thing. Of "blood pressure was 158/96; the ECG was normal" nothing makes the
     pressure normal: what is first said of a thing after its name is what the record says of it. Who says all of the
     record's words, and in its order, says it of the same things."""
-    if [(w.key, w.flags) for w in claim.words] == [(w.key, w.flags) for w in window.facts.words]:
+    if _is_whole(claim, window):
         return ""
     subject: Word | None = None
     numbers = [owned.quantity.start for owned in claim.quantities]
@@ -309,6 +318,11 @@ def _lacks_result(claim: Facts, window: Window, parsed: Parsed) -> str:
         ):
             return f"“{_readable(word)}” is not said of that there"
     return ""
+
+
+def _is_whole(claim: Facts, window: Window) -> bool:
+    """Whether a claim says all of the record's words, and in their order."""
+    return [(w.key, w.flags) for w in claim.words] == [(w.key, w.flags) for w in window.facts.words]
 
 
 def _is_result_of(place: int, result: str, window: Window, parsed: Parsed) -> bool:
@@ -485,6 +499,7 @@ def _subject(item: str) -> str:
 
 _CHANGES = {"term:increase": 1, "term:decrease": -1}  # the sign of the difference
 _ANSWERS = frozenset(("term:negative", "term:resolve", "阴性"))
+_NOT_TAKEN = frozenset(("term:stop", "term:withhold"))
 _TURNS = STATUSES | {"term:after", "term:before"}
 _STATUS = STATUSES | {"term:discharge", "term:admit"}
 

@@ -46,6 +46,11 @@ _NONE = re.compile(
 )  # the answer to a title
 _DENIAL = re.compile(r"\b(?:none|nil|no|not|nkd?a|den(?:y|ies|ied))\b|无|否认", re.IGNORECASE)
 _NO_ALLERGIES = re.compile(r"\bnkd?a\b", re.IGNORECASE)
+_RELATIVE = re.compile(
+    r"\b(?:(?:grand)?(?:mother|father|mum|dad|son|daughter)|brother|sister|aunt|uncle|cousin|sibling|parent)s?\b"
+    r"|[父母兄弟姐妹叔伯舅姑姨祖爷奶爸妈哥]",
+    re.IGNORECASE,
+)
 _RULE = re.compile(r"[-=_*]{3,}")
 _BLANK_LINE = re.compile(r"\n[ \t]*\n")
 _MAX_HEAD = 100  # characters of a line in a block
@@ -95,7 +100,7 @@ def parse(text: str, section: str) -> Parsed:
     items = tuple(bool(_ITEM_MARK.match(text, start)) for start, _ in sentences)
     uncertain = tuple(uncertain_spans(text, sentences))
     modes = tuple(mode_spans(plain(text), sentences))
-    family = tuple(match.span() for match in _FAMILY_LINE.finditer(text))
+    family = tuple(_of_family(text, sentences))
     blocks = tuple(_blocks(text, sentences, {heading[0] for heading in headings}))
     begins = tuple(_begins(text, before, span) for before, span in zip(((0, 0), *sentences), sentences, strict=False))
     return Parsed(text, sentences, items, begins, headings, facts, frozenset(keys), uncertain, modes, family, blocks)
@@ -106,6 +111,15 @@ def _begins(text: str, before: tuple[int, int], span: tuple[int, int]) -> bool:
     is_apart = bool(_BLANK_LINE.search(text, before[1], span[0]))
     is_prose = text[before[1] - 1 : before[1]] in (".", "。") and line.endswith((".", "。"))
     return bool(_HEAD_LINE.match(line)) or (is_apart and not is_prose)
+
+
+def _of_family(text: str, sentences: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """The sentences of a line of family history that name a relative, and its first."""
+    for match in _FAMILY_LINE.finditer(text):
+        for start, end in sentences:
+            is_first = start <= match.start() < end or start == match.start()
+            if start < match.end() and end > match.start() and (is_first or _RELATIVE.search(text, start, end)):
+                yield max(start, match.start()), end
 
 
 def _blocks(
