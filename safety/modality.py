@@ -91,6 +91,11 @@ MODES = {
 }
 
 
+def is_said_so(text: str) -> bool:
+    """Whether a text says that something is or was so."""
+    return bool(re.search(_SAYS, text, re.IGNORECASE))
+
+
 def modes_in(text: str) -> frozenset[str]:
     """The modes of which a text has a cue."""
     return frozenset(name for name, mode in MODES.items() if mode.ahead.search(text) or mode.behind.search(text))

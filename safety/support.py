@@ -18,6 +18,7 @@ from safety.binding import SUBJECTS, find_mixed, kinds_of
 from safety.claims import unmarked
 from safety.facts import ANSWERED_NONE, EXCEPTION, STATUSES, Facts, OwnedQuantity, dates_over, facts_of
 from safety.lexicon import common_words
+from safety.modality import is_said_so
 from safety.quantities import DateFact
 from safety.sentences import sentence_spans
 from safety.tables import cells_under, row_at, row_units, table_head
@@ -169,7 +170,7 @@ def _lacks(claim: Facts, window: Window, parsed: Parsed) -> str:
 def _lacks_mode(claim: Facts, window: Window, parsed: Parsed) -> str:
     """What is only planned, was refused or has been stopped is not said to be so: no clinical word, of Chinese not the
     half of the words."""
-    if not claim.unborne or _is_whole(claim, window):
+    if not claim.unborne:
         return ""
     unreal, chinese = [], 0
     for word in (word for word in claim.words if word.key not in _TURNS):
@@ -187,8 +188,12 @@ def _lacks_mode(claim: Facts, window: Window, parsed: Parsed) -> str:
 
 
 def _modes_at(place: int, parsed: Parsed) -> set[str]:
+    """Under "Plan", too, what says that something is so is no plan."""
     found = {mode for mode, start, end in parsed.modes if start <= place < end}
-    return found | ({"planned"} if heading_over(parsed, place)[0] == {"plan"} else set())
+    if heading_over(parsed, place)[0] == {"plan"}:
+        sentence = next((parsed.text[a:b] for a, b in parsed.sentences if a <= place < b), "")
+        found |= set() if is_said_so(sentence) else {"planned"}
+    return found
 
 
 def _is_told_by_numbers(word: Word, claim: Facts, window: Window) -> bool:
