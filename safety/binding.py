@@ -45,7 +45,7 @@ class _Thing:
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """What stands between two commas. may_follow: it may go on with what the part before it says."""
+    """What stands between two commas, in a sentence that is known by where it starts."""
 
     things: tuple[_Thing, ...]
     sentence: int

@@ -65,7 +65,7 @@ STATUSES = frozenset(
 _COMPARED = (Assertion.NEGATED, Assertion.FAMILY, Assertion.HYPOTHETICAL)
 _PART_END = re.compile(r"[,;，；、|①-⑳]|\b(?:and|then|but|while|whereas)\b", re.IGNORECASE)
 _GOES_ON = re.compile(r"\s*(?:it|its|this|these|they|he|she|which|where|the (?:latter|former))\b", re.IGNORECASE)
-_DENIES = re.compile(r"\b(?:none|nil|no|not|nkd?a|den(?:y|ies|ied))\b|无|否认", re.IGNORECASE)
+DENIES = re.compile(r"\b(?:none|nil|no|not|nkd?a|den(?:y|ies|ied))\b|无|否认", re.IGNORECASE)
 # "Allergies: none known", or on the next line. Such a title holds for nothing.
 ANSWERED_NONE = re.compile(
     r" ?(?:[:|?]|- |\n)[\s|*•-]*(?:(?:none|nil|no known|not known|nkd?a|den(?:y|ies|ied))\b|no\W*$|无|否认)",
@@ -292,7 +292,7 @@ def _statuses(text: str, words: Sequence[Word], sentences: Sequence[tuple[int, i
         else:
             is_cell = word.key != "term:allergic" and end - start < 2 * (word.end - word.start) + 8
             owner = before[-1].key if is_cell and before and word.start - before[-1].end <= OWNER_REACH else ""
-        if owner or not _DENIES.search(text, start, end):
+        if owner or not DENIES.search(text, start, end):
             yield OwnedStatus(word.key, owner, word.start)
 
 

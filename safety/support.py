@@ -22,7 +22,7 @@ from safety.modality import is_said_so
 from safety.quantities import DateFact
 from safety.sentences import sentence_spans
 from safety.tables import cells_under, row_at, row_units, table_head
-from safety.windows import Parsed, Window, heading_over, joined, parse, windows, within
+from safety.windows import NO_ALLERGIES, Parsed, Window, heading_over, joined, parse, windows, within
 from safety.words import Word, is_listed, is_owner, plain, stem
 
 MIN_COVERAGE = 0.7  # share of a claim's content words found in its evidence
@@ -50,7 +50,6 @@ _ANY_NEGATION = re.compile(
     r"|无|未|否认|没|不|非|阴性",
     re.IGNORECASE,
 )
-_NO_ALLERGIES = re.compile(r"\bnkd?a\b", re.IGNORECASE)
 _EXCEPTION = re.compile(EXCEPTION, re.IGNORECASE)
 _REACTION_WORDS = (
     "rash hives urticaria anaphylaxis anaphylactic shock angioedema swelling of the lips tongue face throat itching "
@@ -142,7 +141,7 @@ def _lacks(claim: Facts, window: Window, parsed: Parsed) -> str:
     heading = heading_over(parsed, window.start)[0] & heading_over(parsed, window.end)[0]
     head = table_head(parsed.text, window.start) or (0, 0)
     found = window.keys | heading | {word.key for word in parsed.facts.words if within(word.start, head)}
-    if _NO_ALLERGIES.search(parsed.text, window.start, window.end):
+    if NO_ALLERGIES.search(parsed.text, window.start, window.end):
         found |= {w.key for w in claim.words if w.key == "term:allergic" and "negated" in w.flags}
     for word in claim.words:
         if word.is_required and word.key not in found and not _is_told_by_numbers(word, claim, window):
@@ -152,7 +151,7 @@ def _lacks(claim: Facts, window: Window, parsed: Parsed) -> str:
             return f"the record says the opposite of “{_readable(word)}” there"
     is_of_allergies = "term:allergic" in found
     counted = [word for word in claim.words if not (is_of_allergies and word.key in _CAUSES)]
-    if _coverage(counted, found) < MIN_COVERAGE:
+    if _coverage(counted or claim.words, found) < MIN_COVERAGE:
         return "too few of its words stand together in the record"
     return (
         _lacks_numbers(claim, window, parsed)

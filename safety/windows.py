@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-from safety.facts import Facts, facts_of, uncertain_spans
+from safety.facts import DENIES, Facts, facts_of, uncertain_spans
 from safety.modality import mode_spans
 from safety.sentences import sentence_spans
 from safety.words import Word, plain
@@ -44,8 +44,7 @@ _HEAD_LINE = re.compile(
 _NONE = re.compile(
     r"\W*(?:none|nil|no|not|nkd?a|den(?:y|ies|ied))\b|\W*(?:无|否认)", re.IGNORECASE
 )  # the answer to a title
-_DENIAL = re.compile(r"\b(?:none|nil|no|not|nkd?a|den(?:y|ies|ied))\b|无|否认", re.IGNORECASE)
-_NO_ALLERGIES = re.compile(r"\bnkd?a\b", re.IGNORECASE)
+NO_ALLERGIES = re.compile(r"\bnkd?a\b", re.IGNORECASE)
 _RELATIVE = re.compile(
     r"\b(?:(?:grand)?(?:mother|father|mum|dad|son|daughter)|brother|sister|aunt|uncle|cousin|sibling|parent)s?\b"
     r"|[父母兄弟姐妹叔伯舅姑姨祖爷奶爸妈哥]",
@@ -95,7 +94,7 @@ def parse(text: str, section: str) -> Parsed:
     facts = facts_of(text, sentences)
     headings = (*_carried(section), *_headings(text, sentences, facts))
     keys = {word.key for word in facts.words}.union(*(heading[1] for heading in headings))
-    if _NO_ALLERGIES.search(text):
+    if NO_ALLERGIES.search(text):
         keys.add("term:allergic")
     items = tuple(bool(_ITEM_MARK.match(text, start)) for start, _ in sentences)
     uncertain = tuple(uncertain_spans(text, sentences))
@@ -166,7 +165,7 @@ def _headings(text: str, sentences: Sequence[tuple[int, int]], facts: Facts) -> 
     for (start, end), following in zip(sentences, (*sentences[1:], (0, 0)), strict=False):
         line = plain(text[start:end].lstrip("# "))
         if _HEADING.fullmatch(line) and len(line.split()) <= 6 and _HEADING_WORD.search(line):
-            is_none = bool(_DENIAL.search(line) or (following[0] and _NONE.match(text, following[0])))
+            is_none = bool(DENIES.search(line) or (following[0] and _NONE.match(text, following[0])))
             keys = frozenset(w.key for w in facts.words if start <= w.start < end and not is_none)
             yield end, keys, bool(_FAMILY_HEADING.fullmatch(line))
         elif _is_title(line, text[slice(*following)]):

@@ -479,6 +479,10 @@ BELOW = (
 )
 
 
+def test_a_claim_of_nothing_but_a_reaction_is_weighed_by_its_words() -> None:
+    assert not stands("Allergies: none known. She takes aspirin.", "It caused a reaction.")
+
+
 @pytest.mark.parametrize("denial", NO_ALLERGIES)
 def test_a_denial_of_allergies_makes_no_allergy_of_the_drug_below_it(denial: str) -> None:
     claims = ("He is allergic to aspirin.", "Aspirin allergy.", "Allergies: aspirin.", "He has an aspirin allergy.")
