@@ -146,10 +146,10 @@ def _has_rival(index: int, kind: str, unit: Sequence[_Thing], parts: Sequence[_P
     """Whether a part names another; if it names none, the last part before it in its sentence that does, or the next
     one behind it."""
     sentence = [i for i, part in enumerate(parts) if part.sentence == parts[index].sentence and part.of(kind)]
-    near = [i for i in sentence if i <= index][-1:] or sentence[:1]
-    return any(
-        not any(thing.is_in(unit) for thing in parts[i].of(kind)) and (i == index or not is_direct) for i in near
-    )
+    if not sentence:
+        return False
+    near = max((i for i in sentence if i <= index), default=sentence[0])
+    return (near == index or not is_direct) and not any(thing.is_in(unit) for thing in parts[near].of(kind))
 
 
 def _leads(other: _Thing, index: int, name: _Thing, kind: str, parts: Sequence[_Part], own: Collection[int]) -> bool:

@@ -43,10 +43,8 @@ _MAY_SPEAK = re.compile(
 _SEVERAL_PRODUCTS = frozenset({"drug:insulin", "drug:insulins"})  # of one name: glargine and aspart are two drugs
 
 _ALLERGIC = "term:allergic"
-_ALLERGY_LINE = re.compile(
-    r"[\W\d]*(?:drug |medication |known )*allerg(?:y|ies)\b|[\W\d]*allergens?(?= \|)|[\W\d]*过敏", re.IGNORECASE
-)
-_ALLERGEN_HEAD = re.compile(r"\W*allergens? \|", re.IGNORECASE)  # of a table
+_ALLERGY_LINE = re.compile(r"[\W\d]*(?:drug |medication |known )*allerg(?:y|ies)\b|[\W\d]*过敏", re.IGNORECASE)
+_ALLERGEN_HEAD = re.compile(r"[\W\d]*allergens? \|", re.IGNORECASE)  # of a table
 _NONE = re.compile(
     r"[\W\d]*(?:none|nil)(?: (?:known|reported|documented|recorded))?\W*|[\W\d]*(?:无|否认)\W*", re.IGNORECASE
 )
@@ -261,7 +259,7 @@ def _sentences(text: str) -> Iterator[_Sentence]:
             or _ALLERGY_LINE.fullmatch(line)
             or _ALLERGEN_HEAD.match(line)
         ):
-            is_under_allergies = bool(_ALLERGY_LINE.match(line))
+            is_under_allergies = bool(_ALLERGY_LINE.match(line) or _ALLERGEN_HEAD.match(line))
         if not is_under_allergies and not _MAY_SPEAK.search(line):
             continue
         yield _Sentence(

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from safety.assertion import Assertion, Scope, scopes
-from safety.modality import unborne_by
 from safety.quantities import (
     DateFact,
     Quantity,
@@ -42,13 +41,13 @@ _UNCERTAIN_REACH = 60  # characters
 _DENIAL = re.compile(
     r"\b(?:no|not|nor|none|never|cannot|without|den(?:y|ies|ied|ying)|neither)\b|n't\b|否认|没有|未|无", re.IGNORECASE
 )
-# "was not given", "no longer takes": what stands before the cue in its clause is negated as well.
 # Of forms and tables: "Headache: no", "Rash | No", "fever -", "头痛：无". A test's "negative" is its result.
 _ANSWERED_NO = re.compile(
     r"(?: ?[:|] ?(?:(?:no|none|nil)(?: (?:seen|reported|noted|known|recorded))?\b|否|无|没有)|(?<=[^\W\d_]) -)"
     r" ?(?=$|[\n,;.|。])",
     re.IGNORECASE,
 )
+# "was not given", "no longer takes": what stands before the cue in its clause is negated as well.
 _WHOLE_CLAUSE = re.compile(
     r"\b(?:is|are|was|were|be|been|has|have|had|must|should|do|does|did|will|would|can|could|may)(?:\s+not\b|n't\b)"
     r"|\bnever\b|\bcannot\b|\bno longer\b|未|没有?|不再",
@@ -113,9 +112,9 @@ class Facts:
     is_uncertain: bool
     num_denials: int
     has_exception: bool  # "no other", "except", "apart from"
-    unborne: frozenset[str]  # the modes (`modality.py`) that do not bear a text that says what it says as this one does
     parts: tuple[tuple[int, int, int], ...]  # the stretches between commas and "and", a table's row whole: start, end
     # and where its sentence starts
+    unborne: frozenset[str] = frozenset()  # of a claim, the modes (`modality.py`) that do not bear it as it says it
 
 
 def facts_of(text: str, sentences: Sequence[tuple[int, int]]) -> Facts:
@@ -146,7 +145,6 @@ def facts_of(text: str, sentences: Sequence[tuple[int, int]]) -> Facts:
         is_uncertain=bool(_UNCERTAIN.search(text)),
         num_denials=len(_DENIAL.findall(text)),
         has_exception=bool(re.search(EXCEPTION, text, re.IGNORECASE)),
-        unborne=unborne_by(text),
         parts=tuple(part for start, end in sentences for part in _parts_of(text, start, end)),
     )
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 from safety.lexicon import abbreviations
+from safety.tables import CELL
 
 _WRAPPED_LINE, _WRAPPED_LINE_CJK = 55, 20  # characters from which a line may have been broken by the page's width
 # Begins with one set of characters, for which the search skips what is none of them.
@@ -22,7 +23,6 @@ _LIST_ITEM = re.compile(
 )
 _NUMBER = re.compile(r"\s*\d{1,3}")  # of a list
 _LABEL = re.compile(r"[ \t]*(?:[A-Z][\w /()-]{1,30}:[ \t]|[\u3400-\u9fff]{2,8}[:：])")  # of a form: "Urine culture: "
-_CELL = " | "  # between the cells of a row, as the parsers write them
 _CJK = re.compile(r"[\u3400-\u9fff]")
 
 
@@ -65,7 +65,7 @@ def _ends_line(text: str, start: int, newline: int) -> bool:
         return True
     if _LIST_ITEM.match(after) or _LABEL.match(after) or before.lstrip().startswith(("|", "#")):
         return True
-    if _CELL in before or _CELL in after.partition("\n")[0]:  # each row of a table stands for itself
+    if CELL in before or CELL in after.partition("\n")[0]:  # each row of a table stands for itself
         return True
     limit = _WRAPPED_LINE_CJK if _CJK.search(before) else _WRAPPED_LINE
     return not (after.lstrip()[0].islower() or newline - line >= limit)

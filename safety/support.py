@@ -18,10 +18,10 @@ from safety.binding import SUBJECTS, find_mixed, kinds_of
 from safety.claims import unmarked
 from safety.facts import ANSWERED_NONE, EXCEPTION, STATUSES, Facts, OwnedQuantity, dates_over, facts_of
 from safety.lexicon import common_words
-from safety.modality import is_said_so
+from safety.modality import is_said_so, unborne_by
 from safety.quantities import DateFact
 from safety.sentences import sentence_spans
-from safety.tables import cells_under, row_at, row_units, table_head
+from safety.tables import cells_under, row_at, row_units
 from safety.windows import NO_ALLERGIES, Parsed, Window, heading_over, joined, parse, windows, within
 from safety.words import Word, is_listed, is_owner, plain, stem
 
@@ -83,7 +83,7 @@ def check_support(claim: str, cited: Sequence[int], passages: Sequence[Passage])
         return Support(False, missing="there is no passage")
     if foreign := _foreign_word(text, passages):
         return Support(False, missing=f"“{foreign}” is not in the record")
-    facts = facts_of(text, sentence_spans(text) or [(0, len(text))])
+    facts = _read(text, sentence_spans(text) or [(0, len(text))])
     if not facts.words:
         return Support(False, missing="it names nothing that could be looked up")
     named = [index for index in dict.fromkeys(cited) if 0 <= index < len(passages)]
@@ -96,6 +96,10 @@ def check_support(claim: str, cited: Sequence[int], passages: Sequence[Passage])
     if not evidence:
         return Support(False, missing=_explain(facts, [passages[i] for i in named or others]))
     return Support(True, evidence, _citation_findings(claim, cited, evidence, len(passages)))
+
+
+def _read(claim: str, sentences: Sequence[tuple[int, int]]) -> Facts:
+    return replace(facts_of(claim, sentences), unborne=unborne_by(plain(claim)))
 
 
 def _malformed(text: str) -> str:
@@ -139,8 +143,7 @@ def _lacks(claim: Facts, window: Window, parsed: Parsed) -> str:
     """Why the claim does not stand in the window; "" if it does."""
     # Only a title that holds for the whole window, not one that another within it ends.
     heading = heading_over(parsed, window.start)[0] & heading_over(parsed, window.end)[0]
-    head = table_head(parsed.text, window.start) or (0, 0)
-    found = window.keys | heading | {word.key for word in parsed.facts.words if within(word.start, head)}
+    found = window.keys | heading | {word.key for word in parsed.facts.words if within(word.start, window.head)}
     if NO_ALLERGIES.search(parsed.text, window.start, window.end):
         found |= {w.key for w in claim.words if w.key == "term:allergic" and "negated" in w.flags}
     for word in claim.words:
@@ -228,8 +231,7 @@ def _lacks_own(claim: Facts, window: Window, parsed: Parsed, heading: frozenset[
         if window.start <= start < window.end
         for spans in cells_under(parsed.text, start)
     ]
-    persons = {word.key for word in parsed.facts.words if word.is_name}
-    mixed = find_mixed(claim, window.facts, heading, columns, persons)
+    mixed = find_mixed(claim, window.facts, heading, columns, parsed.persons)
     return f"“{mixed}” is said of another there" if mixed else ""
 
 
@@ -237,9 +239,8 @@ def _lacks_numbers(claim: Facts, window: Window, parsed: Parsed) -> str:
     for owned in claim.quantities:
         if not any(_is_same(owned, other, claim, window, parsed) for other in window.facts.quantities):
             return f"“{f'{owned.quantity.value} {owned.quantity.unit}'.strip()}” does not stand there for this"
-    head = table_head(parsed.text, window.start) or (0, 0)
     dated = [*zip(window.facts.dates, window.facts.date_clauses, strict=True)]
-    dated += [(date, (date.start, date.end)) for date in parsed.facts.dates if within(date.start, head)]
+    dated += [(date, (date.start, date.end)) for date in parsed.facts.dates if within(date.start, window.head)]
     for claimed, clause in zip(claim.dates, claim.date_clauses, strict=True):
         own = [said for date, said in dated if _is_same_date(claimed, date, parsed.text)]
         rivals = [said for _, said in dated if said not in own]
@@ -392,8 +393,7 @@ def _is_same_date(claimed: DateFact, other: DateFact, text: str) -> bool:
 
 def _lacks_sides(claim: Facts, window: Window, parsed: Parsed) -> str:
     """The same side, of the same thing, and not of what the record says of the other side."""
-    head = table_head(parsed.text, window.start) or (0, 0)
-    found = (*window.facts.sides, *(side for side in parsed.facts.sides if within(side.start, head)))
+    found = (*window.facts.sides, *(side for side in parsed.facts.sides if within(side.start, window.head)))
     for side in claim.sides:
         missing = f"“{side.key}” is not the side in the record"
         same = [other for other in found if other.key == side.key]
@@ -437,9 +437,12 @@ def _has_same_status(word: Word, other: Word, claim: Facts, parsed: Parsed) -> b
         return False
     if not word.is_required:
         return True
-    is_relatives = "family" in other.flags or heading_over(parsed, other.start)[1]
-    is_relatives = is_relatives or any(within(other.start, span) for span in parsed.family)
-    is_relatives = is_relatives or ("family" in word.flags and any(map(_is_relative, _beside(other, parsed))))
+    is_relatives = (
+        "family" in other.flags
+        or heading_over(parsed, other.start)[1]
+        or any(within(other.start, span) for span in parsed.family)
+        or ("family" in word.flags and any(map(_is_relative, _beside(other, parsed))))
+    )
     if not is_relatives and "family" in word.flags and not _is_relative(word):
         return False
     if is_relatives and not any("family" in w.flags or _is_relative(w) for w in claim.words):
@@ -472,11 +475,11 @@ def _find_items(text: str, order: Sequence[int], passages: Sequence[Passage]) ->
     lead, subject = _lead(items[0]), _subject(items[0])
     evidence: dict[int, tuple[int, int]] = {}
     for number, item in enumerate(items):
-        own = facts_of(item, [(0, len(item))])
+        own = _read(item, [(0, len(item))])
         if not any(word.is_required for word in own.words):
             return {}
         led = lead if _subject(item) or _STATEMENT.match(item) else subject or lead
-        facts = own if number == 0 else facts_of(part := f"{led} {item}".strip(), [(0, len(part))])
+        facts = own if number == 0 else _read(part := f"{led} {item}".strip(), [(0, len(part))])
         found = next(((i, span) for i in order if (span := _find(facts, passages[i]))), None)
         if found is None:
             return {}

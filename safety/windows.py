@@ -15,6 +15,7 @@ from typing import Any
 from safety.facts import DENIES, Facts, facts_of, uncertain_spans
 from safety.modality import mode_spans
 from safety.sentences import sentence_spans
+from safety.tables import table_head
 from safety.words import Word, plain
 
 MAX_WINDOW = 3  # adjacent sentences
@@ -41,9 +42,7 @@ _FAMILY_LINE = re.compile(
 _HEAD_LINE = re.compile(
     r"#?\d{1,2}[.):]? |(?:[A-Z][A-Za-z]+ ){1,3}\d{1,2}:(?!\d)"
 )  # "1. Asthma", "WOUND 2: venous ulcer"
-_NONE = re.compile(
-    r"\W*(?:none|nil|no|not|nkd?a|den(?:y|ies|ied))\b|\W*(?:无|否认)", re.IGNORECASE
-)  # the answer to a title
+_NONE = re.compile(rf"\W*(?:{DENIES.pattern})", re.IGNORECASE)  # the answer to a title
 NO_ALLERGIES = re.compile(r"\bnkd?a\b", re.IGNORECASE)
 _RELATIVE = re.compile(
     r"\b(?:(?:grand)?(?:mother|father|mum|dad|son|daughter)|brother|sister|aunt|uncle|cousin|sibling|parent)s?\b"
@@ -52,6 +51,7 @@ _RELATIVE = re.compile(
 )
 _RULE = re.compile(r"[-=_*]{3,}")
 _BLANK_LINE = re.compile(r"\n[ \t]*\n")
+_NO_HEAD = (0, 0)
 _MAX_HEAD = 100  # characters of a line in a block
 _TITLE = re.compile(r"[A-Z][^\d.,;:!?|]*")
 
@@ -68,6 +68,7 @@ class Window:
     facts: Facts
     keys: frozenset[str]
     shown: tuple[int, int]
+    head: tuple[int, int]  # the first row of the table that it begins in; empty if there is none
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +86,7 @@ class Parsed:
     modes: tuple[tuple[str, int, int], ...]  # what is only planned, was refused …: (mode, start, end)
     family: tuple[tuple[int, int], ...]  # where a line says that it tells of the family
     blocks: tuple[tuple[tuple[int, int], tuple[int, int]], ...]  # lines, each after the one over its block
+    persons: frozenset[str]  # keys of the words that are somebody's name
 
 
 @lru_cache(maxsize=8192)
@@ -102,7 +104,10 @@ def parse(text: str, section: str) -> Parsed:
     family = tuple(_of_family(text, sentences))
     blocks = tuple(_blocks(text, sentences, {heading[0] for heading in headings}))
     begins = tuple(_begins(text, before, span) for before, span in zip(((0, 0), *sentences), sentences, strict=False))
-    return Parsed(text, sentences, items, begins, headings, facts, frozenset(keys), uncertain, modes, family, blocks)
+    persons = frozenset(word.key for word in facts.words if word.is_name)
+    return Parsed(
+        text, sentences, items, begins, headings, facts, frozenset(keys), uncertain, modes, family, blocks, persons
+    )
 
 
 def _begins(text: str, before: tuple[int, int], span: tuple[int, int]) -> bool:
@@ -116,7 +121,7 @@ def _of_family(text: str, sentences: Sequence[tuple[int, int]]) -> Iterator[tupl
     """The sentences of a line of family history that name a relative, and its first."""
     for match in _FAMILY_LINE.finditer(text):
         for start, end in sentences:
-            is_first = start <= match.start() < end or start == match.start()
+            is_first = start <= match.start() < end
             if start < match.end() and end > match.start() and (is_first or _RELATIVE.search(text, start, end)):
                 yield max(start, match.start()), end
 
@@ -188,10 +193,12 @@ def windows(parsed: Parsed) -> Iterator[Window]:
             start, end = parsed.sentences[first][0], parsed.sentences[first + size - 1][1]
             words = tuple(w for w in parsed.facts.words if start <= w.start < end)
             facts = _cut(parsed.facts, words, start, end)
-            yield Window(start, end, facts, frozenset(w.key for w in words), (start, end))
+            keys = frozenset(w.key for w in words)
+            yield Window(start, end, facts, keys, (start, end), table_head(parsed.text, start) or _NO_HEAD)
     for head, item in parsed.blocks:
         facts = joined(parsed.facts, head, item)
-        yield Window(*item, facts, frozenset(w.key for w in facts.words), (head[0], item[1]))
+        keys = frozenset(w.key for w in facts.words)
+        yield Window(*item, facts, keys, (head[0], item[1]), table_head(parsed.text, item[0]) or _NO_HEAD)
 
 
 def _cut(facts: Facts, words: tuple[Word, ...], start: int, end: int) -> Facts:
@@ -204,7 +211,6 @@ def _cut(facts: Facts, words: tuple[Word, ...], start: int, end: int) -> Facts:
         statuses=tuple(s for s in facts.statuses if start <= s.start < end),
         is_hypothetical=any("hypothetical" in word.flags for word in words),
         is_uncertain=facts.is_uncertain,
-        unborne=facts.unborne,
         num_denials=facts.num_denials,
         has_exception=facts.has_exception,
         parts=tuple(part for part in facts.parts if start <= part[0] < end),
